@@ -1,0 +1,137 @@
+"""The import graph of the package is a table; this test keeps the code equal to it."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import mage_agent
+
+ROOT = Path(mage_agent.__file__).parent
+REPOSITORY = ROOT.parent
+
+LEAVES = {"types", "config"}  # importable from everywhere
+ALLOWED: dict[str, set[str]] = {  # module -> modules of the package it may import, besides LEAVES
+    "types": set(),
+    "config": set(),
+    "data.normalizer": set(),
+    "data.minari": {"data.ted"},
+    "data.d4rl": {"data.ted"},
+    "data.ted": set(),
+    "data.load": {"data.minari", "data.d4rl", "data.ted"},
+    "data.replay": {"data.ted"},
+    "nn.layers": set(),
+    "nn.quantizer": {"nn.layers"},
+    "nn.autoencoder": {"nn.layers", "nn.quantizer"},
+    "nn.transformer": {"nn.layers"},
+    "nn.decoder": {"nn.layers"},
+    "nn.inverse_dynamics": {"nn.layers"},
+    "model": {
+        "data.normalizer",
+        "nn.layers",
+        "nn.quantizer",
+        "nn.autoencoder",
+        "nn.transformer",
+        "nn.decoder",
+        "nn.inverse_dynamics",
+    },
+    "losses": {"model", "nn.layers"},
+    "actor": {"model", "envs"},
+    "envs": set(),
+    "checkpoint": {"model"},
+    "training": {"data", "model", "losses", "checkpoint"},
+    "policy": {"data", "model", "checkpoint", "training"},
+    "d4rl": {"data"},
+    "evaluation": set(),  # sees only the Policy protocol in types
+    "visualize": set(),
+}
+TORCHRL = {"data.*", "losses", "actor", "envs", "training"}
+THIRD_PARTY: dict[str, set[str]] = {  # package -> the only modules that may name it
+    "torchrl": TORCHRL,
+    "tensordict": TORCHRL,
+    "stable_baselines3": {"policy", "envs"},
+    "vector_quantize_pytorch": {"nn.quantizer"},
+    "minari": {"data.*", "d4rl"},
+    "h5py": {"data.*"},
+    "safetensors": {"checkpoint"},
+    "matplotlib": {"visualize"},
+    "gymnasium": {"data.*", "envs", "policy", "d4rl", "evaluation"},
+    "gymnasium_robotics": {"data.*", "d4rl"},
+}
+NN_SEES = {"torch", "vector_quantize_pytorch", *sys.stdlib_module_names}
+USERS = {"benchmarks", "examples", "tests"}
+PUBLIC_SUBMODULES = {"d4rl", "evaluation", "training", "visualize"}  # the documented ones
+
+
+def matches(module: str, patterns: set[str]) -> bool:
+    package = module.partition(".")[0]
+    return module in patterns or f"{package}.*" in patterns
+
+
+def imported(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Every import in the file, also those inside functions: (module, names; none for a plain import)."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            yield "." * node.level + (node.module or ""), [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, []
+
+
+def package_modules() -> Iterator[tuple[str, Path]]:
+    for path in sorted(ROOT.rglob("*.py")):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        if path.name != "__init__.py":  # re-exports only
+            yield module, path
+
+
+def package_violations() -> Iterator[str]:
+    for module, path in package_modules():
+        if module not in ALLOWED:
+            yield f"{module}: not in the import table; add a row"
+            continue
+        for name, _ in imported(path):
+            head, _, rest = name.partition(".")
+            if name.startswith(".") or name == "mage_agent":
+                yield f"{module}: write `from mage_agent.x import y` (absolute, never the root)"
+            elif head == "mage_agent" and rest not in LEAVES | ALLOWED[module]:
+                yield f"{module} imports {rest}: not allowed"
+            elif head in USERS:
+                yield f"{module} imports {head}: the package never imports its users"
+            elif head in THIRD_PARTY and not matches(module, THIRD_PARTY[head]):
+                yield f"{module} imports {head}: only {sorted(THIRD_PARTY[head])} may"
+            elif module.startswith("nn.") and head not in NN_SEES | {"mage_agent"}:
+                yield f"{module} imports {head}: nn sees tensors only"
+
+
+def user_violations() -> Iterator[str]:
+    for folder in ("benchmarks", "examples"):
+        for path in sorted((REPOSITORY / folder).rglob("*.py")):
+            where = path.relative_to(REPOSITORY)
+            for name, names in imported(path):
+                head, _, rest = name.partition(".")
+                if head != "mage_agent":
+                    continue
+                if not rest:
+                    hidden = set(names) - set(mage_agent.__all__) - PUBLIC_SUBMODULES
+                elif rest in PUBLIC_SUBMODULES:
+                    hidden = {item for item in names if item.startswith("_")}
+                else:
+                    hidden = {rest}
+                if hidden:
+                    yield f"{where} imports {sorted(hidden)}: not a public name of mage_agent"
+
+
+def test_imports_follow_the_table() -> None:
+    assert not (found := list(package_violations())), "\n".join(found)
+
+
+def test_benchmarks_and_examples_use_public_names_only() -> None:
+    assert not (found := list(user_violations())), "\n".join(found)
+
+
+def test_table_has_no_cycle_and_no_dead_row() -> None:
+    packages = {"data": {module for module in ALLOWED if module.startswith("data.")}}
+    list(TopologicalSorter({**ALLOWED, **packages}).static_order())  # raises CycleError
+    assert set(ALLOWED) == {module for module, _ in package_modules()}
