@@ -70,7 +70,7 @@ def matches(module: str, patterns: set[str]) -> bool:
 
 
 def imported(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """Every import in the file, also those inside functions: (module, names; none for a plain import)."""
+    """Yield every import of a file, also inside functions: (module, names or nothing)."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
             yield "." * node.level + (node.module or ""), [alias.name for alias in node.names]
