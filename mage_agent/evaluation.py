@@ -1,0 +1,305 @@
+"""Evaluation of anything that acts, by one protocol, so that methods can be compared.
+
+Episode i is reset with ``seed + i``, once, and every episode that was started is counted, so that
+no method profits from short or lucky episodes and all methods meet the same initial states. Several
+episodes run side by side in one process, since one batched decision costs far less than many single
+ones; how many do so does not change what an episode meets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import ArrayLike, NDArray
+from tqdm import tqdm
+
+from mage_agent.types import PredictingPolicy
+
+__all__ = ["EpisodeResult", "ReturnConditionedPolicy", "evaluate", "normalized_score"]
+
+Observation: TypeAlias = NDArray[Any] | dict[str, NDArray[Any]]
+ActionFunction: TypeAlias = Callable[[Any], NDArray[Any]]
+
+
+@runtime_checkable
+class ReturnConditionedPolicy(PredictingPolicy, Protocol):
+    """A policy that is told how much return to achieve, in ``observation["return_to_go"]``."""
+
+    @property
+    def target_return(self) -> float:
+        """Return to ask for at the start of an episode."""
+        ...
+
+    def update_return_to_go(
+        self, return_to_go: NDArray[np.float32], reward: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Return to ask for after a reward, both of shape (num_envs, 1)."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeResult:
+    """What one evaluation episode came to.
+
+    Attributes:
+        episode: number of the episode, from 0.
+        seed: seed its environment was reset with.
+        episode_return: undiscounted sum of its rewards, in the environment's units.
+        length: its number of steps.
+        success: whether the environment reported ``success`` (or ``is_success``) at any step; None
+            if it never reports either.
+    """
+
+    episode: int
+    seed: int
+    episode_return: float
+    length: int
+    success: bool | None
+
+
+def evaluate(
+    policy: PredictingPolicy | ActionFunction,
+    make_env: Callable[[], gym.Env[Any, Any]],
+    *,
+    episodes: int,
+    seed: int = 0,
+    num_envs: int = 16,
+    target_return: float | None = None,
+    deterministic: bool = True,
+    progress_bar: bool = True,
+) -> list[EpisodeResult]:
+    """Run a policy for a number of episodes.
+
+    A policy with ``target_return`` and ``update_return_to_go`` (such as ``MAGEPolicy``) finds the
+    return-to-go in its observations, as if the environments were wrapped in ``ReturnToGoWrapper``:
+    a Box observation becomes ``{"observation": ..., "return_to_go": ...}``, a Dict gains a key.
+    Other policies see the environment's observations, and so does every policy where the
+    environment supplies ``return_to_go`` itself.
+
+    The results do not depend on ``num_envs``, up to the rounding of a policy that computes a batch
+    differently from single rows, and up to the draws of a stochastic policy.
+
+    Args:
+        policy: an object with ``predict``, as Stable-Baselines3 has it, or a function that maps a
+            batch of observations to a batch of actions.
+        make_env: function that makes one environment; it is called ``num_envs`` times.
+        episodes: number of episodes.
+        seed: episode i is reset with ``seed + i``.
+        num_envs: episodes to run side by side, at most.
+        target_return: return to ask for; None is the policy's own ``target_return``.
+        deterministic: whether the policy takes its best action instead of a sample.
+        progress_bar: show progress if it takes more than two seconds.
+
+    Returns:
+        One result per episode, in order.
+
+    Raises:
+        TypeError: ``policy`` cannot act, or ``make_env`` is no function that makes an environment.
+        ValueError: a number is out of its range, an observation, a reward or an action is not
+            finite, or an action does not fit the action space.
+
+    Example:
+        >>> rest = lambda observation: np.zeros((len(observation), 1))
+        >>> results = evaluate(rest, lambda: gym.make("Pendulum-v1"), episodes=3)
+        >>> [result.length for result in results]
+        [200, 200, 200]
+    """
+    if episodes < 1 or num_envs < 1:
+        raise ValueError(
+            f"episodes is {episodes} and num_envs is {num_envs}; both must be at least 1."
+        )
+    predict = _as_predict(policy)
+    runners: list[_Runner] = []
+    try:
+        for _ in range(min(num_envs, episodes)):
+            runners.append(_Runner(make_env, seed))
+        account = _Account(policy, target_return, runners)
+        queue = iter(range(episodes))
+        for runner in runners:
+            runner.start(next(queue))
+        started = np.ones(len(runners), dtype=bool)
+        state: tuple[NDArray[Any], ...] | None = None
+        results: list[EpisodeResult] = []
+        with tqdm(
+            total=episodes, desc="evaluate", unit="episode", delay=2.0, disable=not progress_bar
+        ) as bar:
+            while len(results) < episodes:
+                observation = account.extended(_stack([one.observation for one in runners]))
+                actions, state = predict(observation, state, started, deterministic)
+                actions = runners[0].checked(actions, len(runners))
+                rewards = np.zeros((len(runners), 1), dtype=np.float32)
+                # An environment without work stays at its last observation, so that the batch
+                # keeps its size; what the policy decides there is not executed.
+                started = np.array([runner.idle for runner in runners])
+                for i in np.flatnonzero(~started):
+                    rewards[i], finished = runners[i].step(actions[i])
+                    if finished is not None:
+                        results.append(finished)
+                        bar.update()
+                        runners[i].start(next(queue, None))
+                        started[i] = True
+                account.settle(rewards, started)
+        return sorted(results, key=lambda result: result.episode)
+    finally:
+        for runner in runners:
+            runner.env.close()
+
+
+def normalized_score(
+    returns: ArrayLike, ref_min_score: float, ref_max_score: float
+) -> NDArray[np.float64]:
+    """D4RL's normalised score, 0 for a random policy and 100 for an expert.
+
+    Args:
+        returns: undiscounted episode returns, any shape.
+        ref_min_score: return of the random policy; in the dataset's metadata.
+        ref_max_score: return of the expert; in the dataset's metadata.
+
+    Returns:
+        ``100 (return - ref_min_score) / (ref_max_score - ref_min_score)``, same shape.
+
+    Raises:
+        ValueError: the references are not in increasing order.
+    """
+    if not ref_min_score < ref_max_score:
+        raise ValueError(
+            f"ref_min_score {ref_min_score} must be smaller than ref_max_score {ref_max_score}."
+        )
+    shifted: NDArray[np.float64] = np.asarray(returns, dtype=np.float64) - ref_min_score
+    return 100 * shifted / (ref_max_score - ref_min_score)
+
+
+class _Account:
+    """The returns-to-go of all environments, if the policy is conditioned on them."""
+
+    def __init__(self, policy: Any, target: float | None, runners: Sequence[_Runner]) -> None:
+        space = runners[0].env.observation_space
+        told = isinstance(space, spaces.Dict) and "return_to_go" in space.spaces
+        self.policy = policy if isinstance(policy, ReturnConditionedPolicy) and not told else None
+        if self.policy is None:
+            if target is not None:
+                reason = (
+                    "the environment already supplies return_to_go"
+                    if told
+                    else f"{type(policy).__name__} has no target_return and update_return_to_go"
+                )
+                raise ValueError(
+                    f"target_return is {target}, but {reason}, so that nothing would come of it; "
+                    "leave it out."
+                )
+            return
+        self.target = np.float32(self.policy.target_return if target is None else target)
+        self.left = np.full((len(runners), 1), self.target, dtype=np.float32)
+
+    def extended(self, observation: Observation) -> Observation:
+        """Add what is left of the returns to the observations."""
+        if self.policy is None:
+            return observation
+        entries = observation if isinstance(observation, dict) else {"observation": observation}
+        return {**entries, "return_to_go": self.left.copy()}
+
+    def settle(self, rewards: NDArray[np.float32], started: NDArray[np.bool_]) -> None:
+        """Account for the rewards (num_envs, 1), and start anew where an episode started."""
+        if self.policy is not None:
+            left = self.policy.update_return_to_go(self.left, rewards)
+            self.left = np.where(started[:, None], self.target, left)
+
+
+class _Runner:
+    """One environment, and the episode it is in."""
+
+    def __init__(self, make_env: Callable[[], gym.Env[Any, Any]], seed: int) -> None:
+        env = make_env() if callable(make_env) else make_env
+        if not callable(make_env) or not isinstance(env, gym.Env):
+            raise TypeError(
+                f"make_env is {make_env!r}; it must be a function that makes a new gymnasium.Env, "
+                'such as lambda: gymnasium.make("Pendulum-v1").'
+            )
+        self.env = env
+        self.first_seed = seed
+        self.episode: int | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether there was no episode left to start."""
+        return self.episode is None
+
+    def start(self, episode: int | None) -> None:
+        """Start an episode, or rest."""
+        self.episode = episode
+        if episode is None:
+            return
+        self.total, self.length = 0.0, 0
+        self.success: bool | None = None
+        observation, _ = self.env.reset(seed=self.first_seed + episode)
+        self.observation: Observation = self._finite(observation, "observation")
+
+    def step(self, action: NDArray[Any]) -> tuple[float, EpisodeResult | None]:
+        """Step; return the reward, and the result if the episode ended."""
+        assert self.episode is not None
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self.length += 1
+        reward = float(self._finite(reward, "reward"))
+        self.observation = self._finite(observation, "observation")
+        self.total += reward
+        success = info.get("success", info.get("is_success"))
+        if success is not None:
+            self.success = bool(self.success) or bool(success)
+        if not (terminated or truncated):
+            return reward, None
+        return reward, EpisodeResult(
+            episode=self.episode,
+            seed=self.first_seed + self.episode,
+            episode_return=self.total,
+            length=self.length,
+            success=self.success,
+        )
+
+    def checked(self, actions: NDArray[Any], num_envs: int) -> NDArray[Any]:
+        """Return the actions of all environments, inside the bounds of the action space."""
+        space = self.env.action_space
+        actions = np.asarray(actions)
+        if actions.shape != (num_envs, *(space.shape or ())):
+            raise ValueError(
+                f"the policy returned actions of shape {actions.shape} for {num_envs} observations,"
+                f" but the environment's action space is {space}; the policy seems to have been "
+                "made for another environment."
+            )
+        if not np.isfinite(actions).all():
+            raise ValueError(f"the policy returned an action that is not finite: {actions}.")
+        return np.clip(actions, space.low, space.high) if isinstance(space, spaces.Box) else actions
+
+    def _finite(self, value: Any, name: str) -> Any:
+        for part in value.values() if isinstance(value, dict) else [value]:
+            if not np.isfinite(part).all():
+                raise ValueError(
+                    f"the environment returned the {name} {part}, which is not finite, in episode "
+                    f"{self.episode} at step {self.length}; a simulation that diverges cannot be "
+                    "scored."
+                )
+        return value
+
+
+def _as_predict(policy: Any) -> Callable[..., tuple[NDArray[Any], Any]]:
+    """Return the policy's ``predict``, or one around a plain function."""
+    if isinstance(policy, PredictingPolicy):
+        return policy.predict
+    if not callable(policy):
+        raise TypeError(
+            f"policy is {policy!r}; it must have predict(observation, state, episode_start, "
+            "deterministic), or be a function from observations to actions."
+        )
+    return lambda observation, *_: (policy(observation), None)
+
+
+def _stack(observations: Sequence[Any]) -> Observation:
+    """Stack the observations of all environments along a new first axis."""
+    first = observations[0]
+    if isinstance(first, dict):
+        return {key: np.stack([one[key] for one in observations]) for key in first}
+    return np.stack(observations)
