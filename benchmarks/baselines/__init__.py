@@ -1,0 +1,1 @@
+"""Methods that MAGE is compared with, one short file each."""

@@ -1,0 +1,71 @@
+"""The task table: which preset and how many evaluation episodes go with which dataset."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import gymnasium_robotics
+from gymnasium.envs.registration import EnvSpec
+from tensordict import TensorDictBase
+
+__all__ = ["Task", "env_maker", "task_of"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """How a dataset is trained on and evaluated; the same for all datasets of a domain.
+
+    Attributes:
+        preset: name of the ``MAGEConfig`` preset.
+        episodes: evaluation episodes per training seed (the paper's).
+    """
+
+    preset: str
+    episodes: int
+
+
+_ADROIT = Task(preset="adroit", episodes=20)
+_LOCOMOTION = Task(preset="locomotion", episodes=20)
+TASKS = {
+    "pen": _ADROIT,
+    "door": _ADROIT,
+    "hammer": _ADROIT,
+    "relocate": _ADROIT,
+    "kitchen": Task(preset="kitchen", episodes=20),
+    "antmaze": Task(preset="antmaze", episodes=100),
+    "pointmaze": Task(preset="maze2d", episodes=100),
+    "halfcheetah": _LOCOMOTION,
+    "hopper": _LOCOMOTION,
+    "walker2d": _LOCOMOTION,
+}
+
+
+def task_of(dataset_id: str) -> Task:
+    """Find the task of a dataset by the middle part of its Minari id.
+
+    Raises:
+        ValueError: the domain is not in the table.
+    """
+    parts = dataset_id.split("/")
+    domain = parts[-2] if len(parts) > 1 else parts[0]
+    if domain not in TASKS:
+        raise ValueError(
+            f"{dataset_id!r} belongs to no known domain; known: {sorted(TASKS)}. An id looks like "
+            "local/pen/expert-v0; add a row to benchmarks/tasks.py for a new domain."
+        )
+    return TASKS[domain]
+
+
+def env_maker(dataset: TensorDictBase) -> Callable[[], gym.Env[Any, Any]]:
+    """Return a function that makes the environment a dataset is evaluated in.
+
+    Raises:
+        ValueError: the dataset names no environment.
+    """
+    facts = dataset.get_non_tensor("metadata")
+    spec = facts.get("eval_env_spec") or facts.get("env_spec")
+    if spec is None:
+        raise ValueError(f"the dataset {facts.get('dataset_id')} names no environment.")
+    gym.register_envs(gymnasium_robotics)
+    return lambda: gym.make(EnvSpec.from_json(spec))
