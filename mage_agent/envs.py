@@ -323,10 +323,12 @@ def _check(
 
 def _extended_space(space: spaces.Space[Any]) -> spaces.Dict:
     """Return the observation space with the return-to-go added."""
-    entries = {"observation": space} if isinstance(space, spaces.Box) else space
-    if not isinstance(entries, dict | spaces.Dict) or not all(
-        isinstance(entry, spaces.Box) for entry in entries.values()
-    ):
+    entries: dict[str, spaces.Space[Any]] = {}
+    if isinstance(space, spaces.Box):
+        entries = {"observation": space}
+    elif isinstance(space, spaces.Dict):
+        entries = dict(space.spaces)
+    if not entries or not all(isinstance(entry, spaces.Box) for entry in entries.values()):
         raise TypeError(
             f"the observation space is {space}; allowed are a Box, or a Dict of Boxes. Flatten it "
             "first, for instance with gymnasium.wrappers.FlattenObservation."
