@@ -1,120 +1,119 @@
-"""Is this dataset fit to train on? Asked once, before training, with an answer a user can act on."""
+"""Is this dataset fit to train on? Asked once, before training, with an answer to act on."""
 
 from __future__ import annotations
 
-import numpy as np
+import math
+from collections.abc import Sequence
+
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from mage_agent.data.ted import metadata
+from mage_agent.data.ted import OUTCOMES, check_contiguous, metadata, observation_keys
 
 TOLERANCE = 1e-4
-"""How far an action may lie outside its bounds, in parts of their distance: float32 rounding."""
+"""How far an action may lie outside its bounds, as a part of their distance: rounding."""
 
 Key = str | tuple[str, ...]
 
 
-def name_of(key: Key) -> str:
-    """``("next", "reward")`` -> ``"next/reward"``, for messages."""
-    return key if isinstance(key, str) else "/".join(key)
-
-
 def check_dataset(
-    dataset: TensorDictBase, *, observation_keys: tuple[str, ...] = ("observation",)
+    dataset: TensorDictBase, *, required_observations: Sequence[str] | None = None
 ) -> None:
     """Refuse a dataset that training would silently learn nonsense from.
 
     Args:
         dataset: In the layout of `mage_agent.data.ted`.
-        observation_keys: Observations that have to be there.
+        required_observations: Observations that must be there; all that the dataset has if None.
 
     Raises:
         KeyError: A key of the layout is missing.
         TypeError: Actions are not floating-point numbers.
-        ValueError: There are no steps; a shape is wrong; a value is NaN or infinite; observations or
-            actions are zero throughout; an action lies outside its bounds; episodes are interleaved.
+        ValueError: There are no steps, a shape is wrong, a value is NaN or infinite, observations
+            or actions are zero throughout, an action lies outside its bounds, or the steps of an
+            episode do not lie in one piece.
     """
     if dataset.ndim != 1 or not len(dataset):
         raise ValueError(
             f"a dataset is a TensorDict of shape (N,) with N >= 1 steps, got {tuple(dataset.shape)}"
         )
-    present = list(dataset.keys(include_nested=True, leaves_only=True))
-    required: list[Key] = [*observation_keys, "action", "episode", "step_count", "return_to_go"]
-    required += [("next", key) for key in observation_keys]
-    required += [("next", key) for key in ("reward", "terminated", "truncated", "done")]
-    missing = [name_of(key) for key in required if dataset.get(key, None) is None]
-    if missing:
-        raise KeyError(
-            f"the dataset lacks {', '.join(missing)}; it has "
-            f"{', '.join(sorted(map(name_of, present)))}"
-        )
+    if required_observations is None:
+        required_observations = observation_keys(dataset) or ("observation",)
+    _check_keys(dataset, required_observations)
     if not dataset["action"].is_floating_point():
         raise TypeError(
-            f"actions are {dataset['action'].dtype}; only continuous actions (floating point, one "
-            f"column per action dimension) are supported, not discrete ones"
+            f"the actions are {dataset['action'].dtype}; only continuous actions are supported "
+            f"(floating point, one column per action dimension), not discrete ones"
         )
-    columns = [key for key in present if dataset[key].is_floating_point()]
-    for key in columns:
-        if dataset[key].ndim != 2:
+    for key in dataset.keys(include_nested=True, leaves_only=True):
+        if isinstance(dataset[key], Tensor) and dataset[key].is_floating_point():
+            _check_values(dataset, key)
+    for key in (*required_observations, "action"):
+        if not any(column.any() for column in _tensors(dataset[key])):
             raise ValueError(
-                f"{name_of(key)} has shape {tuple(dataset[key].shape)}, needed is (steps, size): "
-                f"flatten observations, for instance with gymnasium.wrappers.FlattenObservation"
+                f"{key!r} is zero in all {len(dataset)} steps: the data was not read properly (the "
+                f"cache of torchrl 0.14's MinariExperienceReplay, for instance, holds only zeros)"
             )
-        _check_finite(dataset, key)
-    for key in (*observation_keys, "action"):
-        if not dataset[key].any():
-            raise ValueError(
-                f"{name_of(key)} is zero in all {len(dataset)} steps: the dataset was not read "
-                f"properly (a cache of torchrl's MinariExperienceReplay, for instance, holds zeros)"
-            )
-    if len(dataset["episode"].unique_consecutive()) != len(dataset["episode"].unique()):
-        raise ValueError(
-            "episodes are interleaved: the steps of an episode have to lie in one piece, in order"
-        )
+    check_contiguous(dataset["episode"])
     _check_bounds(dataset)
 
 
-def _where(dataset: TensorDictBase, row: int) -> str:
-    return f"episode {int(dataset['episode'][row])}, step {int(dataset['step_count'][row])}"
+def _check_keys(dataset: TensorDictBase, observations: Sequence[str]) -> None:
+    required: list[Key] = [*observations, "action", "episode", "step_count", "return_to_go"]
+    required += [("next", key) for key in (*observations, *OUTCOMES)]
+    missing = [_name(key) for key in required if dataset.get(key, None) is None]
+    if missing:
+        present = dataset.keys(include_nested=True, leaves_only=True)
+        raise KeyError(
+            f"the dataset lacks {', '.join(missing)}; it has "
+            f"{', '.join(sorted(map(_name, present)))}. load_dataset(tensordict) completes "
+            f"episode, step_count, return_to_go and done"
+        )
 
 
-def _check_finite(dataset: TensorDictBase, key: Key) -> None:
+def _check_values(dataset: TensorDictBase, key: Key) -> None:
     values: Tensor = dataset[key]
-    # One pass without a temporary mask: a sum of finite values this small cannot overflow float64.
-    if torch.isfinite(values.sum(dtype=torch.float64)):
+    if values.ndim != 2:
+        raise ValueError(
+            f"{_name(key)} has the shape {tuple(values.shape)}, needed is (steps, size); flatten "
+            f"observations, for instance with gymnasium.wrappers.FlattenObservation"
+        )
+    # A sum of float32 cannot overflow float64, so one pass without a mask settles the usual case.
+    if math.isfinite(values.sum(dtype=torch.float64).item()):
         return
     bad = ~torch.isfinite(values)
     row, column = bad.nonzero()[0].tolist()
     raise ValueError(
-        f"{name_of(key)} holds {int(bad.sum())} values that are not finite, the first "
-        f"({values[row, column].item()}) in {_where(dataset, row)}, column {column}; "
-        f"remove those episodes or repair the values"
+        f"{_name(key)} holds {int(bad.sum())} values that are not finite, the first one "
+        f"({values[row, column].item()}) in {_where(dataset, row)}, column {column}; leave those "
+        f"episodes out or repair the values"
     )
 
 
 def _check_bounds(dataset: TensorDictBase) -> None:
     facts = metadata(dataset)
+    if "action_low" not in facts or "action_high" not in facts:
+        return
     action: Tensor = dataset["action"]
-    low = torch.tensor(facts.get("action_low", [-np.inf]), dtype=torch.float64)
-    high = torch.tensor(facts.get("action_high", [np.inf]), dtype=torch.float64)
-    for name, bound in (("action_low", low), ("action_high", high)):
-        if bound.shape[-1] not in (1, action.shape[-1]):
-            raise ValueError(
-                f"{name} has {bound.shape[-1]} values, the actions have {action.shape[-1]} columns"
-            )
-    if not bool((low < high).all()):
+    low, high = (action.new_tensor(facts[name]) for name in ("action_low", "action_high"))
+    beyond = torch.maximum(low - action, action - high) - TOLERANCE * (high - low)  # (N, A)
+    row, column = divmod(int(beyond.argmax()), action.shape[-1])
+    if beyond[row, column] > 0:
         raise ValueError(
-            f"the lower action bounds {low.tolist()} are not below the upper ones {high.tolist()}"
+            f"the action {action[row, column].item():g} in {_where(dataset, row)}, dimension "
+            f"{column} lies outside the bounds [{low[column].item():g}, {high[column].item():g}]; "
+            f"pass the action_low and action_high of the environment that the data comes from, or "
+            f"clip the actions if the environment clipped them"
         )
-    beyond = torch.maximum(low - action, action - high)  # (N, A), > 0 outside
-    worst = int(beyond.argmax())
-    row, column = divmod(worst, action.shape[-1])
-    span = (high - low).expand(action.shape[-1])[column]
-    if beyond[row, column] > TOLERANCE * span.clamp(max=1e6):
-        bounds = [float(b.expand(action.shape[-1])[column]) for b in (low, high)]
-        raise ValueError(
-            f"action {action[row, column].item():g} in {_where(dataset, row)}, dimension {column} "
-            f"lies outside the bounds {bounds}; pass the action_low and action_high of the "
-            f"environment that made the data, or clip the actions if they were executed clipped"
-        )
+
+
+def _tensors(value: Tensor | TensorDictBase) -> list[Tensor]:
+    return [value] if isinstance(value, Tensor) else list(value.values(True, True))
+
+
+def _name(key: Key) -> str:
+    return key if isinstance(key, str) else "/".join(key)
+
+
+def _where(dataset: TensorDictBase, row: int) -> str:
+    return f"episode {int(dataset['episode'][row])}, step {int(dataset['step_count'][row])}"

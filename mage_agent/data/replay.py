@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
@@ -13,85 +13,107 @@ from torchrl.data import ImmutableDatasetWriter, TensorDictReplayBuffer, TensorS
 from torchrl.data.replay_buffers.samplers import Sampler
 from torchrl.data.replay_buffers.storages import Storage
 
+from mage_agent.data.ted import episode_lengths
+
+__all__ = ["MASK_KEY", "WindowSampler", "replay_buffer"]
+
 MASK_KEY = ("collector", "mask")
 """True = real step, False = padding; TorchRL's losses leave padding out by this key."""
 
+StorageKind = Literal["memory", "memmap"]
 
-class WindowSampler(Sampler):
+
+class WindowSampler(Sampler):  # type: ignore[misc]
     """Draws windows of `horizon` consecutive steps; every step of every episode can start one.
 
-    The index is two-dimensional, (B, T), so that `sample()` of the buffer is (B, T) as it is. A
-    window that reaches past the end of its episode repeats the episode's last step there and says
-    so in ``("collector", "mask")``, (B, T) bool; it never enters the next episode.
+    The index is two-dimensional, (B, T), and so is what `sample()` of the buffer returns. A window
+    that reaches past the end of its episode repeats the last step there and says so in
+    ``("collector", "mask")``, (B, T) bool; it never enters another episode. (TorchRL's
+    ``SliceSampler`` never starts in the last T - 1 steps, or gives slices of unequal length.)
 
-    Random numbers come from the generator of the replay buffer, as with every TorchRL sampler.
+    Random numbers come from the replay buffer's generator, as with every TorchRL sampler, and its
+    state is the state of the sampler.
 
     Args:
         episode: (N,) number of the episode of each step of the storage; contiguous.
         horizon: Window length T in steps.
-        weights: (N,) how often each step is to start a window, relative to the others; all the same
-            if None. Zero keeps a step from starting windows (it still appears inside them).
+        weights: (N,) how often a step is to start a window, relative to the others; all alike if
+            None. A step of weight zero starts none, but appears in those that start before it.
 
     Raises:
-        ValueError: `horizon` is below 1, or the weights are not N non-negative numbers.
+        ValueError: `horizon` is below 1, or the weights are not N finite numbers >= 0, some > 0.
     """
 
     def __init__(self, episode: Tensor, horizon: int, *, weights: Tensor | None = None) -> None:
         if horizon < 1:
             raise ValueError(f"horizon must be at least 1 step, got {horizon}")
-        _, lengths = episode.unique_consecutive(return_counts=True)
+        lengths = episode_lengths(episode)
         self.horizon = horizon
-        # Row of the last step of the episode of each step.
-        self._last = (lengths.cumsum(0) - 1).repeat_interleave(lengths)  # (N,)
-        self._offsets = torch.arange(horizon)
-        self._cumulative: Tensor | None = None
-        if weights is not None:
-            weights = weights.flatten().double()
-            bad = ~torch.isfinite(weights) | (weights < 0)
-            if len(weights) != len(episode) or bad.any() or not weights.any():
-                raise ValueError(
-                    f"weights must be {len(episode)} finite numbers >= 0, not all zero; got "
-                    f"{len(weights)} numbers, {int(bad.sum())} of them negative or not finite"
-                )
-            self._cumulative = weights.cumsum(0)
+        self._last = (lengths.cumsum(0) - 1).repeat_interleave(lengths)  # (N,) row of episode end
+        self._offsets = torch.arange(horizon)  # (T,)
+        self._cumulative = None if weights is None else self._accumulate(weights)
+
+    def _accumulate(self, weights: Tensor) -> Tensor:
+        weights = weights.flatten().double()
+        bad = ~torch.isfinite(weights) | (weights < 0)
+        if len(weights) != len(self._last) or bad.any() or not weights.any():
+            raise ValueError(
+                f"weights must be {len(self._last)} finite numbers >= 0, one per step and not all "
+                f"zero; got {len(weights)}, of which {int(bad.sum())} are negative or not finite"
+            )
+        return weights.cumsum(0)
 
     def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict[Any, Any]]:
-        """Draw `batch_size` windows.
+        """Draw windows.
+
+        Args:
+            storage: The storage whose rows are to be drawn.
+            batch_size: Number of windows B.
 
         Returns:
-            The (B, T) rows of the storage, and the mask under its key.
+            (B, T) rows of the storage, and the mask under its key.
+
+        Raises:
+            ValueError: The storage is not of the length the sampler was made for.
         """
         if len(storage) != len(self._last):
             raise ValueError(
                 f"the sampler was made for {len(self._last)} steps, the storage has {len(storage)}"
             )
-        start = self._starts(batch_size)  # (B,)
+        start = self._starts(batch_size)
         last = self._last[start].unsqueeze(-1)  # (B, 1)
         index = start.unsqueeze(-1) + self._offsets  # (B, T)
-        return index.clamp(max=last), {MASK_KEY: index <= last}
+        return torch.minimum(index, last), {MASK_KEY: index <= last}
 
     def _starts(self, batch_size: int) -> Tensor:
+        """First rows of the windows, (B,)."""
         if self._cumulative is None:
             return torch.randint(len(self._last), (batch_size,), generator=self._rng)
-        # torch.multinomial stops at 2**24 categories and rebuilds its table in every call.
+        # torch.multinomial stops at 2**24 categories and builds its table anew in every call.
         draw = torch.rand(batch_size, dtype=torch.float64, generator=self._rng)
         return torch.searchsorted(self._cumulative, draw * self._cumulative[-1], right=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """State of the random number generator: all that changes from draw to draw."""
+        """State of the generator: all that changes from draw to draw."""
         return {} if self._rng is None else {"rng_state": self._rng.get_state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue the stream of windows that `state_dict` was taken from."""
-        state = state_dict.get("rng_state")
-        if state is None:
+        """Continue the stream of windows from where `state_dict` was taken.
+
+        Args:
+            state_dict: As `state_dict()` returned it.
+
+        Raises:
+            RuntimeError: The sampler has no generator: it is not part of a buffer with one.
+        """
+        if "rng_state" not in state_dict:
             return
         if self._rng is None:
-            raise RuntimeError("the sampler is not part of a replay buffer with a generator yet")
-        self._rng.set_state(state.clone())
+            raise RuntimeError("the sampler has no generator; give its replay buffer one")
+        self._rng.set_state(state_dict["rng_state"].clone())
 
     def dumps(self, path: str | Path) -> None:
-        """Save the state in a folder."""
+        """Save the state into a folder."""
         TensorDict(self.state_dict()).memmap(Path(path))
 
     def loads(self, path: str | Path) -> None:
@@ -99,27 +121,27 @@ class WindowSampler(Sampler):
         self.load_state_dict(TensorDict.load_memmap(Path(path)).to_dict())
 
     def _empty(self) -> None:
-        raise RuntimeError("an offline dataset cannot be emptied")
+        raise RuntimeError("the buffer holds a fixed dataset and cannot be emptied")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(steps={len(self._last)}, horizon={self.horizon})"
 
 
-class WindowStorage(TensorStorage):
-    """`TensorStorage` that reads a (B, T) index by whole rows.
+class WindowStorage(TensorStorage):  # type: ignore[misc]
+    """`TensorStorage` that reads windows row by row.
 
-    ``index_select`` copies rows where advanced indexing computes an address per number: measured 5
-    to 7 times faster for 512 windows of 24 steps (0.4 ms against 3.0 ms on two cores).
+    ``index_select`` copies whole rows where advanced indexing computes the address of each number:
+    measured 0.4 ms against 3.0 ms for 512 windows of 24 steps.
     """
 
     def get(self, index: Any) -> Any:
-        """Rows of the storage, batch size as the shape of `index`."""
-        if not isinstance(index, Tensor) or index.dtype != torch.int64:
+        """Return the rows at `index`, with the shape of `index` as batch size."""
+        if not isinstance(index, Tensor) or index.ndim != 2:
             return super().get(index)
         rows = index.flatten()
 
         def select(column: Tensor) -> Tensor:
-            return column.index_select(0, rows).unflatten(0, index.shape)
+            return column.index_select(0, rows).reshape(*index.shape, *column.shape[1:])
 
         return self._storage.apply(select, batch_size=index.shape)
 
@@ -129,22 +151,77 @@ def replay_buffer(
     *,
     horizon: int = 24,
     batch_size: int = 512,
-    storage: Literal["memory", "memmap"] = "memory",
+    storage: StorageKind = "memory",
     scratch_dir: str | Path | None = None,
     seed: int | None = None,
     keys: Sequence[NestedKey] | None = None,
     weights: Tensor | None = None,
 ) -> TensorDictReplayBuffer:
-    """Make a replay buffer of trajectory windows."""
+    """Make a replay buffer that samples windows of trajectories.
+
+    ``sample()`` is a TensorDict (B, T) with the keys of the dataset and ``("collector", "mask")``,
+    (B, T) bool, False where a window reaches past the end of its episode; what stands there repeats
+    the episode's last step. With ``horizon=1`` these are plain transitions, (B, 1), which TorchRL's
+    losses (CQL, IQL, TD3+BC, BC) take as they are; ``sample().squeeze(1)`` gives (B,).
+
+    The buffer draws from its own generator. ``buffer.sampler.state_dict()`` holds its state, which
+    is enough to continue the stream; ``buffer.state_dict()`` holds the data as well.
+
+    Args:
+        dataset: As `load_dataset` returns it. Its memory is used, not copied; where it lies on a
+            GPU, windows are cut there.
+        horizon: Window length T in steps.
+        batch_size: Number of windows B.
+        storage: ``"memory"``, or ``"memmap"`` for files that the system pages in as needed.
+        scratch_dir: Folder for those files, new or empty; a temporary one if None.
+        seed: Seed of the stream of windows; None draws one from the operating system.
+        keys: What to sample, for instance ``("observation", "action", "return_to_go")``; all keys
+            if None. What is left out costs nothing.
+        weights: (N,) how often a step is to start a window, relative to the others.
+
+    Raises:
+        KeyError: The dataset lacks ``episode`` or one of `keys`.
+        ValueError: An argument is out of range, or `scratch_dir` holds something already.
+
+    Examples:
+        >>> buffer = replay_buffer(load_dataset("D4RL/pen/human-v2"))  # doctest: +SKIP
+        >>> buffer.sample()["observation"].shape  # doctest: +SKIP
+        torch.Size([512, 24, 45])
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1 window, got {batch_size}")
+    episode = dataset.get("episode", None)
+    if episode is None:
+        raise KeyError("the dataset has no 'episode'; load_dataset(tensordict) completes it")
+    columns = (dataset if keys is None else dataset.select(*keys)).exclude("metadata")
     generator = torch.Generator()
-    generator.seed() if seed is None else generator.manual_seed(seed)
-    columns = dataset.exclude("metadata") if keys is None else dataset.select(*keys)
-    if storage == "memmap":
-        columns = columns.memmap(scratch_dir, copy_existing=True)
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
     return TensorDictReplayBuffer(
-        storage=WindowStorage(columns),
-        sampler=WindowSampler(dataset["episode"], horizon, weights=weights),
+        storage=WindowStorage(
+            _store(columns, storage, scratch_dir), device=columns.device or "cpu"
+        ),
+        sampler=WindowSampler(episode.cpu(), horizon, weights=weights),
         writer=ImmutableDatasetWriter(),
         batch_size=batch_size,
         generator=generator,
     )
+
+
+def _store(
+    columns: TensorDictBase, kind: StorageKind, scratch_dir: str | Path | None
+) -> TensorDictBase:
+    if kind not in get_args(StorageKind):
+        raise ValueError(f"storage must be one of {get_args(StorageKind)}, got {kind!r}")
+    if kind == "memory":
+        if scratch_dir is not None:
+            raise ValueError("scratch_dir is for storage='memmap'; storage is 'memory'")
+        return columns
+    if scratch_dir is not None and Path(scratch_dir).exists() and any(Path(scratch_dir).iterdir()):
+        raise ValueError(
+            f"scratch_dir {str(scratch_dir)!r} is not empty; give a new folder, so that nothing in "
+            f"it is overwritten"
+        )
+    return columns.memmap(scratch_dir, copy_existing=True)
