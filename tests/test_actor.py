@@ -1,0 +1,182 @@
+"""The actor inside TorchRL: any batch shape, exploration types, environments and collectors."""
+
+from functools import partial
+
+import pytest
+import torch
+from tensordict import TensorDict
+from torchrl.collectors import Collector
+from torchrl.data import Bounded, OneHot
+from torchrl.envs import GymEnv, GymWrapper, ParallelEnv, SerialEnv, TransformedEnv
+from torchrl.envs.utils import ExplorationType, check_env_specs, set_exploration_type
+
+from mage_agent.actor import MAGEActor
+from tests.acting import GOAL_KEYS, Reach, make_model
+
+deterministic = partial(set_exploration_type, ExplorationType.DETERMINISTIC)
+
+
+def inputs(*batch: int, size: int = 3) -> TensorDict:
+    generator = torch.Generator().manual_seed(1)
+    return TensorDict(
+        {
+            "observation": torch.randn(*batch, size, generator=generator),
+            "return_to_go": 20 * torch.randn(*batch, 1, generator=generator),
+        },
+        batch_size=batch,
+    )
+
+
+@pytest.mark.parametrize("batch", [(), (5,), (2, 3), (2, 1, 4)])
+def test_any_batch_shape_gives_each_row_its_own_action(batch: tuple[int, ...]) -> None:
+    actor = MAGEActor(make_model())
+    with deterministic():
+        action = actor(inputs(*batch))["action"]
+        rows = torch.stack([actor(row)["action"] for row in inputs(*batch).reshape(-1)])
+    assert action.shape == (*batch, 1)
+    torch.testing.assert_close(action.reshape(-1, 1), rows)
+
+
+def test_equals_the_models_act_and_depends_on_both_inputs() -> None:
+    model = make_model()
+    actor, td = MAGEActor(model), inputs(50)
+    with deterministic():
+        action = actor(td.clone())["action"]
+        torch.testing.assert_close(action, model.act(td["observation"], td["return_to_go"]))
+        assert (
+            action != actor(td.clone().set("return_to_go", -td["return_to_go"]))["action"]
+        ).any()
+        assert (action != actor(td.clone().set("observation", -td["observation"]))["action"]).any()
+    assert not action.requires_grad
+    assert action.abs().max() <= 1
+
+
+def test_exploration_type_chooses_between_argmax_and_samples() -> None:
+    actor, td = MAGEActor(make_model(temperature=2.0)), inputs(20)
+
+    def act(kind: ExplorationType, seed: int) -> torch.Tensor:
+        actor.module.generator = torch.Generator().manual_seed(seed)
+        with set_exploration_type(kind):
+            action: torch.Tensor = actor(td.clone())["action"]
+        return action
+
+    best = act(ExplorationType.DETERMINISTIC, 0)
+    assert torch.equal(best, act(ExplorationType.DETERMINISTIC, 1))
+    assert torch.equal(best, act(ExplorationType.MODE, 1))
+    sampled = act(ExplorationType.RANDOM, 0)
+    assert torch.equal(sampled, act(ExplorationType.RANDOM, 0))
+    assert not torch.equal(sampled, act(ExplorationType.RANDOM, 1))
+    assert not torch.equal(sampled, best)
+
+
+def test_acting_ignores_dropout_and_leaves_the_training_mode_as_it_was() -> None:
+    model = make_model()
+    actor, td = MAGEActor(model), inputs(20)
+    with deterministic():
+        expected = actor(td.clone())["action"]
+        model.train()
+        model.encoder.eval()  # a part that is frozen must stay so
+        before = [module.training for module in model.modules()]
+        assert torch.equal(actor(td.clone())["action"], expected)
+    assert [module.training for module in model.modules()] == before
+
+
+BATCHED = {
+    "single": lambda: GymEnv("Pendulum-v1"),
+    "serial": lambda: SerialEnv(2, partial(GymEnv, "Pendulum-v1")),
+    "parallel": lambda: ParallelEnv(2, partial(GymEnv, "Pendulum-v1")),
+    "gym_vector": lambda: GymEnv("Pendulum-v1", num_envs=2),
+}
+
+
+# torchrl wraps a vectorised environment in a transform of its own and announces the merge.
+@pytest.mark.filterwarnings("ignore:Nested TransformedEnvs")
+@pytest.mark.parametrize("name", BATCHED)
+def test_rolls_out_in_every_kind_of_environment(name: str) -> None:
+    model = make_model()
+    actor = MAGEActor(model)
+    env = TransformedEnv(BATCHED[name](), actor.make_env_transforms(target_return=-30.0))
+    check_env_specs(env)
+    with deterministic():
+        rollout = env.rollout(203, actor, break_when_any_done=False)
+    asked, reward = rollout["return_to_go"], rollout["next", "reward"]
+    assert asked.dtype == torch.float32
+    torch.testing.assert_close(asked[..., [0, 200], :], torch.full_like(reward[..., :2, :], -30))
+    torch.testing.assert_close(
+        asked[..., 1:200, :], model.update_return_to_go(asked, reward)[..., :199, :]
+    )
+    # Pendulum's actions reach to 2, the data's to 1: the actor stays inside the data's bounds.
+    assert rollout["action"].abs().max() <= 1
+    torch.testing.assert_close(
+        rollout["action"], model.act(rollout["observation"], asked), atol=1e-4, rtol=1e-4
+    )
+    assert rollout["is_init"][..., [0, 200], :].all()
+    env.close()
+
+
+def test_goal_environments_with_partial_resets_and_a_target_each() -> None:
+    model = make_model(7, 2, observation_keys=GOAL_KEYS)
+    actor = MAGEActor(model)
+    assert actor.in_keys == [*GOAL_KEYS, "return_to_go"]
+    makers = [lambda length=length: GymWrapper(Reach(length)) for length in (2, 3)]
+    transforms = actor.make_env_transforms(target_return=torch.tensor([10.0, 15.0]))
+    env = TransformedEnv(SerialEnv(2, makers), transforms)
+    check_env_specs(env)
+    rollout = env.rollout(12, actor, break_when_any_done=False)
+    for i, (length, target) in enumerate([(2, 10.0), (3, 15.0)]):
+        starts = rollout["return_to_go"][i, ::length]
+        torch.testing.assert_close(starts, torch.full_like(starts, target))
+        second = rollout["return_to_go"][i, 1::length]
+        torch.testing.assert_close(second, torch.full_like(second, (target - 1) / 0.99))
+    ends = rollout["next", "episode_reward"][rollout["next", "done"]]
+    assert set(ends.tolist()) == {3.0, 6.0}
+
+
+def test_collector() -> None:
+    actor = MAGEActor(make_model())
+    env = TransformedEnv(
+        SerialEnv(2, partial(GymEnv, "Pendulum-v1")), actor.make_env_transforms(-30.0)
+    )
+    collector = Collector(env, actor, frames_per_batch=20, total_frames=40)
+    batches = [batch.clone() for batch in collector]
+    assert [batch.shape for batch in batches] == [(2, 10), (2, 10)]
+    # The account runs on from batch to batch.
+    torch.testing.assert_close(
+        batches[1]["return_to_go"][:, 0], batches[0]["next", "return_to_go"][:, -1]
+    )
+    collector.shutdown()
+
+
+def test_target_defaults_to_the_models() -> None:
+    model = make_model(target_return=0.5)
+    env = TransformedEnv(GymEnv("Pendulum-v1"), MAGEActor(model).make_env_transforms())
+    assert env.reset()["return_to_go"].item() == pytest.approx(-15) == model.default_target_return
+
+
+def test_spec_and_keys() -> None:
+    model = make_model()
+    actor = MAGEActor(
+        model,
+        in_keys=[("agent", "state"), ("agent", "target")],
+        out_keys=[("agent", "action")],
+        spec=Bounded(-1, 1, (1,)),
+    )
+    td = TensorDict({"agent": {"state": torch.randn(4, 3), "target": torch.randn(4, 1)}}, [4])
+    assert actor(td)["agent", "action"].shape == (4, 1)
+    assert actor.spec["agent", "action"].shape == (1,)
+    with pytest.raises(ValueError, match="one entry for each of"):
+        MAGEActor(model, in_keys=["observation"])
+    with pytest.raises(ValueError, match="1 continuous actions"):
+        MAGEActor(model, spec=Bounded(-1, 1, (2,)))
+    with pytest.raises(ValueError, match="1 continuous actions"):
+        MAGEActor(model, spec=OneHot(1))
+
+
+def test_observation_of_another_size_is_an_error() -> None:
+    with pytest.raises(ValueError, match="last axis must be 3"):
+        MAGEActor(make_model())(inputs(2, size=4))
+
+
+def test_missing_return_to_go_is_an_error_that_names_it() -> None:
+    with pytest.raises(KeyError, match="return_to_go"):
+        GymEnv("Pendulum-v1").rollout(2, MAGEActor(make_model()))
