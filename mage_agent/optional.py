@@ -13,7 +13,7 @@ from types import ModuleType
 EXTRAS: dict[str, tuple[str, ...]] = {
     "robotics": ("gymnasium_robotics", "mujoco"),
     "visualize": ("matplotlib",),
-    "benchmarks": ("rich", "ray"),
+    "benchmarks": ("rich",),
     "dev": ("pytest", "hypothesis", "ruff", "mypy", "codespell"),
 }
 """Extra -> the importable packages that it installs; the extra ``all`` installs every one."""

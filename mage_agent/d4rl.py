@@ -1,0 +1,349 @@
+"""D4RL's interface on Gymnasium, and the environments that datasets belong to.
+
+``make("pen-expert-v1")`` gives a Gymnasium environment with D4RL's observations, step limit and
+reference scores, with ``get_dataset()`` and ``get_normalized_score()``; `qlearning_dataset` gives
+D4RL's dictionary of transitions. The simulators are Gymnasium's, not D4RL's own of 2020:
+``env.task.note`` says what differs.
+
+    >>> from mage_agent import d4rl
+    >>> env = d4rl.make("halfcheetah-medium-v2")
+    >>> env.get_normalized_score(12135.0)
+    1.0
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import minari
+import numpy as np
+import torch
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.wrappers import TransformObservation
+from numpy.typing import NDArray
+from tensordict import TensorDictBase
+
+from mage_agent import optional
+from mage_agent.data.d4rl import read_hdf5
+from mage_agent.data.d4rl_tasks import MAZES, TASKS, D4RLTask
+from mage_agent.data.load import load_dataset
+from mage_agent.data.minari import open_minari
+from mage_agent.data.ted import metadata
+
+__all__ = ["TASKS", "D4RLEnv", "D4RLTask", "make", "make_environment", "qlearning_dataset"]
+
+Array = NDArray[Any]
+Columns = dict[str, Array]
+
+ANT_CONTACT_FORCES = 84
+"""Columns at the end of D4RL's ant observation, all zero."""
+
+
+def make(task_id: str, **kwargs: Any) -> D4RLEnv:
+    """Make the Gymnasium environment of a D4RL task.
+
+    Args:
+        task_id: D4RL's name, a key of `TASKS`.
+        **kwargs: Further arguments of `gymnasium.make`, for instance ``render_mode``.
+
+    Raises:
+        ImportError: The simulator is not installed; the message says how to install it.
+        ValueError: The task is unknown; the message lists the known ones.
+    """
+    if task_id not in TASKS:
+        close = difflib.get_close_matches(task_id, TASKS, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ValueError(f"unknown D4RL task {task_id!r}; {hint}known are {', '.join(TASKS)}")
+    task = TASKS[task_id]
+    if task.domain != "locomotion":
+        gym.register_envs(optional.require("gymnasium_robotics"))
+    arguments = {
+        "max_episode_steps": task.max_episode_steps,
+        "disable_env_checker": True,  # FrankaKitchen does not pass it, and users cannot help it
+        **task.environment_kwargs,
+        **kwargs,
+    }
+    # Made from its spec, since gymnasium warns of ids that have a later version.
+    env: gym.Env[Any, Any] = gym.make(gym.spec(task.environment_id), **arguments)
+    if task.domain == "maze2d":
+        env = Maze2D(env, task)
+    elif isinstance(env.observation_space, gym.spaces.Dict) or task_id.startswith("ant-"):
+        shape = _flat(_named(env.observation_space), task, of=_zeros).shape
+        env = TransformObservation(
+            env,
+            lambda observation: _flat(_named(observation), task),
+            gym.spaces.Box(-np.inf, np.inf, shape, dtype=np.float64),
+        )
+    return D4RLEnv(env, task)
+
+
+def _named(observation: Any) -> Mapping[str, Any]:
+    """An observation, or a space of them, by name."""
+    if isinstance(observation, (dict, gym.spaces.Dict)):
+        return observation
+    return {"observation": observation}
+
+
+def _zeros(space: gym.Space[Any]) -> Array:
+    return np.zeros(space.shape or ())
+
+
+def _flat(
+    named: Mapping[str, Any], task: D4RLTask, *, of: Callable[[Any], Array] = np.asarray
+) -> Array:
+    """D4RL's observation from Gymnasium's; the last axis is the observation, any others are batch.
+
+    Args:
+        named: Gymnasium's observation by name.
+        task: The task it is of.
+        of: Makes an array of each part of it.
+    """
+    main = of(named["observation"])
+    if task.domain == "antmaze":  # the position, which Gymnasium keeps in the achieved goal
+        return np.concatenate([of(named["achieved_goal"]), main], axis=-1)
+    if task.id.startswith("ant-"):
+        return np.concatenate([main, np.zeros((*main.shape[:-1], ANT_CONTACT_FORCES))], axis=-1)
+    return main
+
+
+class Maze2D(gym.Wrapper[Any, Any, Any, Any]):
+    """D4RL's point maze: D4RL's coordinates, and a reward of 1 within 0.5 of one fixed goal.
+
+    Never terminates, as D4RL's. The environment's maze has to be laid out along D4RL's axes.
+
+    Args:
+        env: A PointMaze of gymnasium-robotics.
+        task: The task, whose goal is set.
+    """
+
+    GOAL_RADIUS = 0.5
+    RESET_NOISE = 0.1
+
+    def __init__(self, env: gym.Env[Any, Any], task: D4RLTask) -> None:
+        super().__init__(env)
+        if task.goal is None:
+            raise ValueError(f"{task.id!r} has no goal")
+        maze = MAZES[task.id.split("-")[1]]
+        # D4RL numbers cells from 0 and has their centres 0.2 below the number.
+        self._origin = np.array([len(maze), len(maze[0])]) / 2 - 0.7
+        self._goal = np.asarray(task.goal, dtype=np.float64)
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (4,), dtype=np.float64)
+        env.unwrapped.position_noise_range = self.RESET_NOISE  # type: ignore[attr-defined]
+
+    def _observe(self, observation: Mapping[str, Array]) -> Array:
+        position, velocity = np.split(np.asarray(observation["observation"]), 2)
+        return np.concatenate([position + self._origin, velocity])
+
+    def reset(self, **kwargs: Any) -> tuple[Array, dict[str, Any]]:
+        """Start anywhere in the maze but at the goal."""
+        observation, info = self.env.reset(**kwargs)
+        return self._observe(observation), info
+
+    def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        """Move, and find out whether the goal is near."""
+        named, _, _, truncated, info = self.env.step(action)
+        observation = self._observe(named)
+        near = bool(np.linalg.norm(observation[:2] - self._goal) <= self.GOAL_RADIUS)
+        return observation, float(near), False, truncated, {**info, "success": near}
+
+
+class D4RLEnv(gym.Wrapper[Any, Any, Any, Any]):
+    """A Gymnasium environment with the attributes that code written for D4RL uses.
+
+    Args:
+        env: The environment of the task.
+        task: The task.
+
+    Attributes:
+        task: The task's row in the table, with notes on differences from D4RL.
+        ref_min_score: Return of a random policy.
+        ref_max_score: Return of an expert.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], task: D4RLTask) -> None:
+        super().__init__(env)
+        self.task = task
+        self.ref_min_score = task.ref_min_score
+        self.ref_max_score = task.ref_max_score
+
+    @property
+    def _max_episode_steps(self) -> int:
+        """Step limit, under the name by which D4RL's users know it."""
+        return self.task.max_episode_steps
+
+    def get_normalized_score(self, score: float | Array) -> float | Array:
+        """Return the score as a fraction, as D4RL does: 0 is random, 1 is the expert.
+
+        The paper's tables, and `mage_agent.evaluation`, give it times 100.
+
+        Args:
+            score: Undiscounted return of an episode.
+        """
+        return (score - self.ref_min_score) / (self.ref_max_score - self.ref_min_score)
+
+    def get_dataset(self, h5path: str | os.PathLike[str] | None = None) -> Columns:
+        """Return the data of the task as D4RL's columns.
+
+        Looked for in this order: `h5path`; D4RL's file where D4RL keeps it (``$D4RL_DATASET_DIR``
+        or ``~/.d4rl/datasets``); the same data on Minari, downloaded if need be; and if Minari does
+        not have it, D4RL's file, downloaded to where D4RL keeps it.
+
+        Args:
+            h5path: A file of the task's data, of D4RL's format.
+
+        Returns:
+            ``observations`` (N, S), ``actions`` (N, A), ``rewards`` (N,), ``terminals`` and
+            ``timeouts`` (N,) bool, float32 where not bool.
+
+        Raises:
+            FileNotFoundError: The data is not there and cannot be downloaded.
+            ValueError: A file's observations mean something else than the environment's.
+        """
+        own = Path(os.environ.get("D4RL_DATASET_DIR", "~/.d4rl/datasets")).expanduser()
+        own /= self.task.file_name
+        if h5path is None and self.task.file_fits and own.is_file():
+            h5path = own
+        if h5path is None and self.task.minari_id is not None:
+            return self._columns(load_dataset(self.task.minari_id))
+        if h5path is None:
+            h5path = _download(self.task.file_url, own)
+        columns = read_hdf5(h5path)
+        if not self.task.file_fits or columns["observations"].shape[1:] != (
+            self.observation_space.shape
+        ):
+            raise ValueError(
+                f"the observations in {str(h5path)!r}, {columns['observations'].shape[1:]}, are "
+                f"not those of the environment {self.task.environment_id}, "
+                f"{self.observation_space.shape}. {self.task.note} Use get_dataset() without a "
+                f"path, or load_dataset(path) to read the file all the same"
+            )
+        return columns
+
+    def _columns(self, dataset: TensorDictBase) -> Columns:
+        following = dataset["next"]
+        return {
+            "observations": _flat(dataset, self.task).astype(np.float32),
+            "actions": dataset["action"].numpy(),
+            "rewards": following["reward"].squeeze(-1).numpy(),
+            "terminals": following["terminated"].squeeze(-1).numpy(),
+            "timeouts": following["truncated"].squeeze(-1).numpy(),
+        }
+
+
+def _download(url: str, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(url, str(path))  # under a temporary name until complete
+    except OSError as error:
+        raise FileNotFoundError(
+            f"{str(path)!r} is not there and downloading {url} failed ({error}); fetch it by other "
+            f"means and put it there"
+        ) from error
+    return path
+
+
+def qlearning_dataset(
+    env: D4RLEnv,
+    dataset: Mapping[str, Array] | None = None,
+    terminate_on_end: bool = False,
+    **kwargs: Any,
+) -> Columns:
+    """Return a task's data as transitions, as D4RL's function of this name does.
+
+    The next observation is that of the next row. The last step of an episode that ran into its time
+    limit has none and is left out, unless `terminate_on_end`; so is the last row of all. After a
+    termination the next observation belongs to another episode, which is harmless as long as
+    ``terminals`` is heeded.
+
+    Args:
+        env: As `make` returns it.
+        dataset: Columns as ``env.get_dataset()`` returns them, which is asked for them if None.
+            Without ``timeouts``, the environment's step limit is counted.
+        terminate_on_end: Keep the last step of truncated episodes too; their next observation is
+            the first one of another episode.
+        **kwargs: Arguments of ``env.get_dataset``.
+
+    Returns:
+        ``observations``, ``actions``, ``next_observations``, ``rewards`` in float32, ``terminals``
+        bool.
+    """
+    columns = env.get_dataset(**kwargs) if dataset is None else dataset
+    terminals = np.asarray(columns["terminals"], dtype=bool).reshape(-1)
+    if "timeouts" in columns:
+        final = np.asarray(columns["timeouts"], dtype=bool).reshape(-1)
+    else:
+        final = _count_timeouts(terminals, env.task.max_episode_steps, terminate_on_end)
+    rows = np.arange(len(terminals) - 1)
+    if not terminate_on_end:
+        rows = rows[~final[:-1]]
+    observations = columns["observations"]
+    return {
+        "observations": observations[rows].astype(np.float32),
+        "actions": columns["actions"][rows].astype(np.float32),
+        "next_observations": observations[rows + 1].astype(np.float32),
+        "rewards": np.asarray(columns["rewards"]).reshape(-1)[rows].astype(np.float32),
+        "terminals": terminals[rows],
+    }
+
+
+def _count_timeouts(terminals: Array, limit: int, terminate_on_end: bool) -> Array:
+    """Count to the step limit as D4RL does, which after a kept last step begins at 1."""
+    final = np.zeros(len(terminals), dtype=bool)
+    step = 0
+    for row, terminal in enumerate(terminals.tolist()):
+        final[row] = step == limit - 1
+        if final[row] and not terminate_on_end:
+            step = 0
+        else:
+            step = 1 if terminal or final[row] else step + 1
+    return final
+
+
+def make_environment(
+    source: str | minari.MinariDataset | TensorDictBase,
+    *,
+    evaluation: bool = True,
+    **kwargs: Any,
+) -> gym.Env[Any, Any]:
+    """Make the environment that a dataset comes from.
+
+    Args:
+        source: A dataset as `load_dataset` returns it, a Minari dataset or its id, or a D4RL id.
+        evaluation: The environment meant for evaluation, where the dataset names one, instead of
+            the one the data was collected in.
+        **kwargs: Further arguments of `gymnasium.make`, for instance ``render_mode``.
+
+    Raises:
+        FileNotFoundError: The dataset is not on this machine.
+        ImportError: The simulator is not installed; the message says how to install it.
+        ValueError: The dataset does not say which environment it comes from.
+    """
+    if isinstance(source, str):
+        if source in TASKS:
+            return make(source, **kwargs)
+        source = open_minari(source)
+    facts = dict(
+        source.storage.metadata if isinstance(source, minari.MinariDataset) else metadata(source)
+    )
+    spec = (facts.get("eval_env_spec") if evaluation else None) or facts.get("env_spec")
+    if spec is None:
+        if facts.get("dataset_id") in TASKS:
+            return make(str(facts["dataset_id"]), **kwargs)
+        raise ValueError(
+            f"the dataset {facts.get('dataset_id', 'given')!r} does not say which environment it "
+            f"comes from; make that with gymnasium.make"
+        )
+    written = json.loads(str(spec))
+    package = str(written["entry_point"]).partition(".")[0]
+    if any(package in packages for packages in optional.EXTRAS.values()):
+        gym.register_envs(optional.require(package))
+    # Datasets of older Gymnasium versions carry fields that EnvSpec no longer has.
+    known = {item.name for item in fields(EnvSpec) if item.init}
+    return gym.make(EnvSpec(**{k: v for k, v in written.items() if k in known}), **kwargs)
