@@ -14,7 +14,6 @@ from torch import Tensor
 from mage_agent.data.ted import (
     OUTCOMES,
     Bounds,
-    action_bounds,
     as_float,
     assemble,
     check_contiguous,
@@ -85,7 +84,9 @@ def from_arrays(
         terminated,
         last,
         discount=discount,
-        facts={**(facts or {}), **_bounds(action, action_low, action_high)},
+        action_low=action_low,
+        action_high=action_high,
+        facts=facts or {},
     )
 
 
@@ -113,7 +114,7 @@ def from_tensordict(
         TypeError: The actions are not floating-point numbers.
         ValueError: There is no time dimension, or the episodes are interleaved.
     """
-    if not source.ndim or not source.numel():
+    if not source.ndim or not source.shape.numel():
         raise ValueError(f"a TensorDict of shape {tuple(source.shape)} holds no steps")
     row_end = torch.zeros(source.shape, dtype=torch.bool)
     row_end[..., -1] = True
@@ -145,8 +146,6 @@ def from_tensordict(
             f"this one has {sorted(map(str, flat.keys(include_nested=True, leaves_only=True)))}"
         )
     facts: dict[str, Any] = {**metadata(source)}
-    low = facts.pop("action_low", None) if action_low is None else action_low
-    high = facts.pop("action_high", None) if action_high is None else action_high
     return assemble(
         {key: flat[key].float() for key in names},
         {
@@ -158,7 +157,9 @@ def from_tensordict(
         terminated,
         last,
         discount=discount,
-        facts={**facts, **_bounds(flat["action"], low, high)},
+        action_low=facts.pop("action_low", None) if action_low is None else action_low,
+        action_high=facts.pop("action_high", None) if action_high is None else action_high,
+        facts=facts,
     )
 
 
@@ -183,8 +184,3 @@ def _is_float(value: Any) -> bool:
     if isinstance(value, TensorDictBase):  # environments with nested observations
         return all(_is_float(part) for part in value.values())
     return isinstance(value, Tensor) and value.is_floating_point()
-
-
-def _bounds(action: Tensor, low: Bounds, high: Bounds) -> dict[str, list[float]]:
-    # Whatever is wrong with the actions themselves is said by `assemble`.
-    return action_bounds(action, low, high) if action.ndim == 2 and len(action) else {}

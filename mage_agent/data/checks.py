@@ -45,7 +45,9 @@ def check_dataset(
             f"the actions are {dataset['action'].dtype}; only continuous actions are supported "
             f"(floating point, one column per action dimension), not discrete ones"
         )
-    for key in dataset.keys(include_nested=True, leaves_only=True):
+    leaves = list(dataset.keys(include_nested=True, leaves_only=True))
+    # A reward that is not finite spoils the returns before it; name the cause, not the effect.
+    for key in sorted(leaves, key=lambda leaf: leaf == "return_to_go"):
         if isinstance(dataset[key], Tensor) and dataset[key].is_floating_point():
             _check_values(dataset, key)
     for key in (*required_observations, "action"):

@@ -12,7 +12,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from mage_agent.data.ted import Bounds, action_bounds, as_float, assemble
+from mage_agent.data.ted import Bounds, as_float, assemble
 
 
 def open_minari(dataset_id: str, *, download: bool = True) -> minari.MinariDataset:
@@ -105,12 +105,9 @@ def read_minari(
         terminated & last,
         last,
         discount=discount,
-        facts=_facts(dataset)
-        | action_bounds(
-            action,
-            space.low if action_low is None else action_low,
-            space.high if action_high is None else action_high,
-        ),
+        action_low=space.low if action_low is None else action_low,
+        action_high=space.high if action_high is None else action_high,
+        facts=_facts(dataset),
     )
 
 

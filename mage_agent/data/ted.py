@@ -144,6 +144,8 @@ def assemble(
     last: Tensor,
     *,
     discount: float,
+    action_low: Bounds,
+    action_high: Bounds,
     facts: Mapping[str, Any],
 ) -> TensorDict:
     """Put columns together into the layout of this module.
@@ -157,11 +159,13 @@ def assemble(
         last: (N,) bool, True on the last step of every episode. Last steps that did not terminate
             are truncated. The very last step always counts as one.
         discount: Discount factor per step.
+        action_low: Lower action bound, as `action_bounds` takes it.
+        action_high: Upper action bound likewise.
         facts: The rest of the metadata.
 
     Raises:
         TypeError: The actions are not floating-point numbers.
-        ValueError: There are no steps, or the actions are not (N, A).
+        ValueError: There are no steps, the actions are not (N, A), or the bounds do not fit them.
     """
     if not len(action):
         raise ValueError("the dataset holds no steps; at least one is needed")
@@ -198,7 +202,8 @@ def assemble(
         },
         batch_size=[len(last)],
     )
-    dataset.set_non_tensor("metadata", {**facts, "discount": float(discount)})
+    bounds = action_bounds(action, action_low, action_high)
+    dataset.set_non_tensor("metadata", {**facts, **bounds, "discount": float(discount)})
     return dataset
 
 

@@ -1,0 +1,402 @@
+"""Minari datasets, own arrays and TensorDicts all end up as the same checked TED TensorDict."""
+
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import minari
+import numpy as np
+import pytest
+import torch
+from conftest import LENGTHS, TERMINATED, Arrays
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tensordict import TensorDict
+from torchrl.envs import GymEnv, set_gym_backend
+
+from mage_agent.data import (
+    check_dataset,
+    dataset_from_arrays,
+    load_dataset,
+    metadata,
+    observation_keys,
+)
+from mage_agent.data.ted import returns_to_go
+
+REAL = {  # id -> steps, episodes
+    "local/pen/expert-v0": (100_000, 1000),
+    "local/door/human-v0": (6_729, 25),
+    "local/door/cloned-v0": (100_001, 435),
+    "local/halfcheetah/medium-expert-v0": (100_000, 100),
+    "local/antmaze/umaze-v0": (94_871, 200),
+    "local/antmaze/medium-diverse-v0": (134_165, 300),
+}
+
+
+def assert_same(first: TensorDict, second: TensorDict) -> None:
+    keys = set(first.exclude("metadata").keys(True, True))
+    assert keys == set(second.exclude("metadata").keys(True, True))
+    for key in keys:
+        torch.testing.assert_close(first[key], second[key], msg=lambda m, k=key: f"{k}: {m}")
+
+
+def loop_returns(rewards: list[float], last: list[bool], discount: float) -> list[float]:
+    """The definition of return-to-go, one step at a time."""
+    total, result = 0.0, []
+    for reward, end in zip(reversed(rewards), reversed(last), strict=True):
+        total = reward + (0.0 if end else discount * total)
+        result.append(total)
+    return result[::-1]
+
+
+class TestReturnsToGo:
+    @given(
+        lengths=st.lists(st.integers(1, 40), min_size=1, max_size=6),
+        discount=st.sampled_from([0.0, 0.5, 0.99, 0.998, 1.0]),
+        seed=st.integers(0, 100),
+    )
+    @settings(deadline=None, max_examples=50)
+    def test_equals_the_loop(self, lengths: list[int], discount: float, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        reward = torch.randn(sum(lengths), generator=generator, dtype=torch.float64)
+        episode = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+        last = torch.cat([episode[1:] != episode[:-1], torch.tensor([True])])
+        expected = torch.tensor(loop_returns(reward.tolist(), last.tolist(), discount))
+        torch.testing.assert_close(returns_to_go(reward, episode, discount).float(), expected)
+
+    def test_keeps_shape_and_type(self) -> None:
+        reward = torch.ones(4, 1)
+        result = returns_to_go(reward, torch.tensor([0, 0, 1, 1]), 0.5)
+        assert result.dtype == torch.float32
+        assert result.flatten().tolist() == [1.5, 1.0, 1.5, 1.0]
+
+    def test_one_very_long_episode(self) -> None:
+        reward = torch.ones(100_000)
+        result = returns_to_go(reward, torch.zeros(100_000, dtype=torch.int64), 0.999)
+        assert result[0].item() == pytest.approx(1000.0, rel=1e-6)
+        assert result[-1].item() == 1.0
+
+
+class TestMinari:
+    def test_layout(self, minari_dataset: minari.MinariDataset) -> None:
+        dataset = load_dataset(minari_dataset)
+        steps = sum(LENGTHS)
+        assert dataset.shape == (steps,)
+        shapes = {
+            key: tuple(dataset[key].shape) for key in dataset.exclude("metadata").keys(True, True)
+        }
+        assert shapes == {
+            "observation": (steps, 3),
+            "action": (steps, 2),
+            "episode": (steps,),
+            "step_count": (steps, 1),
+            "return_to_go": (steps, 1),
+            ("next", "observation"): (steps, 3),
+            ("next", "reward"): (steps, 1),
+            ("next", "terminated"): (steps, 1),
+            ("next", "truncated"): (steps, 1),
+            ("next", "done"): (steps, 1),
+        }
+        assert {dataset[key].dtype for key in shapes} == {torch.float32, torch.int64, torch.bool}
+        assert dataset["episode"].unique_consecutive(return_counts=True)[1].tolist() == [*LENGTHS]
+
+    def test_contents(
+        self, minari_dataset: minari.MinariDataset, toy_episodes: list[Arrays]
+    ) -> None:
+        dataset = load_dataset(minari_dataset, discount=0.9)
+        for number, episode in enumerate(toy_episodes):
+            mine = dataset[dataset["episode"] == number]
+            length = LENGTHS[number]
+            assert np.array_equal(mine["observation"], episode["observations"][:-1])
+            assert np.array_equal(mine["next", "observation"], episode["observations"][1:])
+            assert np.array_equal(mine["action"], episode["actions"])
+            assert mine["step_count"].flatten().tolist() == list(range(length))
+            assert mine["next", "done"].flatten().tolist() == [False] * (length - 1) + [True]
+            assert mine["next", "terminated"][-1].item() is TERMINATED[number]
+            assert mine["next", "truncated"][-1].item() is not TERMINATED[number]
+            assert not mine["next", "truncated"][:-1].any()
+            last = [False] * (length - 1) + [True]
+            expected = loop_returns(episode["rewards"].tolist(), last, 0.9)
+            torch.testing.assert_close(mine["return_to_go"].flatten(), torch.tensor(expected))
+
+    def test_all_sources_agree(
+        self, minari_dataset: minari.MinariDataset, toy_dataset: TensorDict
+    ) -> None:
+        from_minari = load_dataset(minari_dataset)
+        assert_same(from_minari, toy_dataset)
+        assert_same(load_dataset("toy/point-v0"), toy_dataset)
+        assert_same(load_dataset(toy_dataset), toy_dataset)
+
+    def test_metadata(self, minari_dataset: minari.MinariDataset) -> None:
+        facts = metadata(load_dataset(minari_dataset, discount=0.95))
+        assert facts["dataset_id"] == "toy/point-v0"
+        assert facts["discount"] == 0.95
+        assert (facts["ref_min_score"], facts["ref_max_score"]) == (-10.0, 5.0)
+        assert (facts["action_low"], facts["action_high"]) == ([-1.0, -1.0], [1.0, 1.0])
+        assert '"max_episode_steps": 200' in facts["env_spec"]
+        assert '"max_episode_steps": 33' in facts["eval_env_spec"]
+
+    def test_metadata_survives_slicing_and_saving(
+        self, minari_dataset: minari.MinariDataset, tmp_path: Any
+    ) -> None:
+        dataset = load_dataset(minari_dataset)
+        facts = metadata(dataset)
+        dataset.memmap(tmp_path / "saved")
+        assert metadata(dataset[3:20]) == facts
+        assert metadata(TensorDict.load_memmap(tmp_path / "saved")) == facts
+
+    def test_filtered_dataset(self, minari_dataset: minari.MinariDataset) -> None:
+        long = minari_dataset.filter_episodes(lambda episode: len(episode) > 20)
+        dataset = load_dataset(long)
+        counts = dataset["episode"].unique(return_counts=True)
+        assert counts[0].tolist() == [0, 1, 2, 3]
+        assert counts[1].tolist() == [length for length in LENGTHS if length > 20]
+
+    def test_goals_are_flat_keys(self, goal_minari_dataset: minari.MinariDataset) -> None:
+        dataset = load_dataset(goal_minari_dataset)
+        assert observation_keys(dataset) == ("achieved_goal", "desired_goal", "observation")
+        assert torch.equal(dataset["desired_goal"][:, 0], dataset["episode"] + 1.0)
+        assert torch.equal(dataset["next", "achieved_goal"], dataset["next", "observation"][:, :2])
+
+    def test_nested_observations_keep_their_nesting(
+        self, toy_episodes: list[Arrays], make_minari: Callable[..., minari.MinariDataset]
+    ) -> None:
+        nested = [
+            {
+                **e,
+                "observations": {
+                    "observation": e["observations"],
+                    "goal": {"a": e["observations"]},
+                },
+            }
+            for e in toy_episodes
+        ]
+        box = gym.spaces.Box(-np.inf, np.inf, (3,))
+        space = gym.spaces.Dict({"observation": box, "goal": gym.spaces.Dict({"a": box})})
+        dataset = load_dataset(make_minari(nested, space))
+        assert torch.equal(dataset["goal", "a"], dataset["observation"])
+        assert_same(load_dataset(dataset), dataset)
+
+    def test_a_recording_that_just_stops_is_truncated(
+        self, toy_episodes: list[Arrays], make_minari: Callable[..., minari.MinariDataset]
+    ) -> None:
+        for episode in toy_episodes:
+            episode["terminations"][:] = episode["truncations"][:] = False
+        dataset = load_dataset(make_minari(toy_episodes, gym.spaces.Box(-9, 9, (3,))))
+        assert int(dataset["next", "truncated"].sum()) == len(LENGTHS)
+        assert not dataset["next", "terminated"].any()
+
+    def test_missing(self, minari_dataset: minari.MinariDataset) -> None:
+        with pytest.raises(FileNotFoundError, match="minari download toy/other-v0") as caught:
+            load_dataset("toy/other-v0", download=False)
+        assert "toy/point-v0" in str(caught.value)
+
+    def test_failed_download(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def offline(*_: Any) -> None:
+            raise ConnectionError("no network")
+
+        monkeypatch.setattr("minari.storage.hosting.download_dataset", offline)
+        with pytest.raises(FileNotFoundError, match="no network"):
+            load_dataset("toy/other-v0")
+
+    def test_discrete_actions_are_refused(
+        self, toy_episodes: list[Arrays], make_minari: Callable[..., minari.MinariDataset]
+    ) -> None:
+        for episode in toy_episodes:
+            episode["actions"] = np.zeros(len(episode["rewards"]), dtype=np.int64)
+        discrete = make_minari(toy_episodes, gym.spaces.Box(-9, 9, (3,)), gym.spaces.Discrete(3))
+        with pytest.raises(TypeError, match="only continuous actions"):
+            load_dataset(discrete)
+
+    def test_lengths_that_do_not_fit(
+        self, toy_episodes: list[Arrays], make_minari: Callable[..., minari.MinariDataset]
+    ) -> None:
+        toy_episodes[2]["observations"] = toy_episodes[2]["observations"][:-1]
+        damaged = make_minari(toy_episodes, gym.spaces.Box(-9, 9, (3,)))
+        with pytest.raises(ValueError, match=r"episode 2 .* has 30 steps but 30 rows"):
+            load_dataset(damaged)
+
+    def test_no_episodes(self, minari_dataset: minari.MinariDataset) -> None:
+        with pytest.raises(ValueError, match="holds no steps"):
+            load_dataset(minari_dataset.filter_episodes(lambda _: False))
+
+
+class TestTensorDict:
+    def test_rollout_of_an_environment(self) -> None:
+        with set_gym_backend("gymnasium"):
+            env = GymEnv("Pendulum-v1")
+            env.set_seed(0)
+            rollout = env.rollout(250, break_when_any_done=False)
+        dataset = load_dataset(rollout, action_low=-2.0, action_high=2.0)
+        assert dataset["episode"].unique_consecutive(return_counts=True)[1].tolist() == [200, 50]
+        assert dataset["next", "truncated"].flatten().nonzero().flatten().tolist() == [199, 249]
+        assert torch.equal(dataset["observation"], rollout["observation"])
+        assert metadata(dataset)["action_high"] == [2.0]
+
+    def test_rows_of_a_batch_are_separate_episodes(self, toy_dataset: TensorDict) -> None:
+        batch = toy_dataset[-60:].exclude("episode", "metadata").reshape(3, 20)
+        dataset = load_dataset(batch)
+        assert dataset["episode"].tolist() == [0] * 20 + [1] * 20 + [2] * 20
+        assert dataset["next", "truncated"].flatten().nonzero().flatten().tolist() == [19, 39]
+
+    def test_trajectory_ids_of_a_collector(self, toy_dataset: TensorDict) -> None:
+        source = toy_dataset.exclude("episode", "step_count", "return_to_go", ("next", "done"))
+        source["next", "truncated"] = torch.zeros_like(source["next", "truncated"])
+        source["collector", "traj_ids"] = toy_dataset["episode"] + 7
+        assert_same(load_dataset(source), toy_dataset)
+
+    def test_other_discount(self, toy_dataset: TensorDict) -> None:
+        again = load_dataset(toy_dataset, discount=0.5)
+        assert metadata(again)["discount"] == 0.5
+        assert not torch.allclose(again["return_to_go"], toy_dataset["return_to_go"])
+        assert metadata(toy_dataset)["discount"] == 0.99  # the source is untouched
+
+    def test_without_next_observations(self, toy_dataset: TensorDict) -> None:
+        dataset = load_dataset(toy_dataset.exclude(("next", "observation")))
+        last = dataset["next", "done"].flatten()
+        assert torch.equal(
+            dataset["next", "observation"][~last], toy_dataset["next", "observation"][~last]
+        )
+        assert torch.equal(dataset["next", "observation"][last], dataset["observation"][last])
+
+    def test_interleaved_episodes(self, toy_dataset: TensorDict) -> None:
+        with pytest.raises(ValueError, match=r"lies in \d+ pieces; sort the steps"):
+            load_dataset(toy_dataset[torch.arange(sum(LENGTHS)) % 50])
+
+    @pytest.mark.parametrize("key", ["action", "observation", ("next", "reward")])
+    def test_missing_key(self, toy_dataset: TensorDict, key: str | tuple[str, ...]) -> None:
+        source = toy_dataset.exclude(key)
+        if key == "observation":
+            source = source.exclude(("next", "observation"))
+        with pytest.raises(KeyError, match="a TED TensorDict has observations"):
+            load_dataset(source)
+
+    def test_empty(self, toy_dataset: TensorDict) -> None:
+        with pytest.raises(ValueError, match="holds no steps"):
+            load_dataset(toy_dataset[:0])
+
+    def test_single_step(self, toy_dataset: TensorDict) -> None:
+        dataset = load_dataset(toy_dataset[:1])
+        assert torch.equal(dataset["return_to_go"], dataset["next", "reward"])
+
+    def test_discrete_actions(self, toy_dataset: TensorDict) -> None:
+        toy_dataset["action"] = torch.zeros(len(toy_dataset), 4, dtype=torch.int64)  # one-hot
+        with pytest.raises(TypeError, match="only continuous actions"):
+            load_dataset(toy_dataset)
+
+
+class TestArrays:
+    def test_rows_must_match(self, rng: np.random.Generator) -> None:
+        with pytest.raises(ValueError, match="'actions': 9"):
+            dataset_from_arrays(
+                rng.normal(size=(10, 3)),
+                rng.normal(size=(9, 2)),
+                np.ones(10),
+                np.ones(10),
+                np.ones(10),
+            )
+
+    def test_last_next_observation_stays_in_the_episode(self) -> None:
+        observation = np.arange(6.0).reshape(6, 1)
+        ends = np.array([0, 0, 1, 0, 0, 1], dtype=bool)
+        dataset = dataset_from_arrays(
+            {"observation": observation}, 0.1 * np.ones((6, 1)), np.ones(6), ends & False, ends
+        )
+        assert dataset["next", "observation"].flatten().tolist() == [1, 2, 2, 4, 5, 5]
+
+
+class TestChecks:
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+    @pytest.mark.parametrize("key", ["observation", "action", ("next", "reward")])
+    def test_not_finite(self, toy_dataset: TensorDict, key: Any, value: float) -> None:
+        toy_dataset[key][12, 0] = value  # episodes of 1 and 7 steps come first
+        name = "/".join(key) if isinstance(key, tuple) else key
+        with pytest.raises(ValueError, match=rf"{name} holds .* not finite.* episode 2, step 4"):
+            check_dataset(toy_dataset)
+        with pytest.raises(ValueError, match=f"{name} holds"):
+            load_dataset(toy_dataset)
+
+    @pytest.mark.parametrize("key", ["observation", "action"])
+    def test_all_zero(self, toy_dataset: TensorDict, key: str) -> None:
+        toy_dataset[key].zero_()
+        with pytest.raises(ValueError, match=f"'{key}' is zero in all 149 steps"):
+            check_dataset(toy_dataset)
+
+    def test_zero_rewards_are_fine(self, toy_dataset: TensorDict) -> None:
+        toy_dataset["next", "reward"].zero_()
+        check_dataset(toy_dataset)
+
+    def test_action_outside_the_bounds(self, toy_dataset: TensorDict) -> None:
+        toy_dataset["action"][8, 1] = -1.5
+        toy_dataset["action"][9, 1] = 3.0
+        with pytest.raises(
+            ValueError, match=r"action 3 in episode 2, step 1, dimension 1 .* \[-1, 1\]"
+        ):
+            check_dataset(toy_dataset)
+        assert len(load_dataset(toy_dataset, action_high=[1.0, 3.0], action_low=-1.5)) == 149
+
+    def test_rounding_is_not_outside(self, toy_dataset: TensorDict) -> None:
+        toy_dataset["action"][8, 1] = 1.0 + 1e-6
+        check_dataset(toy_dataset)
+
+    @pytest.mark.parametrize(
+        ("low", "high", "message"),
+        [(1.0, -1.0, "is not below"), ([-1.0] * 3, 1.0, "action_low has 3 values; 1 or 2")],
+    )
+    def test_unfit_bounds(self, toy_dataset: TensorDict, low: Any, high: Any, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            load_dataset(toy_dataset, action_low=low, action_high=high)
+
+    def test_infinite_bounds_become_those_of_the_data(self, toy_dataset: TensorDict) -> None:
+        dataset = load_dataset(toy_dataset, action_low=-np.inf, action_high=np.inf)
+        high = metadata(dataset)["action_high"]
+        torch.testing.assert_close(torch.tensor(high), dataset["action"].amax(0))
+
+    def test_missing_observation(self, toy_dataset: TensorDict) -> None:
+        with pytest.raises(KeyError, match="lacks desired_goal, next/desired_goal"):
+            check_dataset(toy_dataset, required_observations=("observation", "desired_goal"))
+
+    @pytest.mark.parametrize("key", ["episode", "return_to_go", ("next", "done"), "next"])
+    def test_incomplete(self, toy_dataset: TensorDict, key: Any) -> None:
+        with pytest.raises(KeyError, match="the dataset lacks"):
+            check_dataset(toy_dataset.exclude(key))
+
+    def test_observations_that_are_not_flat(self, toy_dataset: TensorDict) -> None:
+        source = toy_dataset.exclude("metadata")
+        for where in (source, source["next"]):
+            where["observation"] = where["observation"].reshape(-1, 3, 1)
+        with pytest.raises(ValueError, match=r"observation has the shape \(149, 3, 1\)"):
+            load_dataset(source)
+
+    @pytest.mark.parametrize("discount", [0.0, -0.1, 1.01, float("nan")])
+    def test_discount(self, toy_dataset: TensorDict, discount: float) -> None:
+        with pytest.raises(ValueError, match=r"discount must lie in \(0, 1\]"):
+            load_dataset(toy_dataset, discount=discount)
+
+    def test_unknown_source(self) -> None:
+        with pytest.raises(TypeError, match="cannot load a dataset from list"):
+            load_dataset([1, 2])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dataset_id", REAL)
+def test_real_dataset(dataset_id: str, real_dataset: Callable[[str], minari.MinariDataset]) -> None:
+    source = real_dataset(dataset_id)
+    dataset = load_dataset(dataset_id)
+    assert (len(dataset), source.total_episodes) == REAL[dataset_id]
+    assert int(dataset["next", "done"].sum()) == source.total_episodes
+    returns = np.array([episode.rewards.sum() for episode in source.iterate_episodes()])
+    sums = torch.zeros(len(returns)).index_add(
+        0, dataset["episode"], dataset["next", "reward"].flatten()
+    )
+    np.testing.assert_allclose(sums, returns, rtol=1e-3, atol=1e-3)
+    inside = ~dataset["next", "done"][:-1].flatten()
+    assert torch.equal(
+        dataset["next", "observation"][:-1][inside], dataset["observation"][1:][inside]
+    )
+
+
+def test_dataset_moved_away(minari_dataset: minari.MinariDataset, tmp_path: Any) -> None:
+    shutil.rmtree(tmp_path / "minari" / "toy" / "point-v0")
+    with pytest.raises(FileNotFoundError, match="Datasets on this machine: none"):
+        load_dataset("toy/point-v0", download=False)
