@@ -310,6 +310,7 @@ def make_environment(
     source: str | minari.MinariDataset | TensorDictBase,
     *,
     evaluation: bool = True,
+    download: bool = True,
     **kwargs: Any,
 ) -> gym.Env[Any, Any]:
     """Make the environment that a dataset comes from.
@@ -318,6 +319,7 @@ def make_environment(
         source: A dataset as `load_dataset` returns it, a Minari dataset or its id, or a D4RL id.
         evaluation: The environment meant for evaluation, where the dataset names one, instead of
             the one the data was collected in.
+        download: Whether Minari may fetch a dataset, given by its id, that is not on this machine.
         **kwargs: Further arguments of `gymnasium.make`, for instance ``render_mode``.
 
     Raises:
@@ -328,7 +330,7 @@ def make_environment(
     if isinstance(source, str):
         if source in TASKS:
             return make(source, **kwargs)
-        source = open_minari(source)
+        source = open_minari(source, download=download)
     facts = dict(
         source.storage.metadata if isinstance(source, minari.MinariDataset) else metadata(source)
     )
