@@ -160,9 +160,10 @@ class TestBadFiles:
             load_dataset(write(rewards=columns["rewards"][:-1]))
 
     def test_values_are_checked(self, write: WriteFile, columns: Arrays) -> None:
-        columns["rewards"][40] = np.nan
+        rewards = columns["rewards"].copy()
+        rewards[40] = np.nan
         with pytest.raises(ValueError, match=r"next/reward .* episode 4, step 0"):
-            load_dataset(write(**columns))
+            load_dataset(write(rewards=rewards))
         with pytest.raises(ValueError, match="lies outside the bounds"):
             load_dataset(write(), action_high=0.1)
 
