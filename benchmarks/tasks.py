@@ -1,15 +1,8 @@
 """The task table: which preset and how many evaluation episodes go with which dataset."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-import gymnasium as gym
-import gymnasium_robotics
-from gymnasium.envs.registration import EnvSpec
-from tensordict import TensorDictBase
-
-__all__ = ["Task", "env_maker", "task_of"]
+__all__ = ["TASKS", "Task", "task_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,17 +48,3 @@ def task_of(dataset_id: str) -> Task:
             "local/pen/expert-v0; add a row to benchmarks/tasks.py for a new domain."
         )
     return TASKS[domain]
-
-
-def env_maker(dataset: TensorDictBase) -> Callable[[], gym.Env[Any, Any]]:
-    """Return a function that makes the environment a dataset is evaluated in.
-
-    Raises:
-        ValueError: the dataset names no environment.
-    """
-    facts = dataset.get_non_tensor("metadata")
-    spec = facts.get("eval_env_spec") or facts.get("env_spec")
-    if spec is None:
-        raise ValueError(f"the dataset {facts.get('dataset_id')} names no environment.")
-    gym.register_envs(gymnasium_robotics)
-    return lambda: gym.make(EnvSpec.from_json(spec))
