@@ -1,7 +1,6 @@
 """``make demo``: collect a maze dataset, train on it, compare with cloning, draw the plans."""
 
 import argparse
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,11 @@ CONFIG = MAGEConfig.preset("small", observation_keys=GOAL_KEYS, horizon=48)
 EVALUATION_SEED = 100_000  # both methods meet the same starts and goals
 ROUTE = {"reset_cell": np.array([6, 1]), "goal_cell": np.array([1, 6])}  # corner to corner
 
+PLANNING_STEP = 20  # the plan drawn is made under way: a point at rest does not get far
+POSITION = (0, 1)  # where the plan's observations hold the position
+
 Env = gym.Env[Any, Any]
+Observation = dict[str, npt.NDArray[Any]]
 
 
 def run_demo(
@@ -143,50 +146,51 @@ def _compare(
     return table
 
 
-def _path(
-    env: Env, predict: Callable[[Any], npt.NDArray[Any]], seed: int
-) -> tuple[npt.NDArray[np.float64], dict[str, npt.NDArray[Any]]]:
-    """Run one episode corner to corner; return the positions (T, 2) and the first observation."""
+def _path(env: Env, method: MAGEPolicy | BehaviourCloning, seed: int) -> list[Observation]:
+    """Run one episode corner to corner; return every observation."""
     observation, _ = env.reset(seed=seed, options=ROUTE)
-    first = {key: np.asarray(value).copy() for key, value in observation.items()}
-    positions, done = [first["achieved_goal"]], False
+    seen, done = [observation], False
     while not done:
-        observation, _, terminated, truncated, _ = env.step(predict(observation))
-        positions.append(observation["achieved_goal"].copy())
+        action, _ = method.predict(observation, deterministic=True)
+        observation, _, terminated, truncated, _ = env.step(action)
+        seen.append({key: np.copy(value) for key, value in observation.items()})
         done = terminated or truncated
-    return np.array(positions), first
+    return seen
 
 
 def _draw(env: Env, policy: MAGEPolicy, cloning: BehaviourCloning, rollouts: int = 8) -> Figure:
     """Draw rollouts of both methods above one plan, decoded scale by scale."""
-    maze_map = env.get_wrapper_attr("maze").maze_map
     scales = policy.config.num_scales
-    figure = Figure(figsize=(3.2 * scales, 9.6), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=(2, 1))
-    wide, narrow = upper.subplots(1, 2), lower.subplots(1, scales, squeeze=False)[0]
-    for axes in (*wide, *narrow):
-        plot_maze(axes, maze_map)
+    figure = Figure(figsize=(3.2 * scales, 10), layout="constrained")
+    # "A" and "B" hold rollouts; below them one panel per scale, named by a digit.
+    panels = figure.subplot_mosaic(
+        "A" * scales + "B" * scales + "\n" + "".join(f"{k}{k}" for k in range(scales)),
+        height_ratios=(2, 1),
+    )
+    for axes in panels.values():
+        plot_maze(axes, env.get_wrapper_attr("maze").maze_map)
 
-    for axes, name, wrapped, method in (
-        (wide[0], "behaviour cloning", env, cloning),
-        (wide[1], "MAGE", policy.wrap(env), policy),
-    ):
-        for seed in range(rollouts):
-            positions, first = _path(
-                wrapped, lambda seen, act=method: act.predict(seen, deterministic=True)[0], seed
-            )
-            plot_path(axes, positions, goal=first["desired_goal"], alpha=0.8)
-        axes.set_title(f"{name}: {rollouts} rollouts, corner to corner")
+    for seed in range(rollouts):
+        cloned = _path(env, cloning, seed)
+        planned = _path(policy.wrap(env), policy, seed)
+        for axes, seen in ((panels["A"], cloned), (panels["B"], planned)):
+            positions = [observation["achieved_goal"] for observation in seen]
+            plot_path(axes, positions, goal=seen[0]["desired_goal"])
+    panels["A"].set_title(f"behaviour cloning: {rollouts} rollouts, corner to corner")
+    panels["B"].set_title(f"MAGE: {rollouts} rollouts, corner to corner")
 
-    start = np.concatenate([first[key] for key in policy.config.observation_keys])
+    now = planned[PLANNING_STEP]
     plan = policy.model.plan(
-        torch.as_tensor(start, dtype=torch.float32)[None],
-        torch.tensor([policy.target_return]),
+        torch.cat([torch.as_tensor(now[key]).float() for key in GOAL_KEYS])[None],
+        torch.as_tensor(now["return_to_go"])[None],
         partial=True,
     )
-    at = sum(first[key].size for key in policy.config.observation_keys[:1])
-    plot_plan(narrow, plan, dimensions=(at, at + 1), goal=first["desired_goal"])
-    lower.suptitle("one plan, coarse to fine")
+    plot_plan(
+        [panels[str(k)] for k in range(scales)],
+        plan,
+        dimensions=POSITION,
+        goal=now["desired_goal"],
+    )
     return figure
 
 
