@@ -9,8 +9,9 @@ skill. Any log will do that has one row per step, episode after episode.
 import argparse
 
 import numpy as np
+from tensordict import TensorDict
 
-from mage_agent import MAGEConfig, MAGEPolicy, dataset_from_arrays
+from mage_agent import MAGEConfig, MAGEPolicy, load_dataset
 
 
 def push(position: float, speed: float, force: float) -> tuple[float, float]:
@@ -19,24 +20,34 @@ def push(position: float, speed: float, force: float) -> tuple[float, float]:
     return position + 0.1 * speed, speed
 
 
-def record(episodes: int, length: int = 50) -> dict[str, np.ndarray]:
+def record(episodes: int, length: int = 50) -> TensorDict:
     """Drive the cart, the better the later the episode, and log every step."""
     random = np.random.default_rng(0)
-    log: dict[str, list[object]] = {"observations": [], "actions": [], "rewards": []}
+    observations, actions, rewards = [], [], []
     for skill in np.linspace(0, 1, episodes):
         position, speed = random.uniform(-1, 1), 0.0
         for _ in range(length):
             force = skill * (-3 * position - 2 * speed) + (1 - skill) * random.normal()
             force = float(np.clip(force, -1, 1))
-            log["observations"].append([position, speed])
-            log["actions"].append([force])
+            observations.append([position, speed])
+            actions.append([force])
             position, speed = push(position, speed, force)
-            log["rewards"].append(-abs(position))
-    arrays = {name: np.array(rows) for name, rows in log.items()}
-    # A recording that merely stops is a truncation; a termination means no reward can follow.
-    arrays["truncations"] = np.arange(1, episodes * length + 1) % length == 0
-    arrays["terminations"] = np.zeros(episodes * length, dtype=bool)
-    return arrays
+            rewards.append(-abs(position))
+    steps = np.arange(1, episodes * length + 1)
+    return TensorDict(
+        {
+            "observation": np.array(observations),  # (N, S)
+            "action": np.array(actions),  # (N, A)
+            "next": {
+                "reward": np.array(rewards)[:, None],  # (N, 1)
+                # A recording that merely stops is truncated; terminated means that no reward can
+                # follow.
+                "truncated": (steps % length == 0)[:, None],
+                "terminated": np.zeros((len(steps), 1), dtype=bool),
+            },
+        },
+        batch_size=[len(steps)],
+    )
 
 
 def main() -> None:
@@ -46,7 +57,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2_000, help="gradient steps per stage")
     args = parser.parse_args()
 
-    dataset = dataset_from_arrays(**record(args.episodes), action_low=-1, action_high=1)
+    dataset = load_dataset(record(args.episodes), action_low=-1, action_high=1)
     config = MAGEConfig.preset("small", tokenizer_steps=args.steps, generator_steps=args.steps)
     policy = MAGEPolicy.from_dataset(dataset, config).learn(dataset)
 
