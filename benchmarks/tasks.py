@@ -1,6 +1,7 @@
 """The task table: which preset and how many evaluation episodes go with which dataset."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 __all__ = ["TASKS", "Task", "task_of"]
 
@@ -12,21 +13,25 @@ class Task:
     Attributes:
         preset: name of the ``MAGEConfig`` preset.
         episodes: evaluation episodes per training seed (the paper's).
+        deterministic: whether return-conditioned policies take their likeliest action.
+        environment: settings of the environment that differ from the dataset's own.
     """
 
     preset: str
     episodes: int
+    deterministic: bool = True
+    environment: dict[str, Any] = field(default_factory=dict)
 
 
 _ADROIT = Task(preset="adroit", episodes=20)
 _LOCOMOTION = Task(preset="locomotion", episodes=20)
 TASKS = {
-    "pen": _ADROIT,
+    "pen": replace(_ADROIT, environment={"max_episode_steps": 100}),  # D4RL's limit
     "door": _ADROIT,
     "hammer": _ADROIT,
     "relocate": _ADROIT,
     "kitchen": Task(preset="kitchen", episodes=20),
-    "antmaze": Task(preset="antmaze", episodes=100),
+    "antmaze": Task(preset="antmaze", episodes=100, deterministic=False),
     "pointmaze": Task(preset="maze2d", episodes=100),
     "halfcheetah": _LOCOMOTION,
     "hopper": _LOCOMOTION,

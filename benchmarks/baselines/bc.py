@@ -89,6 +89,12 @@ class BehaviourCloning(nn.Module):
         return self.eval()
 
     @torch.no_grad()
+    def describe(self, dataset: TensorDictBase) -> dict[str, float]:
+        """Mean squared action error on a dataset, in environment units."""
+        action = self(self._concatenate(dataset)).clamp(self.low, self.high)
+        return {"action_error": float((action - dataset["action"]).square().mean())}
+
+    @torch.no_grad()
     def predict(
         self,
         observation: Any,

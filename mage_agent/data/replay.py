@@ -80,10 +80,14 @@ class WindowSampler(Sampler):  # type: ignore[misc]
             raise ValueError(
                 f"the sampler was made for {len(self._last)} steps, the storage has {len(storage)}"
             )
-        start = self._starts(batch_size)
+        index, mask = self.windows(self._starts(batch_size))
+        return index, {MASK_KEY: mask}
+
+    def windows(self, start: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows and mask, both (B, T), of the windows that begin at the rows `start`, (B,)."""
         last = self._last[start].unsqueeze(-1)  # (B, 1)
         index = start.unsqueeze(-1) + self._offsets  # (B, T)
-        return torch.minimum(index, last), {MASK_KEY: index <= last}
+        return torch.minimum(index, last), index <= last
 
     def _starts(self, batch_size: int) -> Tensor:
         """First rows of the windows, (B,)."""

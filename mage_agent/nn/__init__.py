@@ -1,0 +1,1 @@
+"""The networks of MAGE; they see tensors in normalised units only."""

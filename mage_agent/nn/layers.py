@@ -1,0 +1,131 @@
+"""Layers shared by the networks: attention with an explicit cache, blocks, masked averages."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["MLP", "Attention", "Block", "KeyValue", "edge_pad", "masked_mean"]
+
+KeyValue = tuple[Tensor, Tensor]
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the entries whose mask is true; NaN in masked entries does no harm.
+
+    Args:
+        values: shape (B, T) or (B, T, X).
+        mask: booleans, shape (B, T).
+
+    Returns:
+        A scalar; 0 when the mask is false everywhere.
+    """
+    mask = mask.expand_as(values) if mask.ndim == values.ndim else mask[..., None].expand_as(values)
+    # Select rather than multiply: NaN * 0 is NaN, forwards and backwards.
+    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp_min(1)
+
+
+def edge_pad(values: Tensor, mask: Tensor) -> Tensor:
+    """Repeat the last real step over the padding, whatever the padding holds.
+
+    Args:
+        values: shape (B, T, X).
+        mask: booleans, true for a prefix of at least one step, shape (B, T).
+
+    Returns:
+        Padded values, shape (B, T, X).
+    """
+    last = mask.sum(dim=1, keepdim=True).clamp_min(1) - 1  # (B, 1)
+    steps = torch.arange(mask.shape[1], device=mask.device).minimum(last)  # (B, T)
+    return values.gather(1, steps[..., None].expand_as(values))
+
+
+class MLP(nn.Sequential):
+    """Fully connected layers with GELU between them."""
+
+    def __init__(self, *sizes: int) -> None:
+        layers: list[nn.Module] = []
+        for size_in, size_out in zip(sizes[:-1], sizes[1:], strict=True):
+            layers += [nn.Linear(size_in, size_out), nn.GELU()]
+        super().__init__(*layers[:-1])
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; keys and values of earlier scales come and go as arguments."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.project = nn.Linear(width, width)
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, past: KeyValue | None = None
+    ) -> tuple[Tensor, KeyValue]:
+        """Attend over ``past`` and ``x``.
+
+        Args:
+            x: inputs, shape (B, L, D).
+            mask: booleans, true where a query (row) may see a key (column), shape (L, L).
+            past: keys and values of earlier positions, each (B, heads, L_past, D / heads).
+
+        Returns:
+            Outputs (B, L, D), and the keys and values of all positions so far.
+        """
+        query, key, value = (
+            self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        )  # each (B, heads, L, D / heads)
+        if past is not None:
+            key = torch.cat([past[0], key], dim=2)
+            value = torch.cat([past[1], value], dim=2)
+        if x.device.type == "cpu":  # the bfloat16 kernel's backward pass is 10 times slower there
+            with torch.autocast("cpu", enabled=False):
+                out = F.scaled_dot_product_attention(
+                    query.float(), key.float(), value.float(), attn_mask=mask
+                )
+        else:
+            out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return self.project(out.transpose(1, 2).flatten(2)), (key, value)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block whose norms are scaled, shifted and gated by a condition (adaLN).
+
+    The modulation is the sum of a signal shared by all blocks and an offset of the block's own
+    (adaLN-single), so that conditioning costs one projection per model and not one per block.
+    Without a condition the offset alone makes it an ordinary pre-norm block.
+    """
+
+    def __init__(self, width: int, num_heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, elementwise_affine=False)
+        self.attention = Attention(width, num_heads)
+        self.norm2 = nn.LayerNorm(width, elementwise_affine=False)
+        self.mlp = MLP(width, 4 * width, width)
+        self.dropout = nn.Dropout(dropout)
+        self.offset = nn.Parameter(torch.zeros(6, width))
+
+    def forward(
+        self,
+        x: Tensor,
+        modulation: Tensor | float = 0.0,
+        mask: Tensor | None = None,
+        past: KeyValue | None = None,
+    ) -> tuple[Tensor, KeyValue]:
+        """Apply the block.
+
+        Args:
+            x: inputs, shape (B, L, D).
+            modulation: scales, shifts and gates, shape (B, L or 1, 6, D).
+            mask: see ``Attention``.
+            past: see ``Attention``.
+
+        Returns:
+            Outputs (B, L, D), and this block's keys and values.
+        """
+        scale1, shift1, gate1, scale2, shift2, gate2 = (self.offset + modulation).unbind(-2)
+        attended, present = self.attention(self.norm1(x) * (1 + scale1) + shift1, mask, past)
+        x = x + (1 + gate1) * self.dropout(attended)
+        hidden = self.mlp(self.norm2(x) * (1 + scale2) + shift2)
+        return x + (1 + gate2) * self.dropout(hidden), present

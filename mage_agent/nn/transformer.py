@@ -1,0 +1,107 @@
+"""Multi-scale transformer: all tokens of a scale at once, scales one after another (Eq. 4-5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+import torch
+from torch import Tensor, nn
+
+from mage_agent.nn.layers import MLP, Block, KeyValue
+
+__all__ = ["MultiScaleTransformer"]
+
+
+class MultiScaleTransformer(nn.Module):
+    """p(m_k | m_<k, s_0, R_0) for every scale k (Eq. 4).
+
+    Args:
+        scale_lengths: tokens per scale, L_1 < ... < L_K.
+        codebook_size: number of codes V.
+        code_dim: code width C.
+        observation_dim: observation size S.
+        width: width D.
+        num_blocks: number of blocks.
+        num_heads: attention heads.
+        dropout: dropout rate.
+    """
+
+    def __init__(
+        self,
+        *,
+        scale_lengths: Sequence[int],
+        codebook_size: int,
+        code_dim: int,
+        observation_dim: int,
+        width: int,
+        num_blocks: int,
+        num_heads: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.ends = tuple(accumulate(scale_lengths))
+        self.starts = (0, *self.ends[:-1])
+        total = self.ends[-1]
+        self.embed_code = nn.Linear(code_dim, width)
+        self.position = nn.Parameter(0.02 * torch.randn(total, width))
+        # s_0, R_0, and a flag that is 0 where the return is withheld.
+        self.embed_condition = MLP(observation_dim + 2, width, width)
+        self.modulation = nn.Sequential(nn.GELU(), nn.Linear(width, 6 * width))
+        self.blocks = nn.ModuleList(Block(width, num_heads, dropout) for _ in range(num_blocks))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, codebook_size)
+        nn.init.zeros_(self.modulation[1].weight)
+        nn.init.zeros_(self.modulation[1].bias)
+        scale = torch.repeat_interleave(
+            torch.arange(len(scale_lengths)), torch.tensor(scale_lengths)
+        )
+        self.register_buffer("block_causal", scale[:, None] >= scale[None], persistent=False)
+
+    def condition(self, observation: Tensor, return_to_go: Tensor, known: Tensor) -> Tensor:
+        """Embed the condition (s_0, R_0).
+
+        Args:
+            observation: s_0, shape (B, S).
+            return_to_go: R_0, shape (B, 1).
+            known: 1 where the return conditions, 0 where it is withheld, shape (B, 1).
+
+        Returns:
+            Embedding, shape (B, D).
+        """
+        embedding: Tensor = self.embed_condition(
+            torch.cat([observation, return_to_go * known, known], dim=-1)
+        )
+        return embedding
+
+    def forward(
+        self,
+        inputs: Tensor,
+        conditions: Tensor,
+        *,
+        scale: int | None = None,
+        past: Sequence[KeyValue] | None = None,
+    ) -> tuple[Tensor, list[KeyValue]]:
+        """Logits of all scales in one pass, or of one scale after the cached ones.
+
+        Args:
+            inputs: scaled-down sums of the coarser scales, shape (B, L, C), where L is the number
+                of tokens of all scales, or of the one asked for.
+            conditions: condition embeddings, shape (B, L or 1, D).
+            scale: the one scale (from 0) whose tokens ``inputs`` holds; None for all.
+            past: keys and values of the coarser scales, one pair per block.
+
+        Returns:
+            Logits (B, L, V), and the keys and values so far.
+        """
+        if scale is None:
+            position, mask = self.position, self.block_causal
+        else:
+            position, mask = self.position[self.starts[scale] : self.ends[scale]], None
+        x = self.embed_code(inputs) + position + conditions
+        modulation = self.modulation(conditions).unflatten(-1, (6, -1))  # (B, L or 1, 6, D)
+        present: list[KeyValue] = []
+        for index, block in enumerate(self.blocks):
+            x, pair = block(x, modulation, mask, past[index] if past else None)
+            present.append(pair)
+        return self.head(self.norm(x)), present

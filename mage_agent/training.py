@@ -1,0 +1,403 @@
+"""Training: statistics, the tokenizer, then the generator; logged, and resumable to the bit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor, nn
+from torchrl.record.loggers.tensorboard import TensorboardLogger
+from tqdm import tqdm
+
+from mage_agent import checkpoint
+from mage_agent.checkpoint import versions
+from mage_agent.config import MAGEConfig
+from mage_agent.data import WindowSampler, metadata, observation_keys, replay_buffer
+from mage_agent.losses import MAGELoss, MAGETokenizerLoss
+from mage_agent.model import MAGEModel
+
+__all__ = ["STAGES", "Progress", "TrainingError", "build_model", "describe", "fit", "versions"]
+
+STAGES = ("tokenizer", "generator")
+LOG_INTERVAL = 50
+"""Steps between two entries of the log."""
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on."""
+
+
+@dataclass
+class Progress:
+    """Where training stands; handed to callbacks.
+
+    Attributes:
+        stage: "tokenizer" or "generator".
+        step: finished steps of this stage.
+        steps: all steps of this stage.
+        metrics: losses and metrics of the last logged step.
+    """
+
+    stage: str
+    step: int
+    steps: int
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def build_model(dataset: TensorDictBase, config: MAGEConfig, *, seed: int = 0) -> MAGEModel:
+    """Build a model that fits a dataset and take the dataset's statistics.
+
+    The configuration's ``observation_keys`` are kept when the dataset has them all; the default
+    ``("observation",)`` becomes all of the dataset's keys for goal environments.
+
+    Args:
+        dataset: from ``load_dataset``.
+        config: the configuration.
+        seed: of the initial weights.
+
+    Raises:
+        ValueError: the dataset lacks an observation entry, or was loaded for another discount.
+    """
+    available = observation_keys(dataset)
+    if config.observation_keys == ("observation",) and len(available) > 1:
+        config = config.replace(observation_keys=available)
+    missing = [key for key in config.observation_keys if key not in available]
+    if missing:
+        raise ValueError(
+            f"the dataset has no observation entries {missing}; it has {list(available)}. Set "
+            "observation_keys in the configuration."
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = MAGEModel(
+            config,
+            observation_dim=sum(dataset[key].shape[-1] for key in config.observation_keys),
+            action_dim=dataset["action"].shape[-1],
+        )
+    _fit_statistics(model, dataset)
+    return model
+
+
+def fit(
+    model: MAGEModel,
+    dataset: TensorDictBase,
+    *,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    progress_bar: bool = True,
+    log_dir: str | Path | None = None,
+    checkpoint_path: str | Path | None = None,
+    checkpoint_interval: int = 1000,
+    resume: bool = False,
+    callback: Callable[[Progress], None] | None = None,
+) -> MAGEModel:
+    """Train a model in two stages, in place (Algorithms 1, 2 and 5).
+
+    Args:
+        model: from ``build_model`` or a checkpoint.
+        dataset: from ``load_dataset``, with the model's discount.
+        seed: of windows, dropout, codebook and samples; torch's global generator stays untouched.
+        device: "auto" takes a GPU where there is one.
+        progress_bar: whether to show one.
+        log_dir: folder for TensorBoard logs of every loss and metric.
+        checkpoint_path: file to keep the state of training in, replaced whole every
+            ``checkpoint_interval`` steps and at the end.
+        checkpoint_interval: steps between two checkpoints.
+        resume: go on from ``checkpoint_path`` if it exists, to weights that equal an uninterrupted
+            run's bit for bit on CPU.
+        callback: called with the progress at every logged step.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        ValueError: the dataset does not fit the model, or the checkpoint another configuration.
+        TrainingError: a loss is not finite.
+    """
+    _check_fit(model, dataset)
+    target = _device(device)
+    model.to(target)
+    logger = TensorboardLogger("mage", log_dir=str(log_dir)) if log_dir else None
+    with torch.random.fork_rng(devices=[target] if target.type == "cuda" else []):
+        torch.manual_seed(seed)
+        trainer = _Trainer(model, dataset, seed, target, checkpoint_path)
+        if resume and checkpoint_path is not None and Path(checkpoint_path).is_file():
+            trainer.restore()
+        for stage in STAGES[trainer.stage_index :]:
+            trainer.begin(stage)
+            bar = tqdm(
+                trainer.steps(),
+                desc=stage,
+                total=trainer.total,
+                initial=trainer.step,
+                disable=not progress_bar,
+            )
+            for losses in bar:
+                if trainer.step % LOG_INTERVAL == 0 or trainer.step == trainer.total:
+                    progress = trainer.report(losses)
+                    bar.set_postfix(loss=f"{progress.metrics['loss']:.3f}")
+                    for key, value in progress.metrics.items() if logger else ():
+                        logger.log_scalar(f"{stage}/{key}", value, step=trainer.step)
+                    if callback is not None:
+                        callback(progress)
+                if trainer.step % checkpoint_interval == 0 or trainer.step == trainer.total:
+                    trainer.save()
+            trainer.finish()
+    return model.eval()
+
+
+@torch.no_grad()
+def describe(model: MAGEModel, dataset: TensorDictBase, *, batch_size: int = 2048) -> dict[str, float]:
+    """Errors on data, best data the model has not seen: where on the way accuracy is lost.
+
+    Args:
+        model: a trained model.
+        dataset: from ``load_dataset``.
+        batch_size: windows to judge, drawn at random.
+
+    Returns:
+        ``reconstruction_error`` of D on true tokens (standardised), the mean squared action error
+        of I in environment units on true tokens (``action_error_true``), on tokens generated in the
+        true context (``action_error_generated``) and in the model's own (``action_error_acting``),
+        and ``token_accuracy_k`` and ``codebook_usage_k`` of every scale.
+    """
+    training = model.training
+    model.eval()
+    buffer = replay_buffer(
+        dataset, horizon=model.config.horizon, batch_size=min(batch_size, len(dataset)), seed=0
+    )
+    device = next(model.parameters()).device
+    windows = buffer.sample().exclude("metadata").to(device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        tokenizer, generator = MAGETokenizerLoss(model), MAGELoss(model)
+        losses = {**tokenizer.eval()(windows), **generator.eval()(windows)}
+    errors = {key: float(value) for key, value in losses.items() if not key.startswith("loss")}
+    window = tokenizer.window(windows)
+    acted = model.act(window.observation[:, 0], window.return_to_go[:, 0])
+    errors["action_error_acting"] = float((acted - window.action[:, 0]).square().mean())
+    model.train(training)
+    return errors
+
+
+class _Trainer:
+    """The loop's state: what a checkpoint must hold, and no more."""
+
+    def __init__(
+        self,
+        model: MAGEModel,
+        dataset: TensorDictBase,
+        seed: int,
+        device: torch.device,
+        path: str | Path | None,
+    ) -> None:
+        self.model, self.dataset, self.seed, self.device = model, dataset, seed, device
+        self.path = None if path is None else Path(path)
+        self.stage_index, self.step, self.total = 0, 0, 0
+        self._restored: tuple[dict[str, Tensor], dict[str, Any]] | None = None
+
+    def begin(self, stage: str) -> None:
+        """Set up loss, windows and optimiser of a stage."""
+        config = self.model.config
+        self.stage, self.stage_index = stage, STAGES.index(stage)
+        self.total = getattr(config, f"{stage}_steps")
+        self.model.train()
+        # The quantiser needs float32 to find the nearest code; the transformer does not.
+        self.low_precision = stage == "generator" and _has_bfloat16(self.device)
+        keys = (*config.observation_keys, "action", "return_to_go", "episode")
+        dataset = self.dataset.select(*keys)
+        if stage == "tokenizer":
+            self.loss: MAGETokenizerLoss | MAGELoss = MAGETokenizerLoss(self.model)
+            horizon = config.horizon
+        else:
+            self.loss = MAGELoss(self.model)
+            # The tokenizer is frozen from here on: its tokens are computed once, and a batch needs
+            # the first step of its windows only.
+            dataset["token_ids"] = self.tokens()
+            horizon = 1
+        self.buffer = replay_buffer(
+            dataset,
+            horizon=horizon,
+            batch_size=config.batch_size,
+            seed=self.seed + self.stage_index,
+        )
+        self.optimizer = torch.optim.AdamW(
+            self.loss.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        if self._restored is not None:
+            self._restore_loop(*self._restored)
+            self._restored = None
+
+    @torch.no_grad()
+    def tokens(self) -> Tensor:
+        """Tokens of the window that starts at every step, shape (N, sum_k L_k)."""
+        self.model.eval()
+        sampler = WindowSampler(self.dataset["episode"], self.model.config.horizon)
+        columns = self.dataset.select(*self.model.config.observation_keys, "action", "return_to_go")
+        rows = []
+        for start in torch.arange(len(self.dataset)).split(1024):
+            index, mask = sampler.windows(start)
+            batch = columns[index].set(("collector", "mask"), mask).to(self.device)
+            window = self.loss.window(batch)
+            rows.append(torch.cat(self.model.tokenize(window).token_ids, dim=1).cpu())
+        self.model.train()
+        return torch.cat(rows)
+
+    def steps(self) -> Iterator[TensorDict]:
+        """Train to the end of the stage; yields the losses of every step after it was taken."""
+        config = self.model.config
+        parameters = list(self.loss.parameters())
+        while self.step < self.total:
+            rate = learning_rate(config, self.step, self.total)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.low_precision):
+                losses = self.loss(self.buffer.sample().to(self.device))
+            total = sum_losses(losses)
+            if not torch.isfinite(total):
+                raise TrainingError(self._describe_failure(losses))
+            self.optimizer.zero_grad(set_to_none=True)
+            total.backward()
+            nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
+            self.optimizer.step()
+            self.step += 1
+            yield losses.detach()
+
+    def finish(self) -> None:
+        """Leave a finished stage behind."""
+        self.step = 0
+
+    def report(self, losses: TensorDict) -> Progress:
+        """Losses and metrics as numbers, with their sum as ``loss``."""
+        metrics = {key: float(value) for key, value in losses.items()}
+        metrics["loss"] = float(sum_losses(losses))
+        metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        return Progress(self.stage, self.step, self.total, metrics)
+
+    def save(self) -> None:
+        """Write everything that the rest of training depends on."""
+        if self.path is None:
+            return
+        tensors = {f"model.{key}": value for key, value in self.model.state_dict().items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            for key, value in state.items():
+                tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value)
+        tensors["random.torch"] = torch.get_rng_state()
+        tensors["random.windows"] = self.buffer.sampler.state_dict()["rng_state"]
+        loop = {"stage": self.stage, "step": self.step, "seed": self.seed}
+        checkpoint.save_tensors(
+            tensors, self.path, checkpoint.model_header(self.model) | {"training": loop}
+        )
+
+    def restore(self) -> None:
+        """Read a checkpoint; the loop's part of it waits for ``begin``."""
+        assert self.path is not None
+        tensors, header = checkpoint.load_tensors(self.path)
+        loop = header.get("training")
+        if loop is None:
+            raise ValueError(f"{self.path} is a finished model, not a state of training.")
+        ours = self.model.config.to_dict()
+        theirs = header["config"]
+        if theirs != ours or loop["seed"] != self.seed:
+            changed = sorted(key for key in ours if theirs.get(key) != ours[key])
+            raise ValueError(
+                f"{self.path} comes from another run: seed {loop['seed']} against {self.seed}, "
+                f"differing configuration {changed}. Use another file, or resume=False."
+            )
+        prefix = "model."
+        self.model.load_state_dict(
+            {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+        )
+        self.stage_index = STAGES.index(loop["stage"])
+        self._restored = (tensors, loop)
+
+    def _restore_loop(self, tensors: dict[str, Tensor], loop: dict[str, Any]) -> None:
+        self.step = loop["step"]
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, index, name = key.split(".", 2)
+                state.setdefault(int(index), {})[name] = value
+        self.optimizer.load_state_dict(
+            {"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]}
+        )
+        self.buffer.sampler.load_state_dict({"rng_state": tensors["random.windows"]})
+        torch.set_rng_state(tensors["random.torch"])
+
+    def _describe_failure(self, losses: TensorDict) -> str:
+        kept = f"; the last good state is {self.path}" if self.path and self.path.exists() else ""
+        values = {key: float(value) for key, value in losses.items() if key.startswith("loss")}
+        return (
+            f"the loss is not finite at step {self.step} of stage {self.stage!r}: {values}{kept}. "
+            "Lower learning_rate or gradient_clip."
+        )
+
+
+def sum_losses(losses: TensorDictBase) -> Tensor:
+    """The sum of all entries that start with "loss", as TorchRL's trainers take it."""
+    terms: Iterable[Tensor] = (value for key, value in losses.items() if key.startswith("loss"))
+    return torch.stack(list(terms)).sum()
+
+
+def learning_rate(config: MAGEConfig, step: int, steps: int) -> float:
+    """Linear warm-up, then a cosine down to a tenth of the peak."""
+    warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
+    return config.learning_rate * warmup * (0.1 + 0.9 * cosine)
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 arithmetic is native; elsewhere it is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+def _fit_statistics(model: MAGEModel, dataset: TensorDictBase) -> None:
+    facts = metadata(dataset)
+    discount = facts.get("discount")
+    if discount is not None and not math.isclose(discount, model.config.discount):
+        raise ValueError(
+            f"the dataset's return_to_go has discount {discount}, the configuration "
+            f"{model.config.discount}: load it with load_dataset(..., "
+            f"discount={model.config.discount})."
+        )
+    starts = dataset["step_count"].flatten() == 0
+    ones = torch.ones(model.action_dim)
+    model.fit_statistics(
+        observation=torch.cat([dataset[key] for key in model.config.observation_keys], dim=-1),
+        action=dataset["action"],
+        return_to_go=dataset["return_to_go"],
+        initial_return=dataset["return_to_go"][starts],
+        action_low=torch.as_tensor(facts["action_low"]) if "action_low" in facts else -ones,
+        action_high=torch.as_tensor(facts["action_high"]) if "action_high" in facts else ones,
+    )
+
+
+def _check_fit(model: MAGEModel, dataset: TensorDictBase) -> None:
+    """Compare a dataset with a model before anything is trained."""
+    missing = [key for key in model.config.observation_keys if key not in dataset.keys()]
+    if missing:
+        raise ValueError(f"the dataset lacks the model's observation entries {missing}.")
+    observation_dim = sum(dataset[key].shape[-1] for key in model.config.observation_keys)
+    found = (observation_dim, dataset["action"].shape[-1])
+    expected = (model.observation_dim, model.action_dim)
+    if found != expected:
+        raise ValueError(
+            f"the dataset has (observation, action) sizes {found}, the model {expected}; build the "
+            "model from this dataset with build_model or MAGEPolicy.from_dataset."
+        )
