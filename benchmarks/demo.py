@@ -91,8 +91,10 @@ def _trained_policy(
     dataset: TensorDictBase, config: MAGEConfig, path: Path, seed: int, console: Console
 ) -> MAGEPolicy:
     if path.exists():
-        console.print(f"using {path}; delete it to train anew")
-        return MAGEPolicy.load(path, device="cpu")
+        policy = MAGEPolicy.load(path, device="cpu")
+        if policy.config == config and policy.seed == seed:
+            console.print(f"using {path}; delete it to train anew")
+            return policy
     policy = MAGEPolicy.from_dataset(dataset, config, device="cpu", seed=seed)
     policy.learn(dataset, progress_bar=True)
     policy.save(path)

@@ -1,5 +1,6 @@
 """The dataset maker: the planner, the controller, and what ends up on disk."""
 
+import dataclasses
 import itertools
 from pathlib import Path
 
@@ -20,7 +21,7 @@ RECIPE = PointMazeRecipe(
     dataset_id="local/pointmaze/test-v0",
     steps=100,
     max_episode_steps=60,
-    reference_episodes=2,
+    reference_episodes=10,
 )
 
 
@@ -87,7 +88,7 @@ def test_dataset_holds_whole_consistent_episodes(tmp_path: Path) -> None:
     dataset = load(tmp_path)
     assert dataset.total_steps == 120  # rounded up to whole episodes
     metadata = dataset.storage.metadata
-    assert metadata["ref_min_score"] <= metadata["ref_max_score"]
+    assert metadata["ref_min_score"] < metadata["ref_max_score"]
     env = dataset.recover_environment(eval_env=True)
     assert env.spec.max_episode_steps == 60
     for episode in dataset:
@@ -112,8 +113,8 @@ def test_same_seed_same_data(tmp_path: Path) -> None:
         recipe = PointMazeRecipe(
             dataset_id="local/x-v0",
             steps=1,
-            max_episode_steps=20,
-            reference_episodes=1,
+            max_episode_steps=60,
+            reference_episodes=10,
             seed=seed,
         )
         collect(recipe, tmp_path / name, progress_bar=False)
@@ -152,6 +153,13 @@ def test_interrupted_collection_leaves_nothing(
     assert files(tmp_path) == set()
 
 
+def test_meaningless_references_are_refused(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, max_episode_steps=2, reference_episodes=1)
+    with pytest.raises(ValueError, match="Raise reference_episodes or max_episode_steps"):
+        collect(recipe, tmp_path, progress_bar=False)
+    assert files(tmp_path) == set()
+
+
 def test_existing_dataset_is_left_alone(tmp_path: Path) -> None:
     collect(RECIPE, tmp_path, progress_bar=False)
     before = files(tmp_path)
@@ -177,10 +185,10 @@ def test_impossible_recipe_is_refused(field: str, value: object) -> None:
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["local/cli-v0", "--root", str(tmp_path), "--reference-episodes", "1"]
-    main([*arguments, "--steps", "1", "--max-episode-steps", "10", "--task", "maze2d"])
+    arguments = ["local/cli-v0", "--root", str(tmp_path), "--reference-episodes", "10"]
+    main([*arguments, "--steps", "1", "--max-episode-steps", "60", "--task", "maze2d"])
     assert "saved" in capsys.readouterr().out
-    assert load(tmp_path, "local/cli-v0").total_steps == 10
+    assert load(tmp_path, "local/cli-v0").total_steps == 60
     with pytest.raises(SystemExit):
         main([*arguments, "--steps", "0"])
     assert "steps is 0" in capsys.readouterr().err

@@ -59,10 +59,12 @@ def pen_human(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "D4RL/pen/human-v2",
         episodes,
         env=env,
+        eval_env=env.spec,
         author="test",
         author_email="test",
         code_permalink="test",
         algorithm_name="random",
+        description="test",
         ref_min_score=0.0,
         ref_max_score=1.0,
     )

@@ -117,6 +117,7 @@ def collect(recipe: PointMazeRecipe, root: Path, *, progress_bar: bool = True) -
 
     Raises:
         FileExistsError: the dataset is there already.
+        ValueError: the controller does no better than random actions.
     """
     free_place(root, recipe.dataset_id)  # before the work, not after it
     env = make_env(recipe)
@@ -137,6 +138,12 @@ def collect(recipe: PointMazeRecipe, root: Path, *, progress_bar: bool = True) -
             bar.update(len(episode))
     low = _mean_return(env, recipe, random_policy=True)
     high = _mean_return(env, recipe, random_policy=False)
+    if low >= high:
+        raise ValueError(
+            f"in {recipe.reference_episodes} reference episodes random actions returned {low} and "
+            f"the controller {high}: scores would mean nothing. Raise reference_episodes or "
+            "max_episode_steps."
+        )
     path = save_minari(
         root,
         recipe.dataset_id,
