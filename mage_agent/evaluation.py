@@ -82,7 +82,8 @@ def evaluate(
     environment supplies ``return_to_go`` itself.
 
     The results do not depend on ``num_envs``, up to the rounding of a policy that computes a batch
-    differently from single rows, and up to the draws of a stochastic policy.
+    differently from single rows, and up to the draws of a stochastic policy. A policy with
+    ``set_random_seed`` is given ``seed``, so that equal calls have equal results.
 
     Args:
         policy: an object with ``predict``, as Stable-Baselines3 has it, or a function that maps a
@@ -119,6 +120,8 @@ def evaluate(
         for _ in range(min(num_envs, episodes)):
             runners.append(_Runner(make_env, seed))
         account = _Account(policy, target_return, runners)
+        if not deterministic and hasattr(policy, "set_random_seed"):
+            policy.set_random_seed(seed)
         queue = iter(range(episodes))
         for runner in runners:
             runner.start(next(queue))

@@ -89,16 +89,11 @@ class MAGEPolicy(BasePolicy):
         self.observation_sizes = sizes
         self.seed = seed
         self.target_return = target_return
-        self._generator: torch.Generator | None = None
+        self.set_random_seed(seed)
 
     @classmethod
     def from_dataset(
-        cls,
-        dataset: Any,
-        config: MAGEConfig,
-        *,
-        device: str | torch.device = "auto",
-        seed: int = 0,
+        cls, dataset: Any, config: MAGEConfig, *, device: str | torch.device = "auto", seed: int = 0
     ) -> MAGEPolicy:
         """Build an untrained policy that fits a dataset.
 
@@ -190,6 +185,10 @@ class MAGEPolicy(BasePolicy):
         """Return to ask for after a reward, same shape: ``clamp((R - r) / gamma)``."""
         return self.model.update_return_to_go(return_to_go, reward)
 
+    def set_random_seed(self, seed: int) -> None:
+        """Start the randomness of sampled actions anew."""
+        self._generator = torch.Generator(self.device).manual_seed(seed)
+
     @overload
     def wrap(self, env: VecEnv, target_return: float | None = None) -> ReturnToGoVecWrapper: ...
 
@@ -222,7 +221,7 @@ class MAGEPolicy(BasePolicy):
 
     def predict(
         self,
-        observation: NDArray[Any] | dict[str, NDArray[Any]],
+        observation: Any,
         state: State | None = None,
         episode_start: NDArray[np.bool_] | None = None,
         deterministic: bool = False,
@@ -265,8 +264,8 @@ class MAGEPolicy(BasePolicy):
 
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
         """Act on observation entries (B, size) and ``return_to_go`` (B, 1); actions (B, A)."""
-        if self._generator is None or self._generator.device != self.device:
-            self._generator = torch.Generator(self.device).manual_seed(self.seed)
+        if self._generator.device != self.device:  # the model has moved
+            self.set_random_seed(self.seed)
         return self.model.act(
             torch.cat([observation[key] for key in self.observation_sizes], dim=-1),
             observation["return_to_go"],
@@ -369,12 +368,10 @@ class _StopTrainingError(Exception):
 class _CallbackAdapter:
     """What Stable-Baselines3's callbacks expect of an algorithm, around training on a dataset."""
 
-    def __init__(
-        self, policy: MAGEPolicy, callback: BaseCallback, log_dir: str | Path | None
-    ) -> None:
-        self.policy = policy
-        self.callback = callback
-        self.num_timesteps = 0
+    num_timesteps = 0
+
+    def __init__(self, policy: MAGEPolicy, callback: BaseCallback, log_dir: Any) -> None:
+        self.policy, self.callback = policy, callback
         self.predict, self.save = policy.predict, policy.save
         self.logger = configure(str(log_dir), ["tensorboard"]) if log_dir else Logger(None, [])
         with warnings.catch_warnings():

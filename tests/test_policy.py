@@ -264,6 +264,19 @@ class TestStableBaselines:
         np.testing.assert_allclose(asked[1::2, 0], 19 / 0.99 if 19 / 0.99 < 20 else 20)
         np.testing.assert_array_equal(asked[::3, 1], 20)
 
+    def test_stochastic_evaluation_repeats(self) -> None:
+        policy = MAGEPolicy(make_model(temperature=2.0))
+        results = [
+            evaluate(
+                policy,
+                lambda: gym.make("Pendulum-v1", max_episode_steps=20),
+                episodes=3,
+                deterministic=deterministic,
+            )
+            for deterministic in (False, False, True)
+        ]
+        assert results[0] == results[1] != results[2]
+
     def test_agrees_with_our_evaluation(self, policy: MAGEPolicy) -> None:
         ours = evaluate(policy, lambda: gym.make("Pendulum-v1"), episodes=1, seed=3)
         venv = DummyVecEnv([lambda: Monitor(gym.make("Pendulum-v1"))])
