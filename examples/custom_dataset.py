@@ -54,7 +54,7 @@ def main() -> None:
     """Record, train, and drive the cart."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--episodes", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=2_000, help="gradient steps per stage")
+    parser.add_argument("--steps", type=int, default=500, help="gradient steps per stage")
     args = parser.parse_args()
 
     dataset = load_dataset(record(args.episodes), action_low=-1, action_high=1)

@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--policy", type=Path, help="file to load; trained and saved if missing")
     parser.add_argument("--episodes", type=int, default=100, help="to train on")
-    parser.add_argument("--steps", type=int, default=1_500, help="gradient steps per stage")
+    parser.add_argument("--steps", type=int, default=1_000, help="gradient steps per stage")
     parser.add_argument("--eval-episodes", type=int, default=20)
     args = parser.parse_args()
 

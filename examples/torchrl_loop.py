@@ -27,7 +27,7 @@ def main() -> None:
     """Record, train both stages, act."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--episodes", type=int, default=100, help="to record, of 200 steps each")
-    parser.add_argument("--steps", type=int, default=1_500, help="gradient steps per stage")
+    parser.add_argument("--steps", type=int, default=1_000, help="gradient steps per stage")
     args = parser.parse_args()
     torch.manual_seed(0)
 
