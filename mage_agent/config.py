@@ -165,9 +165,10 @@ class MAGEConfig:
 
     def _check_ranges(self) -> None:
         positive_integers = (
-            "horizon temporal_stride num_scales codebook_size code_dim width num_blocks num_heads "
-            "num_autoencoder_blocks adapter_dim batch_size tokenizer_steps generator_steps"
-        ).split()
+            *("horizon", "temporal_stride", "num_scales", "codebook_size", "code_dim"),
+            *("width", "num_blocks", "num_heads", "num_autoencoder_blocks", "adapter_dim"),
+            *("batch_size", "tokenizer_steps", "generator_steps"),
+        )
         for name in positive_integers:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -198,9 +199,7 @@ class MAGEConfig:
             if not isinstance(value, int | float) or not low <= value <= high:
                 raise ValueError(f"{name} is {value!r}; it must lie in [{low}, {high}].")
         if self.width % self.num_heads:
-            raise ValueError(
-                f"width {self.width} is not a multiple of num_heads {self.num_heads}."
-            )
+            raise ValueError(f"width {self.width} is not a multiple of num_heads {self.num_heads}.")
         if self.guidance_scale != 1 and self.return_dropout == 0:
             raise ValueError(
                 f"guidance_scale is {self.guidance_scale}, but return_dropout is 0, so the model "

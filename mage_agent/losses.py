@@ -20,7 +20,7 @@ from mage_agent.types import TrajectoryWindow
 __all__ = ["MAGELoss", "MAGETokenizerLoss"]
 
 
-class _MAGELossModule(LossModule):
+class _MAGELossModule(LossModule):  # type: ignore[misc]
     """What both stages share: keys, reduction, and which networks learn."""
 
     @dataclass
@@ -210,7 +210,7 @@ class MAGETokenizerLoss(_MAGELossModule):
             if "decoder.adapters." not in key:
                 yield key, parameter
 
-    @dispatch
+    @dispatch  # type: ignore[untyped-decorator]
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
         """Losses of a batch of windows; the input stays as it is."""
         model, config = self.model, self.model.config
@@ -222,7 +222,9 @@ class MAGETokenizerLoss(_MAGELossModule):
         steps = window.mask[..., None]
         # Select rather than multiply, so that padding never counts; divide by the real steps.
         error = torch.where(steps, error, 0.0).sum((1, 2)) / (steps.sum((1, 2)) * error.shape[-1])
-        weight = model.return_weight(window.return_to_go[:, 0]) if config.return_reweighting else 1.0
+        weight = (
+            model.return_weight(window.return_to_go[:, 0]) if config.return_reweighting else 1.0
+        )
         # Deviation: I also learns here, on true tokens, so that the latent keeps what acting needs.
         hidden = model.hide_state(state)
         action = model.read_action(encoding.latent, state, target, guided=False, visible=hidden)
@@ -290,13 +292,14 @@ class MAGELoss(_MAGELossModule):
     def out_keys(self, values: list[str]) -> None:
         self._out_keys = values
 
-    @dispatch
+    @dispatch  # type: ignore[untyped-decorator]
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
         """Losses of a batch of windows; the input stays as it is."""
         model, config = self.model, self.model.config
         token_ids, observation, action, return_to_go = self._first_steps(tensordict)
         state, target = model.standardize(observation, return_to_go)
         true_codes = [model.quantizer.lookup(ids) for ids in token_ids]
+        logits: Sequence[Tensor]
         if config.context == "teacher":
             known = (torch.rand_like(target) >= config.return_dropout).to(target)
             logits = model.logits(true_codes, state, target, known)
@@ -311,11 +314,9 @@ class MAGELoss(_MAGELossModule):
             )
         inverse, metrics = self._inverse_dynamics(true_codes, logits, state, target, action)
         losses["loss_inverse_dynamics"] = inverse
-        if model.return_ceiling is not None:
+        if model.return_ceiling is not None and config.return_expectile is not None:
             error = target - model.return_ceiling(state)
-            expectile = torch.where(
-                error > 0, config.return_expectile, 1 - config.return_expectile
-            )
+            expectile = torch.where(error > 0, config.return_expectile, 1 - config.return_expectile)
             losses["loss_return_ceiling"] = (expectile * error.square()).squeeze(-1)
         hits = scores.argmax(-1) == ids
         for k, correct in enumerate(hits.split(config.scales, dim=1)):
@@ -341,9 +342,7 @@ class MAGELoss(_MAGELossModule):
             tensordict.get(keys.return_to_go)[:, 0],
         )
 
-    def _condition_error(
-        self, logits: Sequence[Tensor], state: Tensor, target: Tensor
-    ) -> Tensor:
+    def _condition_error(self, logits: Sequence[Tensor], state: Tensor, target: Tensor) -> Tensor:
         """``||D'(Z)_0 - (s_0, R_0)||^2`` of each window (Eq. 7), shape (B,)."""
         model, config = self.model, self.model.config
         # Deviation: estimated on a quarter of the batch, four times as heavy. The expectation is

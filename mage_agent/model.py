@@ -116,7 +116,9 @@ class MAGEModel(nn.Module):
         latent = self.encoder(self.trajectory(window), self._decoder_return(return_to_go))
         return self.quantizer.encode(latent.float(), update_codebook=update_codebook)
 
-    def decode(self, latent: Tensor, state: Tensor, return_to_go: Tensor, *, guided: bool) -> Tensor:
+    def decode(
+        self, latent: Tensor, state: Tensor, return_to_go: Tensor, *, guided: bool
+    ) -> Tensor:
         """Decode a latent: with D (Algorithm 2), or guided by (s_0, R_0) with D' (Eq. 7).
 
         Args:
@@ -177,7 +179,8 @@ class MAGEModel(nn.Module):
             [first.expand(-1, lengths[0], -1), finer.expand(-1, sum(lengths[1:]), -1)], dim=1
         )
         logits, _ = self.transformer(inputs, conditions)
-        return logits.split(lengths, dim=1)
+        per_scale: tuple[Tensor, ...] = logits.split(lengths, dim=1)
+        return per_scale
 
     def generate(
         self, state: Tensor, return_to_go: Tensor, pick: Callable[[Tensor], Tensor]
@@ -406,7 +409,7 @@ class MAGEModel(nn.Module):
 
     def denormalize_action(self, action: Tensor) -> Tensor:
         """Standardised action to environment units, inside the bounds, shape (B, A)."""
-        raw = self.normalize_action.inverse(action)
+        raw: Tensor = self.normalize_action.inverse(action)
         return raw.clamp(self.action_low, self.action_high)
 
     def hide_state(self, state: Tensor) -> Tensor | None:
@@ -418,7 +421,8 @@ class MAGEModel(nn.Module):
     def return_weight(self, return_to_go: Tensor) -> Tensor:
         """Return-to-go scaled to [0, 1], shape (B,) (Table 23, "reweight")."""
         low, high = self.return_range
-        return ((return_to_go - low) / (high - low).clamp_min(1e-6)).squeeze(-1)
+        weight: Tensor = (return_to_go - low) / (high - low).clamp_min(1e-6)
+        return weight.squeeze(-1)
 
     def _ask(self, observation: Tensor, return_to_go: Tensor) -> tuple[Tensor, Tensor]:
         """Standardised condition of raw inputs, bounded by what the data reached from s_0."""

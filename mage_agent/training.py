@@ -141,8 +141,9 @@ def fit(
                 if trainer.step % LOG_INTERVAL == 0 or trainer.step == trainer.total:
                     progress = trainer.report(losses)
                     bar.set_postfix(loss=f"{progress.metrics['loss']:.3f}")
-                    for key, value in progress.metrics.items() if logger else ():
-                        logger.log_scalar(f"{stage}/{key}", value, step=trainer.step)
+                    if logger is not None:
+                        for key, value in progress.metrics.items():
+                            logger.log_scalar(f"{stage}/{key}", value, step=trainer.step)
                     if callback is not None:
                         callback(progress)
                 if trainer.step % checkpoint_interval == 0 or trainer.step == trainer.total:
@@ -152,7 +153,9 @@ def fit(
 
 
 @torch.no_grad()
-def describe(model: MAGEModel, dataset: TensorDictBase, *, batch_size: int = 2048) -> dict[str, float]:
+def describe(
+    model: MAGEModel, dataset: TensorDictBase, *, batch_size: int = 2048
+) -> dict[str, float]:
     """Errors on data, best data the model has not seen: where on the way accuracy is lost.
 
     Args:
@@ -363,7 +366,7 @@ def _device(device: str | torch.device) -> torch.device:
 def _has_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 arithmetic is native; elsewhere it is slower than float32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
@@ -390,7 +393,7 @@ def _fit_statistics(model: MAGEModel, dataset: TensorDictBase) -> None:
 
 def _check_fit(model: MAGEModel, dataset: TensorDictBase) -> None:
     """Compare a dataset with a model before anything is trained."""
-    missing = [key for key in model.config.observation_keys if key not in dataset.keys()]
+    missing = [key for key in model.config.observation_keys if key not in dataset]
     if missing:
         raise ValueError(f"the dataset lacks the model's observation entries {missing}.")
     observation_dim = sum(dataset[key].shape[-1] for key in model.config.observation_keys)

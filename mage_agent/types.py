@@ -103,4 +103,5 @@ def next_return_to_go(
     Returns:
         The return to ask for at the next step, same shape.
     """
-    return ((return_to_go - reward) / discount).clip(low, high)
+    following: ArrayT = ((return_to_go - reward) / discount).clip(low, high)
+    return following

@@ -78,7 +78,8 @@ class Adapter(nn.Module):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """Bend (B, L, D) towards a condition (B, S + 1)."""
         bottleneck = nn.functional.gelu(self.down(x) + self.condition(condition)[:, None])
-        return x + self.up(bottleneck)
+        bent: Tensor = x + self.up(bottleneck)
+        return bent
 
 
 class TrajectoryDecoder(nn.Module):
@@ -144,4 +145,6 @@ class TrajectoryDecoder(nn.Module):
             x, _ = block(x)
         if guided:
             x = self.adapters[-1](x, condition)
-        return self.project(self.norm(x)).unflatten(-1, (self.temporal_stride, -1)).flatten(1, 2)
+        patches = self.project(self.norm(x)).unflatten(-1, (self.temporal_stride, -1))
+        trajectory: Tensor = patches.flatten(1, 2)
+        return trajectory

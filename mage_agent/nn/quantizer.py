@@ -75,7 +75,8 @@ class MultiScaleQuantizer(nn.Module):
     @property
     def codes(self) -> Tensor:
         """The codebook, shape (V, C)."""
-        return self.codebook.codebook
+        codes: Tensor = self.codebook.codebook
+        return codes
 
     def coarse_to_fine(
         self, choose: Callable[[int, Tensor], Tensor], like: Tensor
@@ -120,7 +121,7 @@ class MultiScaleQuantizer(nn.Module):
             self.codebook._codebook.init_embed_(down.flatten(0, 1)[None])
 
         def choose(k: int, total: Tensor) -> Tensor:
-            residual = self.scale_down[k] @ (latent - total)  # (B, L_k, C)
+            residual: Tensor = self.scale_down[k] @ (latent - total)  # (B, L_k, C)
             ids = self.nearest(residual.detach())
             codes = self.lookup(ids)
             token_ids.append(ids)
@@ -128,9 +129,7 @@ class MultiScaleQuantizer(nn.Module):
             commitments.append((residual - codes).square().mean(dim=(1, 2)))
             return residual + (codes - residual).detach()  # straight through
 
-        quantised = latent
-        for _, quantised in self.coarse_to_fine(choose, latent):
-            pass
+        quantised = [total for _, total in self.coarse_to_fine(choose, latent)][-1]
         if update_codebook:
             # One update for all scales: a code that only coarse scales use is not taken for dead.
             self.codebook.update_indices(torch.cat(residuals, dim=1), torch.cat(token_ids, dim=1))

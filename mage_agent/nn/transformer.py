@@ -27,6 +27,8 @@ class MultiScaleTransformer(nn.Module):
         dropout: dropout rate.
     """
 
+    block_causal: Tensor
+
     def __init__(
         self,
         *,
@@ -47,12 +49,13 @@ class MultiScaleTransformer(nn.Module):
         self.position = nn.Parameter(0.02 * torch.randn(total, width))
         # s_0, R_0, and a flag that is 0 where the return is withheld.
         self.embed_condition = MLP(observation_dim + 2, width, width)
-        self.modulation = nn.Sequential(nn.GELU(), nn.Linear(width, 6 * width))
+        modulate = nn.Linear(width, 6 * width)
+        self.modulation = nn.Sequential(nn.GELU(), modulate)
         self.blocks = nn.ModuleList(Block(width, num_heads, dropout) for _ in range(num_blocks))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, codebook_size)
-        nn.init.zeros_(self.modulation[1].weight)
-        nn.init.zeros_(self.modulation[1].bias)
+        nn.init.zeros_(modulate.weight)
+        nn.init.zeros_(modulate.bias)
         scale = torch.repeat_interleave(
             torch.arange(len(scale_lengths)), torch.tensor(scale_lengths)
         )
@@ -94,11 +97,9 @@ class MultiScaleTransformer(nn.Module):
         Returns:
             Logits (B, L, V), and the keys and values so far.
         """
-        if scale is None:
-            position, mask = self.position, self.block_causal
-        else:
-            position, mask = self.position[self.starts[scale] : self.ends[scale]], None
-        x = self.embed_code(inputs) + position + conditions
+        here = slice(None) if scale is None else slice(self.starts[scale], self.ends[scale])
+        mask = self.block_causal if scale is None else None
+        x = self.embed_code(inputs) + self.position[here] + conditions
         modulation = self.modulation(conditions).unflatten(-1, (6, -1))  # (B, L or 1, 6, D)
         present: list[KeyValue] = []
         for index, block in enumerate(self.blocks):
