@@ -56,9 +56,7 @@ class MultiScaleTransformer(nn.Module):
         self.head = nn.Linear(width, codebook_size)
         nn.init.zeros_(modulate.weight)
         nn.init.zeros_(modulate.bias)
-        scale = torch.repeat_interleave(
-            torch.arange(len(scale_lengths)), torch.tensor(scale_lengths)
-        )
+        scale = torch.tensor([k for k, length in enumerate(scale_lengths) for _ in range(length)])
         self.register_buffer("block_causal", scale[:, None] >= scale[None], persistent=False)
 
     def condition(self, observation: Tensor, return_to_go: Tensor, known: Tensor) -> Tensor:
