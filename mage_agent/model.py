@@ -114,7 +114,8 @@ class MAGEModel(nn.Module):
         """
         _, return_to_go = self.standardize(window.observation[:, 0], window.return_to_go[:, 0])
         latent = self.encoder(self.trajectory(window), self._decoder_return(return_to_go))
-        return self.quantizer.encode(latent.float(), update_codebook=update_codebook)
+        latent = latent.to(self.quantizer.codes.dtype)  # autocast may have made it bfloat16
+        return self.quantizer.encode(latent, update_codebook=update_codebook)
 
     def decode(
         self, latent: Tensor, state: Tensor, return_to_go: Tensor, *, guided: bool
@@ -238,7 +239,8 @@ class MAGEModel(nn.Module):
         ``token_choice="expected"``; else the codes of samples.
         """
         if temperature == 0 and self.config.token_choice == "expected":
-            return logits.float().softmax(-1) @ self.quantizer.codes
+            codes = self.quantizer.codes
+            return logits.to(codes.dtype).softmax(-1) @ codes
         return self.quantizer.lookup(self.sample(logits, temperature, generator))
 
     def straight_through(self, logits: Tensor) -> Tensor:
@@ -250,8 +252,10 @@ class MAGEModel(nn.Module):
         Returns:
             Codes, shape (B, L_k, C).
         """
-        one_hot = F.gumbel_softmax(logits.float(), tau=self.config.gumbel_temperature, hard=True)
-        return one_hot @ self.quantizer.codes
+        codes = self.quantizer.codes
+        temperature = self.config.gumbel_temperature
+        one_hot = F.gumbel_softmax(logits.to(codes.dtype), tau=temperature, hard=True)
+        return one_hot @ codes
 
     # -------------------------------------------------------------------------------- acting
 
@@ -431,8 +435,11 @@ class MAGEModel(nn.Module):
                 f"observation has shape {tuple(observation.shape)}; its last axis must be "
                 f"{self.observation_dim}."
             )
-        observation = observation.reshape(-1, self.observation_dim).float()
-        state, target = self.standardize(observation, return_to_go.reshape(-1, 1).float())
+        dtype = self.normalize_observation.mean.dtype
+        state, target = self.standardize(
+            observation.reshape(-1, self.observation_dim).to(dtype),
+            return_to_go.reshape(-1, 1).to(dtype),
+        )
         if self.return_ceiling is not None:
             target = target.minimum(self.return_ceiling(state))
         return state, target

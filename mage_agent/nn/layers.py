@@ -82,9 +82,10 @@ class Attention(nn.Module):
             key = torch.cat([past[0], key], dim=2)
             value = torch.cat([past[1], value], dim=2)
         if x.device.type == "cpu":  # the bfloat16 kernel's backward pass is 10 times slower there
+            dtype = torch.promote_types(query.dtype, torch.float32)
             with torch.autocast("cpu", enabled=False):
                 out = F.scaled_dot_product_attention(
-                    query.float(), key.float(), value.float(), attn_mask=mask
+                    query.to(dtype), key.to(dtype), value.to(dtype), attn_mask=mask
                 )
         else:
             out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
