@@ -85,7 +85,9 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 )
             header = json.loads(metadata["header"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+    except CheckpointError:
+        raise
+    except (SafetensorError, ValueError, KeyError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is damaged or no MAGE checkpoint ({error}); use an intact copy, or train anew."
         ) from error
@@ -125,8 +127,17 @@ def build(tensors: Mapping[str, Tensor], header: Mapping[str, Any], path: str | 
         CheckpointError: something is missing, unknown or of another shape.
     """
     try:
+        # A crafted header must keep nobody busy: first what loops of Python run over, then shapes.
+        for name in ("num_scales", "num_blocks", "num_autoencoder_blocks"):
+            if header["config"].get(name, 1) > len(tensors):
+                raise CheckpointError(f"{path} holds too few tensors for {name} of its header.")
         config = MAGEConfig.from_dict(header["config"])
-        with torch.device("meta"):  # shapes first: a crafted header must not allocate anything
+        if tensors["encoder.position"].shape != (config.latent_length, config.width):
+            raise CheckpointError(
+                f"{path} does not fit its own configuration: encoder.position has shape "
+                f"{tuple(tensors['encoder.position'].shape)}."
+            )
+        with torch.device("meta"):  # allocates nothing
             shapes = MAGEModel(
                 config, observation_dim=header["observation_dim"], action_dim=header["action_dim"]
             ).state_dict()
@@ -143,7 +154,7 @@ def build(tensors: Mapping[str, Tensor], header: Mapping[str, Any], path: str | 
         model.load_state_dict(dict(tensors))
     except CheckpointError:
         raise
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} holds no usable model: {error}") from error
     return model
 

@@ -155,8 +155,12 @@ class MAGEConfig:
             raise ValueError(
                 f"return_conditioning holds {sorted(unknown)}; allowed: {_CONDITION_SITES}."
             )
-        if not self.observation_keys:
-            raise ValueError("observation_keys is empty; name at least one observation entry.")
+        keys = self.observation_keys
+        if not keys or not isinstance(keys, tuple) or not all(isinstance(key, str) for key in keys):
+            raise ValueError(
+                f"observation_keys is {keys!r}; it must be a tuple of at least one name, such as "
+                "('observation',)."
+            )
         if self.inverse_dynamics == "explicit" and "S" not in self.trajectory:
             raise ValueError(
                 "inverse_dynamics='explicit' reads actions off decoded states, but trajectory="
@@ -217,6 +221,8 @@ class MAGEConfig:
             raise ValueError(
                 f"num_scales is {self.num_scales}, but scale_lengths {lengths} has {len(lengths)}."
             )
+        if not all(isinstance(length, int) for length in lengths):
+            raise ValueError(f"scale_lengths {lengths} must be integers.")
         if lengths[0] < 1 or list(lengths) != sorted(set(lengths)):
             raise ValueError(f"scale_lengths {lengths} must be strictly increasing from 1 or more.")
         if lengths[-1] != self.latent_length:
