@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -105,6 +106,19 @@ class _MAGELossModule(LossModule):  # type: ignore[misc]
         """Only what this stage trains."""
         for _, parameter in self.named_parameters(recurse=recurse):
             yield parameter
+
+    @contextmanager
+    def _others_frozen(self) -> Iterator[None]:
+        """Build no gradients for what other stages train; nobody would ever clear them."""
+        mine = set(self.parameters())
+        others = [p for p in self.model.parameters() if p.requires_grad and p not in mine]
+        for parameter in others:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in others:
+                parameter.requires_grad_(True)
 
     def reset_parameters_recursive(self, params: TensorDictBase | None = None) -> None:
         """Draw new weights for the networks this stage trains."""
@@ -295,6 +309,10 @@ class MAGELoss(_MAGELossModule):
     @dispatch  # type: ignore[untyped-decorator]
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
         """Losses of a batch of windows; the input stays as it is."""
+        with self._others_frozen():
+            return self._losses(tensordict)
+
+    def _losses(self, tensordict: TensorDictBase) -> TensorDict:
         model, config = self.model, self.model.config
         token_ids, observation, action, return_to_go = self._first_steps(tensordict)
         state, target = model.standardize(observation, return_to_go)
