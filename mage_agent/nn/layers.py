@@ -1,4 +1,4 @@
-"""Layers shared by the networks: attention with an explicit cache, blocks, masked averages."""
+"""Layers shared by the networks: attention with an explicit cache, blocks, padding."""
 
 from __future__ import annotations
 
@@ -8,24 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["MLP", "Attention", "Block", "KeyValue", "edge_pad", "masked_mean"]
+__all__ = ["MLP", "Attention", "Block", "KeyValue", "edge_pad"]
 
 KeyValue = tuple[Tensor, Tensor]
-
-
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the entries whose mask is true; NaN in masked entries does no harm.
-
-    Args:
-        values: shape (B, T) or (B, T, X).
-        mask: booleans, shape (B, T).
-
-    Returns:
-        A scalar; 0 when the mask is false everywhere.
-    """
-    mask = mask.expand_as(values) if mask.ndim == values.ndim else mask[..., None].expand_as(values)
-    # Select rather than multiply: NaN * 0 is NaN, forwards and backwards.
-    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp_min(1)
 
 
 def edge_pad(values: Tensor, mask: Tensor) -> Tensor:
