@@ -85,20 +85,21 @@ def test_code_of_the_readme_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         exec(compile(smaller, "README.md", "exec"), names)
 
 
-def deviations() -> list[str]:
-    """First sentence of every ``# Deviation:`` comment of the package."""
+def deviations() -> list[tuple[str, str]]:
+    """File and first sentence of every ``# Deviation:`` comment of the package."""
     found = []
     for path in sorted(ROOT.rglob("*.py")):
         for match in re.finditer(r"# Deviation: ((?:.*\n)(?:\s*# .*\n)*)", path.read_text()):
             text = " ".join(line.strip().removeprefix("# ") for line in match[1].splitlines())
-            found.append(re.split(r"[.:;](?:\s|$)", text)[0])
+            sentence = re.split(r"[.:;](?:\s|$)", text)[0]
+            found.append((f"`{path.relative_to(ROOT)}`", sentence))
     return found
 
 
-def table_of_deviations() -> list[str]:
+def table_of_deviations() -> list[tuple[str, str]]:
     section = README.split("### Deviations from the paper")[1].split("\n#")[0]
-    rows = [line for line in section.splitlines() if line.startswith("|")][2:]
-    return [row.split("|")[1].strip() for row in rows]
+    rows = [line.split("|") for line in section.splitlines() if line.startswith("|")][2:]
+    return [(row[1].strip(), row[2].strip()) for row in rows]
 
 
 def test_readme_lists_every_deviation_and_no_other() -> None:
