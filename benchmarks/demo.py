@@ -24,12 +24,19 @@ from mage_agent.visualize import plot_maze, plot_path, plot_plan
 
 __all__ = ["run_demo"]
 
-GOAL_KEYS = ("observation", "achieved_goal", "desired_goal")
 RECIPE = PointMazeRecipe(
     dataset_id="local/pointmaze/medium-v0", maze="medium", steps=40_000, max_episode_steps=300
 )
-# At the controller's speed 24 steps cross one cell; 48 make plans that turn corners.
-CONFIG = MAGEConfig.preset("small", observation_keys=GOAL_KEYS, horizon=48)
+# At the controller's speed 24 steps cross one cell; 48 make plans that turn corners. The stride
+# keeps the number of tokens, and with it the time, the same.
+CONFIG = MAGEConfig.preset(
+    "maze2d-small",
+    horizon=48,
+    temporal_stride=6,
+    batch_size=64,
+    tokenizer_steps=3_000,
+    generator_steps=2_500,
+)
 EVALUATION_SEED = 100_000  # both methods meet the same starts and goals
 ROUTE = {"reset_cell": np.array([6, 1]), "goal_cell": np.array([1, 6])}  # corner to corner
 
@@ -182,17 +189,20 @@ def _draw(env: Env, policy: MAGEPolicy, cloning: BehaviourCloning, rollouts: int
     panels["B"].set_title(f"MAGE: {rollouts} rollouts, corner to corner")
 
     now = planned[PLANNING_STEP]
+    parts = [torch.as_tensor(now[key]).float() for key in policy.config.observation_keys]
+    # D, not D': the condition loss teaches D' the first step of a plan only.
     plan = policy.model.plan(
-        torch.cat([torch.as_tensor(now[key]).float() for key in GOAL_KEYS])[None],
+        torch.cat(parts)[None],
         torch.as_tensor(now["return_to_go"])[None],
         partial=True,
+        guided=False,
     )
-    plot_plan(
-        [panels[str(k)] for k in range(scales)],
-        plan,
-        dimensions=POSITION,
-        goal=now["desired_goal"],
-    )
+    went = [seen["achieved_goal"] for seen in planned[PLANNING_STEP:]][: policy.config.horizon]
+    small = [panels[str(k)] for k in range(scales)]
+    for axes in small:
+        axes.plot(*np.transpose(went), color="0.8", linewidth=5)
+    plot_plan(small, plan, dimensions=POSITION, goal=now["desired_goal"])
+    figure.supxlabel("one plan, coarse to fine; grey: where the point then went")
     return figure
 
 
