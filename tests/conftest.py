@@ -151,3 +151,9 @@ def goal_minari_dataset(
         {name: gym.spaces.Box(-np.inf, np.inf, (size,)) for name, size in sizes.items()}
     )
     return make_minari(episodes, space, dataset_id="toy/goal-v0")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Every test meets the same random numbers, alone or among others."""
+    torch.manual_seed(0)

@@ -1,0 +1,144 @@
+"""Transformer: no scale sees a finer one, a cache changes nothing, the condition gets through."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mage_agent.model import MAGEModel
+from tests.tiny import SCALES, STATE, tiny_model
+
+V, C = 8, 4
+Inputs = tuple[list[Tensor], Tensor, Tensor, Tensor]
+
+
+def exact_model(**changes: Any) -> MAGEModel:
+    """In float64, where two ways to the same number agree to many digits."""
+    return tiny_model(num_blocks=2, **changes).double()
+
+
+def inputs(batch: int = 5) -> Inputs:
+    """Codes of every scale, state, return, and the flag that shows the return."""
+    codes = [torch.randn(batch, length, C).double() for length in SCALES]
+    state, target = torch.randn(batch, STATE).double(), torch.randn(batch, 1).double()
+    return codes, state, target, torch.ones(batch, 1).double()
+
+
+class TestScaleCausality:
+    @pytest.mark.parametrize("moved", range(3))
+    def test_no_scale_hears_of_itself_or_a_finer_one(self, moved: int) -> None:
+        model, (codes, *condition) = exact_model(), inputs()
+        before = model.logits(codes, *condition)
+        codes[moved] = codes[moved] + torch.randn_like(codes[moved])
+        after = model.logits(codes, *condition)
+        for k in range(3):
+            assert torch.equal(before[k], after[k]) == (k <= moved)
+
+    @pytest.mark.parametrize("scale", range(3))
+    def test_the_networks_inputs_are_seen_up_to_the_own_scale(self, scale: int) -> None:
+        transformer = exact_model().transformer
+        x = torch.randn(2, sum(SCALES), C, dtype=torch.float64, requires_grad=True)
+        logits, _ = transformer(x, torch.randn(2, 1, 16).double())
+        here = slice(transformer.starts[scale], transformer.ends[scale])
+        logits[:, here].square().sum().backward()
+        seen = x.grad.abs().sum((0, 2)) > 0
+        assert seen[: transformer.ends[scale]].all()  # its own scale too, all tokens at once
+        assert not seen[transformer.ends[scale] :].any()
+
+
+class TestGeneration:
+    @pytest.mark.parametrize("changes", [{}, {"token_choice": "expected"}])
+    def test_cached_equals_uncached(self, changes: dict[str, Any]) -> None:
+        model, (_, state, target, known) = exact_model(**changes), inputs()
+        chosen: list[Tensor] = []
+
+        def pick(logits: Tensor) -> Tensor:
+            chosen.append(model.pick(logits))
+            return chosen[-1]
+
+        scores, sums = model.generate(state, target, pick)
+        torch.testing.assert_close(scores, list(model.logits(chosen, state, target, known)))
+        torch.testing.assert_close(sums, model.quantizer.partial_sums(chosen))
+
+    def test_cached_equals_uncached_under_guidance(self) -> None:
+        model = exact_model(guidance_scale=2.5, return_dropout=0.1)
+        _, state, target, known = inputs()
+        chosen: list[Tensor] = []
+
+        def pick(logits: Tensor) -> Tensor:
+            chosen.append(model.pick(logits))
+            return chosen[-1]
+
+        scores, _ = model.generate(state, target, pick)
+        told = model.logits(chosen, state, target, known)
+        untold = model.logits(chosen, state, target, torch.zeros_like(known))
+        for score, with_return, without in zip(scores, told, untold, strict=True):
+            torch.testing.assert_close(score, without + 2.5 * (with_return - without))
+
+    def test_permuting_the_batch_permutes_the_result(self) -> None:
+        model, (codes, state, target, known), order = exact_model(), inputs(), torch.randperm(5)
+        logits = model.logits(codes, state, target, known)
+        shuffled = model.logits([c[order] for c in codes], state[order], target[order], known)
+        torch.testing.assert_close(shuffled, tuple(part[order] for part in logits))
+        scores, sums = model.generate(state, target, model.pick)
+        scores2, sums2 = model.generate(state[order], target[order], model.pick)
+        torch.testing.assert_close(scores2, [part[order] for part in scores])
+        torch.testing.assert_close(sums2, [part[order] for part in sums])
+
+    def test_greedy_is_deterministic_and_keeps_no_state(self) -> None:
+        model, (_, state, target, _) = exact_model(), inputs()
+        first, _ = model.generate(state, target, model.pick)
+        model.generate(-state, target, model.pick)
+        again, _ = model.generate(state, target, model.pick)
+        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+    def test_shapes(self) -> None:
+        model, (codes, state, target, known) = exact_model(), inputs()
+        logits = model.logits(codes, state, target, known)
+        assert [part.shape for part in logits] == [(5, length, V) for length in SCALES]
+        scores, sums = model.generate(state, target, model.pick)
+        assert [part.shape for part in scores] == [(5, length, V) for length in SCALES]
+        assert [part.shape for part in sums] == [(5, SCALES[-1], C)] * 3
+
+
+class TestCondition:
+    def test_state_and_return_reach_every_scale(self) -> None:
+        model, (codes, state, target, known) = exact_model(), inputs()
+        before = model.logits(codes, state, target, known)
+        for changed in ((-state, target), (state, -target)):
+            after = model.logits(codes, *changed, known)
+            assert all((a != b).any() for a, b in zip(before, after, strict=True))
+
+    def test_a_withheld_return_does_not_matter_and_is_not_a_return_of_zero(self) -> None:
+        model, (codes, state, target, known) = exact_model(), inputs()
+        untold = model.logits(codes, state, target, torch.zeros_like(known))
+        also = model.logits(codes, state, -5 * target, torch.zeros_like(known))
+        zero = model.logits(codes, state, torch.zeros_like(target), known)
+        assert all(torch.equal(a, b) for a, b in zip(untold, also, strict=True))
+        assert all((a != b).any() for a, b in zip(untold, zero, strict=True))
+
+    @pytest.mark.parametrize(
+        ("sites", "depends"),
+        [
+            (("first_scale", "finer_scales"), [True, True, True]),
+            (("first_scale",), [True, False, False]),
+            (("finer_scales",), [False, True, True]),
+            ((), [False, False, False]),
+        ],
+    )
+    def test_the_return_conditions_where_it_is_told_to(
+        self, sites: tuple[str, ...], depends: list[bool]
+    ) -> None:
+        model, (codes, state, target, known) = exact_model(return_conditioning=sites), inputs()
+        if sites == ("first_scale",):  # finer scales attend to the first, so ask them alone
+            model.transformer.blocks = torch.nn.ModuleList()
+        before = model.logits(codes, state, target, known)
+        after = model.logits(codes, state, -target, known)
+        assert [bool((a != b).any()) for a, b in zip(before, after, strict=True)] == depends
+
+    def test_dropout_acts_in_training_only(self) -> None:
+        model, (codes, *condition) = exact_model(dropout=0.5), inputs()
+        assert torch.equal(model.logits(codes, *condition)[2], model.logits(codes, *condition)[2])
+        model.train()
+        assert (model.logits(codes, *condition)[2] != model.logits(codes, *condition)[2]).any()

@@ -1,0 +1,80 @@
+"""A configuration, models and windows small enough to test the method's core in no time."""
+
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from mage_agent.config import MAGEConfig
+from mage_agent.model import MAGEModel
+from tests.acting import make_model
+
+STATE, ACTION, HORIZON = 3, 2, 12
+SCALES = (1, 2, 4)
+
+# Every choice of the method is spelled out, so that no test hangs on a default.
+CORE: dict[str, Any] = {
+    "horizon": HORIZON,
+    "temporal_stride": 3,
+    "num_scales": 3,
+    "scale_lengths": None,
+    "codebook_size": 8,
+    "code_dim": 4,
+    "width": 16,
+    "num_blocks": 1,
+    "num_heads": 2,
+    "num_autoencoder_blocks": 1,
+    "dropout": 0.0,
+    "trajectory": "RS",
+    "return_conditioning": ("autoencoder", "first_scale", "finer_scales", "condition_loss"),
+    "return_reweighting": False,
+    "inverse_dynamics": "latent",
+    "inverse_dynamics_sees_state": False,
+    "condition_guidance": "adapter",
+    "adapter_dim": 4,
+    "context": "teacher",
+    "token_choice": "argmax",
+    "true_scales": False,
+    "state_dropout": 0.0,
+    "return_dropout": 0.0,
+    "guidance_scale": 1.0,
+    "return_expectile": None,
+    "discount": 0.99,
+    "target_return": 1.0,
+    "learning_rate": 1e-2,
+    "warmup_steps": 2,
+    "batch_size": 16,
+    "tokenizer_steps": 4,
+    "generator_steps": 4,
+}
+
+
+def tiny_config(**changes: Any) -> MAGEConfig:
+    return MAGEConfig(**{**CORE, **changes})
+
+
+def tiny_model(**changes: Any) -> MAGEModel:
+    """An untrained model of 3 observations and 2 actions whose codebook counts as started."""
+    model = make_model(STATE, ACTION, **{**CORE, **changes})
+    codebook = model.quantizer.codebook._codebook
+    codebook.initted.fill_(True)
+    codebook.embed_avg.copy_(codebook.embed)
+    return model
+
+
+def tiny_windows(
+    batch: int = 8, *, horizon: int = HORIZON, lengths: Tensor | None = None, seed: int = 0
+) -> TensorDict:
+    """Windows of standard normal numbers; ``lengths`` of their steps are real, or all of them."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.full((batch,), horizon) if lengths is None else lengths
+    return TensorDict(
+        {
+            "observation": torch.randn(batch, horizon, STATE, generator=generator),
+            "action": torch.rand(batch, horizon, ACTION, generator=generator) * 2 - 1,
+            "return_to_go": 10 * torch.randn(batch, horizon, 1, generator=generator),
+            ("collector", "mask"): torch.arange(horizon) < lengths[:, None],
+        },
+        batch_size=[batch, horizon],
+    )
