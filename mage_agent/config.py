@@ -53,8 +53,9 @@ class MAGEConfig:
             own straight-through samples as in Algorithm 5 (measured).
         token_choice: what a deterministic policy makes of a token's distribution: the likeliest
             code (the paper), or the mean of all codes (measured).
-        true_scales: train I on pyramids whose first j scales are the data's and whose other scales
-            are generated, j uniform over 0..K, instead of on wholly generated ones (measured).
+        true_scales: train I also on the data's tokens: on pyramids whose first j scales are the
+            data's and whose others are generated, j uniform over 0..K, instead of on wholly
+            generated ones (measured).
         state_dropout: rate at which s_0 is hidden from I in training (measured).
         return_dropout: rate at which the return-to-go is hidden from the transformer in training,
             which makes guidance possible (measured).
@@ -79,6 +80,8 @@ class MAGEConfig:
         batch_size: windows per step (Tables 10-14).
         tokenizer_steps: gradient steps of stage 1.
         generator_steps: gradient steps of stage 2.
+        inverse_dynamics_steps: gradient steps of I alone on the trained model's plans (measured:
+            stage 2 is too short for I, and these steps are cheap).
     """
 
     observation_keys: tuple[str, ...] = ("observation",)
@@ -128,6 +131,7 @@ class MAGEConfig:
     batch_size: int = 512
     tokenizer_steps: int = 50_000
     generator_steps: int = 100_000
+    inverse_dynamics_steps: int = 50_000
 
     def __post_init__(self) -> None:
         """Check every field; raise before anything is built."""
@@ -327,15 +331,16 @@ _SMALL: dict[str, Any] = {
     "num_autoencoder_blocks": 1,
     "batch_size": 128,
     "learning_rate": 7e-4,
-    "tokenizer_steps": 2_000,
-    "generator_steps": 4_000,
+    "tokenizer_steps": 1_500,
+    "generator_steps": 2_500,
+    "inverse_dynamics_steps": 8_000,
 }
 _DOMAINS: dict[str, dict[str, Any]] = {
     "adroit": _BY_PLAN,  # Table 10
     "kitchen": {**_BY_PLAN, "codebook_size": 2048},  # Table 11
     "antmaze": {**_BY_PLAN_AND_STATE, "codebook_size": 1024, "discount": 0.998},  # Table 12
     "maze2d": {**_BY_PLAN_AND_STATE, **_MAZE},  # Table 13
-    "locomotion": _BY_PLAN,  # Table 14
+    "locomotion": {**_BY_PLAN, "inverse_dynamics_sees_state": True, "return_expectile": 0.9},
 }
 PRESETS: dict[str, dict[str, Any]] = {
     **_DOMAINS,

@@ -1,4 +1,4 @@
-"""The two training stages as TorchRL loss modules: tokenizer first, generator second."""
+"""The training stages as TorchRL loss modules: tokenizer, generator, and a polish of I."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torchrl.objectives.utils import _reduce
 from mage_agent.model import MAGEModel
 from mage_agent.types import TrajectoryWindow
 
-__all__ = ["MAGELoss", "MAGETokenizerLoss"]
+__all__ = ["MAGEInverseDynamicsLoss", "MAGELoss", "MAGETokenizerLoss"]
 
 
 class _MAGELossModule(LossModule):  # type: ignore[misc]
@@ -318,6 +318,7 @@ class MAGELoss(_MAGELossModule):
         state, target = model.standardize(observation, return_to_go)
         true_codes = [model.quantizer.lookup(ids) for ids in token_ids]
         logits: Sequence[Tensor]
+        # Deviation: the context is the data's tokens by default; context="own" is Algorithm 5.
         if config.context == "teacher":
             known = (torch.rand_like(target) >= config.return_dropout).to(target)
             logits = model.logits(true_codes, state, target, known)
@@ -396,6 +397,7 @@ class MAGELoss(_MAGELossModule):
             generated = [model.pick(scores) for scores in logits]
             codes = generated
             if config.true_scales:
+                # Deviation: in mazes, I learns on pyramids that are partly the data's.
                 # The first j scales are the data's: I learns to trust the coarse plan, and how far
                 # to trust the fine tokens, most of which nobody can predict.
                 first = torch.randint(len(codes) + 1, (len(state), 1, 1), device=state.device)
@@ -418,3 +420,39 @@ class MAGELoss(_MAGELossModule):
         visible = model.hide_state(state)
         predicted = model.read_action(latent, state, target, visible=visible)
         return config.inverse_dynamics_weight * _squared_error(predicted, wanted), metrics
+
+
+class MAGEInverseDynamicsLoss(_MAGELossModule):
+    """A polish of I on the plans that acting will meet, after stage 2 (Eq. 6).
+
+    ``||a_0 - I(Z)||^2`` where Z is what the trained model generates for (s_0, R_0), scale by scale
+    in its own context; with ``true_scales``, half of the batch has the data's own Z instead. The
+    latents never change here, so they are read from the batch (``latent``, and ``true_latent``),
+    and a step costs as little as one of behaviour cloning.
+
+    Args:
+        model: the model whose stage 2 is done.
+        reduction: "mean" (default), "sum" or "none" (one loss per window).
+    """
+
+    trains = ("inverse_dynamics",)
+
+    def __init__(self, model: MAGEModel, *, reduction: str | None = None) -> None:
+        super().__init__(model, reduction=reduction)
+        self.out_keys = ["loss_inverse_dynamics"]
+
+    @dispatch
+    def forward(self, tensordict: TensorDictBase) -> TensorDict:
+        """Losses of a batch, whose first step is read; the input stays as it is."""
+        model, keys = self.model, self.tensor_keys
+        observation = torch.cat([tensordict.get(key) for key in self.observation_keys], dim=-1)
+        state, target = model.standardize(
+            observation[:, 0], tensordict.get(keys.return_to_go)[:, 0]
+        )
+        latent = tensordict.get("latent")[:, 0]
+        if model.config.true_scales:
+            own = torch.rand(len(latent), 1, 1, device=latent.device) < 0.5
+            latent = torch.where(own, latent, tensordict.get("true_latent")[:, 0])
+        predicted = model.read_action(latent, state, target, visible=model.hide_state(state))
+        wanted = model.normalize_action(tensordict.get(keys.action)[:, 0])
+        return self._reduced({"loss_inverse_dynamics": _squared_error(predicted, wanted)}, {})

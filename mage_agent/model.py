@@ -238,6 +238,7 @@ class MAGEModel(nn.Module):
         With ``temperature`` 0, the likeliest codes, or their mean where the configuration says
         ``token_choice="expected"``; else the codes of samples.
         """
+        # Deviation: the presets act on the mean code of each token, not on the likeliest one.
         if temperature == 0 and self.config.token_choice == "expected":
             codes = self.quantizer.codes
             return logits.to(codes.dtype).softmax(-1) @ codes
@@ -440,6 +441,7 @@ class MAGEModel(nn.Module):
             observation.reshape(-1, self.observation_dim).to(dtype),
             return_to_go.reshape(-1, 1).to(dtype),
         )
+        # Deviation: with return_expectile, no return is asked that the data never reached from s_0.
         if self.return_ceiling is not None:
             target = target.minimum(self.return_ceiling(state))
         return state, target

@@ -18,12 +18,12 @@ from mage_agent import checkpoint
 from mage_agent.checkpoint import versions
 from mage_agent.config import MAGEConfig
 from mage_agent.data import WindowSampler, metadata, observation_keys, replay_buffer
-from mage_agent.losses import MAGELoss, MAGETokenizerLoss
+from mage_agent.losses import MAGEInverseDynamicsLoss, MAGELoss, MAGETokenizerLoss
 from mage_agent.model import MAGEModel
 
 __all__ = ["STAGES", "Progress", "TrainingError", "build_model", "describe", "fit", "versions"]
 
-STAGES = ("tokenizer", "generator")
+STAGES = ("tokenizer", "generator", "inverse_dynamics")
 LOG_INTERVAL = 50
 """Steps between two entries of the log."""
 
@@ -37,7 +37,7 @@ class Progress:
     """Where training stands; handed to callbacks.
 
     Attributes:
-        stage: "tokenizer" or "generator".
+        stage: "tokenizer", "generator" or "inverse_dynamics".
         step: finished steps of this stage.
         steps: all steps of this stage.
         metrics: losses and metrics of the last logged step.
@@ -215,13 +215,21 @@ class _Trainer:
         keys = (*config.observation_keys, "action", "return_to_go", "episode")
         dataset = self.dataset.select(*keys)
         if stage == "tokenizer":
-            self.loss: MAGETokenizerLoss | MAGELoss = MAGETokenizerLoss(self.model)
+            self.loss: MAGETokenizerLoss | MAGELoss | MAGEInverseDynamicsLoss
+            self.loss = MAGETokenizerLoss(self.model)
             horizon = config.horizon
-        else:
+        elif stage == "generator":
             self.loss = MAGELoss(self.model)
             # The tokenizer is frozen from here on: its tokens are computed once, and a batch needs
             # the first step of its windows only.
-            dataset["token_ids"] = self.tokens()
+            dataset["token_ids"], _ = self.tokens()
+            horizon = 1
+        else:
+            # Deviation: a third stage trains I alone on the plans that acting will meet.
+            self.loss = MAGEInverseDynamicsLoss(self.model)
+            dataset["latent"] = self.plans()
+            if config.true_scales:
+                _, dataset["true_latent"] = self.tokens()
             horizon = 1
         self.buffer = replay_buffer(
             dataset,
@@ -240,19 +248,36 @@ class _Trainer:
             self._restored = None
 
     @torch.no_grad()
-    def tokens(self) -> Tensor:
-        """Tokens of the window that starts at every step, shape (N, sum_k L_k)."""
+    def tokens(self) -> tuple[Tensor, Tensor]:
+        """Tokens (N, sum_k L_k) and latent (N, L_K, C) of the window that starts at every step."""
         self.model.eval()
         sampler = WindowSampler(self.dataset["episode"], self.model.config.horizon)
         columns = self.dataset.select(*self.model.config.observation_keys, "action", "return_to_go")
-        rows = []
+        token_ids, latents = [], []
         for start in torch.arange(len(self.dataset)).split(1024):
             index, mask = sampler.windows(start)
             batch = columns[index].set(("collector", "mask"), mask).to(self.device)
-            window = self.loss.window(batch)
-            rows.append(torch.cat(self.model.tokenize(window).token_ids, dim=1).cpu())
+            encoding = self.model.tokenize(self.loss.window(batch))
+            token_ids.append(torch.cat(encoding.token_ids, dim=1).cpu())
+            latents.append(encoding.latent.cpu())
         self.model.train()
-        return torch.cat(rows)
+        return torch.cat(token_ids), torch.cat(latents)
+
+    @torch.no_grad()
+    def plans(self) -> Tensor:
+        """What the model generates at every step for the return that followed, (N, L_K, C)."""
+        self.model.eval()
+        keys = self.model.config.observation_keys
+        latents = []
+        for chunk in self.dataset.select(*keys, "return_to_go").split(1024):
+            observation = torch.cat([chunk[key] for key in keys], dim=-1).to(self.device)
+            state, target = self.model.standardize(
+                observation, chunk["return_to_go"].to(self.device)
+            )
+            _, sums = self.model.generate(state, target, self.model.pick)
+            latents.append(sums[-1].cpu())
+        self.model.train()
+        return torch.cat(latents)
 
     def steps(self) -> Iterator[TensorDict]:
         """Train to the end of the stage; yields the losses of every step after it was taken."""
@@ -352,6 +377,7 @@ def sum_losses(losses: TensorDictBase) -> Tensor:
 
 def learning_rate(config: MAGEConfig, step: int, steps: int) -> float:
     """Linear warm-up, then a cosine down to a tenth of the peak."""
+    # Deviation: the paper gives one learning rate and no schedule.
     warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
     cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
     return config.learning_rate * warmup * (0.1 + 0.9 * cosine)

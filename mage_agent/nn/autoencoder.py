@@ -53,6 +53,7 @@ class TrajectoryEncoder(nn.Module):
         Returns:
             Latent f, shape (B, L_K, C).
         """
+        # Deviation: the encoder pools time by temporal_stride, as TAP does.
         patches = trajectory.unflatten(1, (-1, self.temporal_stride)).flatten(2)
         x = self.embed(patches) + self.position + self.embed_return(return_to_go)[:, None]
         for block in self.blocks:

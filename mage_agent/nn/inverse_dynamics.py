@@ -38,6 +38,7 @@ class InverseDynamics(nn.Module):
         Returns:
             Action in normalised units, shape (B, A).
         """
+        # Deviation: in mazes and locomotion, I also sees s_0.
         if self.observation_dim:
             if visible is None:
                 visible = torch.ones_like(observation[:, :1])
