@@ -441,7 +441,7 @@ class MAGEInverseDynamicsLoss(_MAGELossModule):
         super().__init__(model, reduction=reduction)
         self.out_keys = ["loss_inverse_dynamics"]
 
-    @dispatch
+    @dispatch  # type: ignore[untyped-decorator]
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
         """Losses of a batch, whose first step is read; the input stays as it is."""
         model, keys = self.model, self.tensor_keys

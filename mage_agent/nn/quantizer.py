@@ -131,7 +131,7 @@ class MultiScaleQuantizer(nn.Module):
 
         quantised = [total for _, total in self.coarse_to_fine(choose, latent)][-1]
         if update_codebook:
-            # Deviation: a moving average replaces the second term of Eq. A.2.
+            # Deviation: a moving average replaces the loss that pulls codes to latents.
             # One update for all scales: a code that only coarse scales use is not taken for dead.
             self.codebook.update_indices(torch.cat(residuals, dim=1), torch.cat(token_ids, dim=1))
         return Encoding(tuple(token_ids), quantised, torch.stack(commitments).mean(0))
