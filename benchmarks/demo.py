@@ -82,7 +82,7 @@ def run_demo(
     console.rule("2. training")
     cloning = BehaviourCloning(dataset, observation_keys=config.observation_keys, seed=seed)
     cloning.learn(dataset, steps=cloning_steps, seed=seed)
-    policy = _trained_policy(dataset, config, output / "policy.mage", seed, console)
+    policy = _trained_policy(dataset, config, output, seed, console)
 
     console.rule("3. evaluation")
     table = _compare(dataset, policy, cloning, episodes)
@@ -91,19 +91,23 @@ def run_demo(
     console.rule("4. picture")
     picture = output / "plan.png"
     _draw(make_environment(dataset), policy, cloning).savefig(picture, dpi=150)
-    console.print(f"picture  {picture}\npolicy   {output / 'policy.mage'}\ndata     {datasets}")
+    console.print(f"{picture}: the picture")
+    console.print(f"{output / 'policy.mage'}: the policy, for MAGEPolicy.load")
+    console.print(f"{output / 'logs'}: the course of training, for tensorboard --logdir")
+    console.print(f"{datasets}: the dataset, for MINARI_DATASETS_PATH")
 
 
 def _trained_policy(
-    dataset: TensorDictBase, config: MAGEConfig, path: Path, seed: int, console: Console
+    dataset: TensorDictBase, config: MAGEConfig, output: Path, seed: int, console: Console
 ) -> MAGEPolicy:
+    path = output / "policy.mage"
     if path.exists():
         policy = MAGEPolicy.load(path, device="cpu")
         if policy.config == config and policy.seed == seed:
             console.print(f"using {path}; delete it to train anew")
             return policy
     policy = MAGEPolicy.from_dataset(dataset, config, device="cpu", seed=seed)
-    policy.learn(dataset, progress_bar=True)
+    policy.learn(dataset, progress_bar=True, log_dir=output / "logs")
     policy.save(path)
     return policy
 
