@@ -91,7 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             progress_bar=not args.quiet,
         )
         returns = [result.episode_return for result in results]
-        return normalized_score(returns, facts["ref_min_score"], facts["ref_max_score"]).tolist()
+        scores = normalized_score(returns, facts["ref_min_score"], facts["ref_max_score"])
+        return [float(value) for value in scores]
 
     scores = score()
     targets = [float(value) for value in args.targets.split(",") if value]

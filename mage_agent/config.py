@@ -313,9 +313,8 @@ class MAGEConfig:
 
 _GOAL_KEYS = ("observation", "achieved_goal", "desired_goal")
 _MAZE: dict[str, Any] = {"codebook_size": 256, "width": 256, "num_blocks": 4}
-# How the action is read off the plan, by domain (measured). Where the return decides (Adroit,
-# locomotion), I that sees s_0 leans on it and forgets the plan; where the plan says little about
-# the gait (mazes), it needs s_0.
+# How the action is read off the plan, by domain (measured). On Adroit, I that sees s_0 leans on it
+# and forgets the plan; a gait (mazes, locomotion) cannot be kept without s_0.
 _BY_PLAN: dict[str, Any] = {"token_choice": "expected"}
 _BY_PLAN_AND_STATE: dict[str, Any] = {
     "observation_keys": _GOAL_KEYS,
@@ -340,7 +339,7 @@ _DOMAINS: dict[str, dict[str, Any]] = {
     "kitchen": {**_BY_PLAN, "codebook_size": 2048},  # Table 11
     "antmaze": {**_BY_PLAN_AND_STATE, "codebook_size": 1024, "discount": 0.998},  # Table 12
     "maze2d": {**_BY_PLAN_AND_STATE, **_MAZE},  # Table 13
-    "locomotion": {**_BY_PLAN, "inverse_dynamics_sees_state": True, "return_expectile": 0.9},
+    "locomotion": {**_BY_PLAN, "inverse_dynamics_sees_state": True, "target_return": 0.9},
 }
 PRESETS: dict[str, dict[str, Any]] = {
     **_DOMAINS,
