@@ -25,7 +25,7 @@ from mage_agent.types import Plan
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["plot_maze", "plot_path", "plot_plan"]
+__all__ = ["plot_asked_and_achieved", "plot_maze", "plot_path", "plot_plan"]
 
 WALL = 1
 _WALL_COLOR = "#3d4451"
@@ -136,3 +136,28 @@ def plot_plan(
         plot_path(panel, decoded[row, :, list(dimensions)].cpu(), goal=goal, width=2.5)
         scales = "scale 1" if k == 1 else f"scales 1 to {k}"
         panel.set_title(f"{scales}, {tokens} token{'s' if tokens > 1 else ''}")
+
+
+def plot_asked_and_achieved(
+    axes: Axes, asked: ArrayLike, achieved: ArrayLike, *, label: str | None = None
+) -> None:
+    """Draw what came of asking for more: the achieved score over the asked return.
+
+    Args:
+        axes: where to draw.
+        asked: discounted returns asked for, shape (N,).
+        achieved: mean normalised score of each, shape (N,).
+        label: name of the line.
+
+    Raises:
+        ValueError: the two differ in length.
+    """
+    asked, achieved = np.asarray(asked, dtype=float), np.asarray(achieved, dtype=float)
+    if asked.shape != achieved.shape or asked.ndim != 1:
+        raise ValueError(
+            f"asked has shape {asked.shape} and achieved {achieved.shape}; both must be (N,)."
+        )
+    order = asked.argsort()
+    axes.plot(asked[order], achieved[order], marker="o", label=label)
+    axes.set_xlabel("asked return (discounted)")
+    axes.set_ylabel("achieved score")
