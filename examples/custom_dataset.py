@@ -58,7 +58,8 @@ def main() -> None:
     args = parser.parse_args()
 
     dataset = load_dataset(record(args.episodes), action_low=-1, action_high=1)
-    config = MAGEConfig.preset("small", tokenizer_steps=args.steps, generator_steps=args.steps)
+    stages = ("tokenizer_steps", "generator_steps", "inverse_dynamics_steps")
+    config = MAGEConfig.preset("small", **dict.fromkeys(stages, args.steps))
     policy = MAGEPolicy.from_dataset(dataset, config).learn(dataset)
 
     # Outside an environment, the account of the return is yours to keep.

@@ -20,9 +20,8 @@ def train(episodes: int, steps: int) -> MAGEPolicy:
     """Train on random swings, watched by an ``EvalCallback``."""
     recording = GymEnv("Pendulum-v1").rollout(200 * episodes, break_when_any_done=False)
     dataset = load_dataset(recording, action_low=-2, action_high=2)
-    config = MAGEConfig.preset(
-        "small", tokenizer_steps=steps, generator_steps=steps, batch_size=128
-    )
+    stages = ("tokenizer_steps", "generator_steps", "inverse_dynamics_steps")
+    config = MAGEConfig.preset("small", **dict.fromkeys(stages, steps))
     policy = MAGEPolicy.from_dataset(dataset, config)
     venv = policy.wrap(make_vec_env("Pendulum-v1", n_envs=4, seed=100))
     return policy.learn(dataset, callback=EvalCallback(venv, n_eval_episodes=4, eval_freq=10))

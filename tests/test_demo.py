@@ -22,6 +22,7 @@ TINY = CONFIG.replace(
     batch_size=8,
     tokenizer_steps=2,
     generator_steps=2,
+    inverse_dynamics_steps=2,
 )
 SHORT = dataclasses.replace(RECIPE, steps=120, max_episode_steps=60, reference_episodes=10)
 

@@ -21,6 +21,7 @@ TINY = {
     "batch_size": 8,
     "tokenizer_steps": 2,
     "generator_steps": 2,
+    "inverse_dynamics_steps": 2,
 }
 
 

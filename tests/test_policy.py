@@ -70,7 +70,12 @@ def make_dataset(goal: bool = False, episodes: int = 6, length: int = 30) -> Any
 
 
 def learning_config(**changes: Any) -> MAGEConfig:
-    steps = {"batch_size": 8, "tokenizer_steps": 4, "generator_steps": 120}
+    steps = {
+        "batch_size": 8,
+        "tokenizer_steps": 4,
+        "generator_steps": 120,
+        "inverse_dynamics_steps": 2,
+    }
     return MAGEConfig.preset("small", **{**TINY, **steps, **changes})
 
 

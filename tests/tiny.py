@@ -47,6 +47,7 @@ CORE: dict[str, Any] = {
     "batch_size": 16,
     "tokenizer_steps": 4,
     "generator_steps": 4,
+    "inverse_dynamics_steps": 4,
 }
 
 
