@@ -129,6 +129,8 @@ def fit(
         if resume and checkpoint_path is not None and Path(checkpoint_path).is_file():
             trainer.restore()
         for stage in STAGES[trainer.stage_index :]:
+            if getattr(model.config, f"{stage}_steps") == 0:
+                continue
             trainer.begin(stage)
             bar = tqdm(
                 trainer.steps(),
@@ -225,7 +227,7 @@ class _Trainer:
             dataset["token_ids"], _ = self.tokens()
             horizon = 1
         else:
-            # Deviation: a third stage trains I alone on the plans that acting will meet.
+            # Deviation: where I sees s_0, a third stage trains it on the plans that acting will meet.
             self.loss = MAGEInverseDynamicsLoss(self.model)
             dataset["latent"] = self.plans()
             if config.true_scales:
