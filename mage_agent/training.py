@@ -227,7 +227,7 @@ class _Trainer:
             dataset["token_ids"], _ = self.tokens()
             horizon = 1
         else:
-            # Deviation: where I sees s_0, a third stage trains it on the plans that acting will meet.
+            # Deviation: where I sees s_0, a third stage trains it on the plans that acting meets.
             self.loss = MAGEInverseDynamicsLoss(self.model)
             dataset["latent"] = self.plans()
             if config.true_scales:
