@@ -36,6 +36,7 @@ CONFIG = MAGEConfig.preset(
     batch_size=64,
     tokenizer_steps=3_000,
     generator_steps=2_500,
+    inverse_dynamics_steps=3_000,
 )
 EVALUATION_SEED = 100_000  # both methods meet the same starts and goals
 ROUTE = {"reset_cell": np.array([6, 1]), "goal_cell": np.array([1, 6])}  # corner to corner
