@@ -139,6 +139,12 @@ def test_maze2d_starts_where_it_always_starts() -> None:
     assert np.ptp(goals, axis=0).max() > 1
 
 
+def test_relative_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    collect(RECIPE, Path("datasets"), progress_bar=False)
+    assert load(Path("datasets")).total_steps == 120
+
+
 def test_interrupted_collection_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

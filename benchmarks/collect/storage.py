@@ -21,7 +21,7 @@ _ROOT_VARIABLE = "MINARI_DATASETS_PATH"
 def minari_root(root: Path) -> Iterator[None]:
     """Let Minari keep its datasets under ``root``; only the environment can tell it to."""
     before = os.environ.get(_ROOT_VARIABLE)
-    os.environ[_ROOT_VARIABLE] = str(root)
+    os.environ[_ROOT_VARIABLE] = str(root.resolve())  # Minari stumbles over relative paths
     try:
         yield
     finally:
