@@ -195,12 +195,10 @@ def _draw(env: Env, policy: MAGEPolicy, cloning: BehaviourCloning, rollouts: int
 
     now = planned[PLANNING_STEP]
     parts = [torch.as_tensor(now[key]).float() for key in policy.config.observation_keys]
-    # D, not D': the condition loss teaches D' the first step of a plan only.
     plan = policy.model.plan(
         torch.cat(parts)[None],
         torch.as_tensor(now["return_to_go"])[None],
         partial=True,
-        guided=False,
     )
     went = [seen["achieved_goal"] for seen in planned[PLANNING_STEP:]][: policy.config.horizon]
     small = [panels[str(k)] for k in range(scales)]
