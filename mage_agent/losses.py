@@ -45,6 +45,8 @@ class _MAGELossModule(LossModule):  # type: ignore[misc]
     model: MAGEModel
     trains: tuple[str, ...]
     """Names of the model's networks that this stage trains."""
+    reads: tuple[str, ...] = ()
+    """Entries that the stage reads besides those of the keys."""
 
     def __init__(self, model: MAGEModel, *, reduction: str | None = None) -> None:
         self._in_keys: list[NestedKey] | None = None
@@ -72,7 +74,8 @@ class _MAGELossModule(LossModule):  # type: ignore[misc]
         """Entries that must be there."""
         if self._in_keys is None:
             keys = self.tensor_keys
-            self._in_keys = [*self.observation_keys, keys.action, keys.return_to_go]
+            own = (keys.action, keys.return_to_go, *self.reads)
+            self._in_keys = [*self.observation_keys, *own]
         return self._in_keys
 
     @in_keys.setter
@@ -121,12 +124,11 @@ class _MAGELossModule(LossModule):  # type: ignore[misc]
                 parameter.requires_grad_(True)
 
     def reset_parameters_recursive(self, params: TensorDictBase | None = None) -> None:
-        """Draw new weights for the networks this stage trains."""
-        for _, network in self.networks():
-            for module in network.modules():
-                reset = getattr(module, "reset_parameters", None)
-                if reset is not None:
-                    reset()
+        """Start the networks this stage trains anew, codebook and zero-started layers included."""
+        old = self.model
+        new = MAGEModel(old.config, observation_dim=old.observation_dim, action_dim=old.action_dim)
+        for name, network in self.networks():
+            network.load_state_dict(new.get_submodule(name).state_dict())
 
     def window(self, tensordict: TensorDictBase) -> TrajectoryWindow:
         """Read a window batch.
@@ -449,6 +451,7 @@ class MAGEInverseDynamicsLoss(_MAGELossModule):
     def __init__(self, model: MAGEModel, *, reduction: str | None = None) -> None:
         super().__init__(model, reduction=reduction)
         self.out_keys = ["loss_inverse_dynamics"]
+        self.reads = ("latent", "true_latent") if model.config.true_scales else ("latent",)
 
     @dispatch  # type: ignore[untyped-decorator]
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
@@ -462,6 +465,7 @@ class MAGEInverseDynamicsLoss(_MAGELossModule):
         if model.config.true_scales:
             own = torch.rand(len(latent), 1, 1, device=latent.device) < 0.5
             latent = torch.where(own, latent, tensordict.get("true_latent")[:, 0])
-        predicted = model.read_action(latent, state, target, visible=model.hide_state(state))
+        with self._others_frozen():
+            predicted = model.read_action(latent, state, target, visible=model.hide_state(state))
         wanted = model.normalize_action(tensordict.get(keys.action)[:, 0])
         return self._reduced({"loss_inverse_dynamics": _squared_error(predicted, wanted)}, {})
