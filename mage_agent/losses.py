@@ -155,7 +155,7 @@ class _MAGELossModule(LossModule):  # type: ignore[misc]
             observation=observation,
             action=tensordict.get(keys.action),
             return_to_go=tensordict.get(keys.return_to_go),
-            mask=mask.view(observation.shape[:2]),
+            mask=mask.view(observation.shape[:2]).bool(),  # TensorDict.double() casts it, too
         )
 
     def _reduced(self, losses: dict[str, Tensor], metrics: dict[str, Tensor]) -> TensorDict:
