@@ -23,7 +23,6 @@ TINY = CONFIG.replace(
     tokenizer_steps=2,
     generator_steps=2,
     inverse_dynamics_steps=2,
-    inverse_dynamics_steps=2,
 )
 SHORT = dataclasses.replace(RECIPE, steps=120, max_episode_steps=60, reference_episodes=10)
 
