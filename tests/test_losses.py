@@ -617,3 +617,18 @@ def test_one_scale() -> None:
         losses = loss(tiny_windows())
         assert set(losses.keys()) == set(loss.out_keys)
         assert torch.isfinite(total(losses))
+
+
+def test_guidance_holds_later_steps_to_the_trained_decoder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tiny_model(condition_weight=0.5)
+
+    def decode(latent: Tensor, state: Tensor, target: Tensor, *, guided: bool) -> Tensor:
+        first = torch.cat([target, state], dim=-1)[:, None]  # the condition itself: no error there
+        later = torch.full((len(state), HORIZON - 1, 1 + STATE), 3.0 if guided else 1.0)
+        return torch.cat([first, later], dim=1)
+
+    monkeypatch.setattr(model, "decode", decode)
+    losses = MAGELoss(model)(tiny_windows())
+    torch.testing.assert_close(losses["loss_condition"], torch.tensor(0.5 * (3.0 - 1.0) ** 2))
