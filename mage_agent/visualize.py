@@ -133,7 +133,7 @@ def plot_plan(
     tokens = 0
     for k, (panel, decoded) in enumerate(zip(axes, plan.partial, strict=True), start=1):
         tokens += plan.token_ids[k - 1].shape[1]
-        plot_path(panel, decoded[row, :, list(dimensions)].cpu(), goal=goal, width=2.5)
+        plot_path(panel, decoded[row, :, list(dimensions)].cpu(), goal=goal, width=1.8)
         scales = "scale 1" if k == 1 else f"scales 1 to {k}"
         panel.set_title(f"{scales}, {tokens} token{'s' if tokens > 1 else ''}")
 
