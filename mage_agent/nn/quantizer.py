@@ -30,12 +30,14 @@ class Encoding(NamedTuple):
 def _interpolation(length_out: int, length_in: int) -> Tensor:
     """Linear interpolation along time as a matrix, shape (length_out, length_in)."""
     signal = torch.eye(length_in)[None]  # (1, length_in, length_in)
-    return F.interpolate(signal, size=length_out, mode="linear", align_corners=False)[0].T
+    matrix = F.interpolate(signal, size=length_out, mode="linear", align_corners=False)[0].T
+    return matrix.contiguous()  # fused optimisers take parameter and state for laid out alike
 
 
 def _area_mean(length_out: int, length_in: int) -> Tensor:
     """Mean over equal parts of the time axis as a matrix, shape (length_out, length_in)."""
-    return F.interpolate(torch.eye(length_in)[None], size=length_out, mode="area")[0].T
+    matrix = F.interpolate(torch.eye(length_in)[None], size=length_out, mode="area")[0].T
+    return matrix.contiguous()
 
 
 class MultiScaleQuantizer(nn.Module):
