@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,10 @@ def fit(
     target = _device(device)
     model.to(target)
     logger = TensorboardLogger("mage", log_dir=str(log_dir)) if log_dir else None
-    with torch.random.fork_rng(devices=[target] if target.type == "cuda" else []):
+    with (
+        torch.random.fork_rng(devices=[target] if target.type == "cuda" else []),
+        closing(logger.experiment) if logger is not None else nullcontext(),
+    ):
         torch.manual_seed(seed)
         trainer = _Trainer(model, dataset, seed, target, checkpoint_path)
         if resume and checkpoint_path is not None and Path(checkpoint_path).is_file():
@@ -292,11 +296,11 @@ class _Trainer:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.low_precision):
                 losses = self.loss(self.buffer.sample().to(self.device))
             total = sum_losses(losses)
-            if not torch.isfinite(total):
-                raise TrainingError(self._describe_failure(losses))
             self.optimizer.zero_grad(set_to_none=True)
             total.backward()
-            nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
+            norm = nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
+            if not torch.isfinite(total + norm):
+                raise TrainingError(self._describe_failure(losses.detach()))
             self.optimizer.step()
             self.step += 1
             yield losses.detach()
@@ -336,6 +340,8 @@ class _Trainer:
             raise ValueError(f"{self.path} is a finished model, not a state of training.")
         ours = self.model.config.to_dict()
         theirs = header["config"]
+        sizes = {key: getattr(self.model, key) for key in ("observation_dim", "action_dim")}
+        ours, theirs = ours | sizes, theirs | {key: header[key] for key in sizes}
         if theirs != ours or loop["seed"] != self.seed:
             changed = sorted(key for key in ours if theirs.get(key) != ours[key])
             raise ValueError(
@@ -366,8 +372,8 @@ class _Trainer:
         kept = f"; the last good state is {self.path}" if self.path and self.path.exists() else ""
         values = {key: float(value) for key, value in losses.items() if key.startswith("loss")}
         return (
-            f"the loss is not finite at step {self.step} of stage {self.stage!r}: {values}{kept}. "
-            "Lower learning_rate or gradient_clip."
+            f"the loss or its gradient is not finite at step {self.step} of stage {self.stage!r}: "
+            f"{values}{kept}. Lower learning_rate or gradient_clip."
         )
 
 
@@ -399,14 +405,8 @@ def _has_bfloat16(device: torch.device) -> bool:
 
 
 def _fit_statistics(model: MAGEModel, dataset: TensorDictBase) -> None:
+    _check_discount(model.config, dataset)
     facts = metadata(dataset)
-    discount = facts.get("discount")
-    if discount is not None and not math.isclose(discount, model.config.discount):
-        raise ValueError(
-            f"the dataset's return_to_go has discount {discount}, the configuration "
-            f"{model.config.discount}: load it with load_dataset(..., "
-            f"discount={model.config.discount})."
-        )
     starts = dataset["step_count"].flatten() == 0
     ones = torch.ones(model.action_dim)
     model.fit_statistics(
@@ -417,6 +417,15 @@ def _fit_statistics(model: MAGEModel, dataset: TensorDictBase) -> None:
         action_low=torch.as_tensor(facts["action_low"]) if "action_low" in facts else -ones,
         action_high=torch.as_tensor(facts["action_high"]) if "action_high" in facts else ones,
     )
+
+
+def _check_discount(config: MAGEConfig, dataset: TensorDictBase) -> None:
+    discount = metadata(dataset).get("discount")
+    if discount is not None and not math.isclose(discount, config.discount):
+        raise ValueError(
+            f"the dataset's return_to_go has discount {discount}, the configuration "
+            f"{config.discount}: load it with load_dataset(..., discount={config.discount})."
+        )
 
 
 def _check_fit(model: MAGEModel, dataset: TensorDictBase) -> None:
@@ -432,3 +441,4 @@ def _check_fit(model: MAGEModel, dataset: TensorDictBase) -> None:
             f"the dataset has (observation, action) sizes {found}, the model {expected}; build the "
             "model from this dataset with build_model or MAGEPolicy.from_dataset."
         )
+    _check_discount(model.config, dataset)
