@@ -1,0 +1,416 @@
+"""Training: repeatable, resumable to the bit, and quiet about nothing that goes wrong."""
+
+import itertools
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensordict import TensorDict
+from torch import Tensor
+
+from mage_agent import checkpoint, training
+from mage_agent.data import load_dataset
+from mage_agent.losses import MAGELoss
+from mage_agent.model import MAGEModel
+from mage_agent.training import STAGES, Progress, TrainingError, build_model, describe, fit
+from tests.tiny import ACTION, STATE, tiny_config
+
+# Everything that draws random numbers in training.
+RANDOM: dict[str, Any] = {
+    "dropout": 0.3,
+    "return_dropout": 0.2,
+    "state_dropout": 0.3,
+    "inverse_dynamics_sees_state": True,
+    "true_scales": True,
+    "return_expectile": 0.9,
+}
+State = dict[str, Tensor]
+Train = Callable[..., MAGEModel]
+
+
+class Interrupt(Exception):  # noqa: N818
+    """Somebody pulled the plug."""
+
+
+@pytest.fixture
+def plain_dataset(toy_dataset: TensorDict) -> TensorDict:
+    """The toy dataset with actions that follow from the state, so that there is much to learn."""
+    toy_dataset["action"] = toy_dataset["observation"][:, :2].tanh()
+    return toy_dataset
+
+
+@pytest.fixture
+def train(toy_dataset: TensorDict) -> Train:
+    """Return a function that builds a tiny model and fits it to the toy dataset."""
+
+    def run(seed: int = 0, config: dict[str, Any] | None = None, **kwargs: Any) -> MAGEModel:
+        model = build_model(toy_dataset, tiny_config(**(config or {})), seed=seed)
+        return fit(model, toy_dataset, seed=seed, device="cpu", progress_bar=False, **kwargs)
+
+    return run
+
+
+def state_of(model: MAGEModel) -> State:
+    return {key: value.clone() for key, value in model.state_dict().items()}
+
+
+def same(first: State, second: State) -> bool:
+    return first.keys() == second.keys() and all(
+        torch.equal(value, second[key]) for key, value in first.items()
+    )
+
+
+class TestRepeatability:
+    @pytest.mark.parametrize("config", [{}, RANDOM, {"context": "own"}], ids=str)
+    def test_one_seed_gives_one_model(self, train: Train, config: dict[str, Any]) -> None:
+        first = state_of(train(config=config))
+        torch.manual_seed(1234)  # the global generators have no say
+        np.random.seed(5)  # noqa: NPY002
+        assert same(first, state_of(train(config=config)))
+        assert not same(first, state_of(train(seed=1, config=config)))
+
+    def test_weights_and_training_have_seeds_of_their_own(self, toy_dataset: TensorDict) -> None:
+        built = [build_model(toy_dataset, tiny_config(), seed=seed) for seed in (0, 0, 1)]
+        states = [state_of(model) for model in built]
+        assert same(states[0], states[1])
+        assert not same(states[0], states[2])
+        for model, seed in zip(built[:2], (0, 1), strict=True):
+            fit(model, toy_dataset, seed=seed, progress_bar=False, device="cpu")
+        assert not same(state_of(built[0]), state_of(built[1]))
+
+    def test_the_global_generators_are_left_alone(self, train: Train) -> None:
+        before = torch.get_rng_state(), np.random.get_state()[1], random.getstate()  # noqa: NPY002
+        train(config=RANDOM)
+        assert torch.equal(torch.get_rng_state(), before[0])
+        assert (np.random.get_state()[1] == before[1]).all()  # noqa: NPY002
+        assert random.getstate() == before[2]
+
+    def test_the_dataset_stays_as_it_is(self, train: Train, toy_dataset: TensorDict) -> None:
+        before = toy_dataset.clone()
+        train()
+        assert set(toy_dataset.keys(True, True)) == set(before.keys(True, True))
+        tensors = toy_dataset.exclude("metadata") == before.exclude("metadata")
+        assert tensors.all()
+
+
+class TestLearning:
+    def test_losses_fall(
+        self, train: Train, plain_dataset: TensorDict, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(training, "LOG_INTERVAL", 1)
+        log: list[Progress] = []
+        model = train(config={f"{stage}_steps": 60 for stage in STAGES}, callback=log.append)
+        for stage in STAGES:
+            losses = [entry.metrics["loss"] for entry in log if entry.stage == stage]
+            assert len(losses) == 60
+            assert np.mean(losses[-10:]) < 0.75 * np.mean(losses[:5]), stage
+        accuracy = [e.metrics["token_accuracy_1"] for e in log if e.stage == "generator"]
+        assert np.mean(accuracy[-10:]) > np.mean(accuracy[:5])
+        assert not model.training
+        report = describe(model, plain_dataset)
+        spread = plain_dataset["action"].var(0).mean()
+        assert report["action_error_true"] < 0.7 * spread  # what always the mean would cost
+        assert report["action_error_acting"] < 0.7 * spread
+
+    def test_the_rate_warms_up_and_falls_to_a_tenth(self) -> None:
+        config = tiny_config(learning_rate=1.0, warmup_steps=10)
+        rates = [training.learning_rate(config, step, 1000) for step in range(1000)]
+        assert rates[0] == pytest.approx(0.1)
+        assert rates[9] == pytest.approx(1.0, abs=1e-3)
+        assert max(rates) == rates[9]
+        assert rates[-1] == pytest.approx(0.1, abs=1e-3)
+        assert all(later < earlier for earlier, later in itertools.pairwise(rates[9:]))
+        still = tiny_config(learning_rate=1.0, warmup_steps=0)
+        assert training.learning_rate(still, 0, 1000) == pytest.approx(1.0)
+
+    def test_callbacks_see_every_stage_to_its_end(self, train: Train) -> None:
+        log: list[Progress] = []
+        train(callback=log.append)
+        assert [(entry.stage, entry.step, entry.steps) for entry in log] == [
+            (stage, 4, 4) for stage in STAGES
+        ]
+
+    def test_one_scale(self, train: Train) -> None:
+        model = train(config={"num_scales": 1})
+        assert model.act(torch.randn(2, STATE), torch.zeros(2)).shape == (2, ACTION)
+
+    def test_actions_are_bounded_by_the_datasets_space(self, toy_dataset: TensorDict) -> None:
+        model = build_model(toy_dataset, tiny_config())
+        assert model.action_low.tolist() == [-1, -1]
+        assert model.action_high.tolist() == [1, 1]
+        assert model.return_to_go_range == (
+            toy_dataset["return_to_go"].min().item(),
+            toy_dataset["return_to_go"].max().item(),
+        )
+        starts = toy_dataset["step_count"][:, 0] == 0
+        best = toy_dataset["return_to_go"][starts].max().item()
+        assert model.default_target_return == pytest.approx(best)
+
+
+class TestResuming:
+    @pytest.mark.parametrize(
+        ("stage", "step"),
+        [
+            ("tokenizer", 1),  # before anything was saved
+            ("tokenizer", 3),
+            ("generator", 1),  # exactly at the border
+            ("generator", 3),
+            ("inverse_dynamics", 1),
+            ("inverse_dynamics", 3),
+        ],
+    )
+    def test_equals_an_uninterrupted_run_to_the_bit(
+        self, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, step: int
+    ) -> None:
+        monkeypatch.setattr(training, "LOG_INTERVAL", 1)
+        whole = train(config=RANDOM)
+        path = tmp_path / "training.mage"
+
+        def pull_the_plug(progress: Progress) -> None:
+            if (progress.stage, progress.step) == (stage, step):
+                raise Interrupt
+
+        options = {"checkpoint_path": path, "checkpoint_interval": 1}
+        with pytest.raises(Interrupt):
+            train(config=RANDOM, callback=pull_the_plug, **options)
+        assert path.exists() == ((stage, step) != ("tokenizer", 1))
+        torch.manual_seed(99)
+        seen: list[tuple[str, int]] = []
+        resumed = train(
+            config=RANDOM,
+            resume=True,
+            callback=lambda progress: seen.append((progress.stage, progress.step)),
+            **options,
+        )
+        assert seen[0] == (stage, step)  # no step is taken twice, none left out
+        assert same(state_of(resumed), state_of(whole))
+
+    def test_checkpoints_alone_change_nothing(self, train: Train, tmp_path: Path) -> None:
+        kept = train(config=RANDOM, checkpoint_path=tmp_path / "file", checkpoint_interval=1)
+        assert same(state_of(kept), state_of(train(config=RANDOM)))
+
+    def test_a_finished_run_is_only_read(self, train: Train, tmp_path: Path) -> None:
+        path = tmp_path / "training.mage"
+        whole = train(checkpoint_path=path)
+        before = path.read_bytes()
+        again = train(checkpoint_path=path, resume=True)
+        assert same(state_of(again), state_of(whole))
+        assert path.read_bytes() == before
+
+    def test_without_resume_an_old_file_is_replaced(self, train: Train, tmp_path: Path) -> None:
+        path = tmp_path / "training.mage"
+        train(checkpoint_path=path, config={"learning_rate": 1e-3})
+        anew = train(checkpoint_path=path)
+        assert same(state_of(anew), state_of(train()))
+
+    def test_another_run_is_refused_with_what_differs(self, train: Train, tmp_path: Path) -> None:
+        path = tmp_path / "training.mage"
+        train(checkpoint_path=path)
+        options = {"checkpoint_path": path, "resume": True}
+        with pytest.raises(ValueError, match=r"differing configuration \['learning_rate'\]"):
+            train(config={"learning_rate": 1e-3}, **options)
+        with pytest.raises(ValueError, match="seed 0 against 1"):
+            train(seed=1, **options)
+
+    def test_a_model_of_other_sizes_is_refused(
+        self, toy_dataset: TensorDict, train: Train, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "training.mage"
+        train(checkpoint_path=path)
+        wider = toy_dataset.clone()
+        wider["action"] = torch.cat([wider["action"]] * 2, dim=-1)
+        wider = wider.exclude("metadata")
+        with pytest.raises(ValueError, match="another run"):
+            fit(
+                build_model(wider, tiny_config()),
+                wider,
+                checkpoint_path=path,
+                resume=True,
+                progress_bar=False,
+            )
+
+    def test_a_finished_model_is_no_state_of_training_and_the_other_way_round(
+        self, train: Train, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "training.mage"
+        model = train(checkpoint_path=path)
+        with pytest.raises(checkpoint.CheckpointError, match=r"training\.mage"):
+            checkpoint.load(path)
+        checkpoint.save(model, path)
+        with pytest.raises(ValueError, match="finished model, not a state of training"):
+            train(checkpoint_path=path, resume=True)
+
+    def test_a_damaged_file_is_refused(self, train: Train, tmp_path: Path) -> None:
+        path = tmp_path / "training.mage"
+        train(checkpoint_path=path)
+        path.write_bytes(path.read_bytes()[:-10])
+        with pytest.raises(checkpoint.CheckpointError, match="damaged"):
+            train(checkpoint_path=path, resume=True)
+
+
+class TestFailure:
+    def test_a_loss_that_is_not_finite_names_step_and_last_checkpoint(
+        self, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        forward = MAGELoss.forward
+        calls = itertools.count()
+
+        def poisoned(self: MAGELoss, tensordict: TensorDict) -> TensorDict:
+            losses = forward(self, tensordict)
+            if next(calls) == 2:
+                losses["loss_token"] = losses["loss_token"] * torch.nan
+            return losses
+
+        monkeypatch.setattr(MAGELoss, "forward", poisoned)
+        path = tmp_path / "training.mage"
+        with pytest.raises(TrainingError) as caught:
+            train(checkpoint_path=path, checkpoint_interval=1)
+        message = str(caught.value)
+        for part in ("step 2", "'generator'", "'loss_token': nan", str(path), "learning_rate"):
+            assert part in message
+        _, header = checkpoint.load_tensors(path)
+        assert header["training"] == {"stage": "generator", "step": 2, "seed": 0}
+        calls = itertools.count()
+        with pytest.raises(TrainingError) as caught:
+            train()
+        assert "last good state" not in str(caught.value)
+
+    def test_a_gradient_that_is_not_finite_never_reaches_the_weights(
+        self, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The square root of zero has a value but no slope."""
+        forward = MAGELoss.forward
+
+        def steep(self: MAGELoss, tensordict: TensorDict) -> TensorDict:
+            losses = forward(self, tensordict)
+            losses["loss_token"] = losses["loss_token"] + (0 * losses["loss_token"]).sqrt()
+            return losses
+
+        monkeypatch.setattr(MAGELoss, "forward", steep)
+        path = tmp_path / "training.mage"
+        with pytest.raises(TrainingError, match="gradient"):
+            train(checkpoint_path=path, checkpoint_interval=1)
+        tensors, _ = checkpoint.load_tensors(path)
+        assert all(torch.isfinite(t).all() for k, t in tensors.items() if "transformer" in k)
+
+    def test_a_failed_run_leaves_the_global_generator_alone(self, train: Train) -> None:
+        before = torch.get_rng_state()
+
+        def fail(_: Progress) -> None:
+            raise Interrupt
+
+        with pytest.raises(Interrupt):
+            train(callback=fail)
+        assert torch.equal(torch.get_rng_state(), before)
+
+
+class TestWrongData:
+    @pytest.fixture
+    def model(self, toy_dataset: TensorDict) -> MAGEModel:
+        return build_model(toy_dataset, tiny_config())
+
+    @pytest.mark.parametrize(
+        ("key", "found"), [("observation", r"\(6, 2\)"), ("action", r"\(3, 4\)")]
+    )
+    def test_other_sizes(
+        self, model: MAGEModel, toy_dataset: TensorDict, key: str, found: str
+    ) -> None:
+        wider = toy_dataset.clone()
+        wider[key] = torch.cat([wider[key]] * 2, dim=-1)
+        with pytest.raises(ValueError, match=rf"sizes {found}, the model \(3, 2\)"):
+            fit(model, wider)
+
+    def test_a_missing_observation(self, model: MAGEModel, toy_dataset: TensorDict) -> None:
+        with pytest.raises(ValueError, match=r"lacks .*\['observation'\]"):
+            fit(model, toy_dataset.exclude("observation"))
+        config = tiny_config(observation_keys=("observation", "goal"))
+        with pytest.raises(ValueError, match=r"no observation entries \['goal'\]"):
+            build_model(toy_dataset, config)
+
+    def test_another_discount(self, model: MAGEModel, toy_dataset: TensorDict) -> None:
+        other = load_dataset(toy_dataset.exclude("metadata", "return_to_go"), discount=0.9)
+        with pytest.raises(ValueError, match=r"discount 0\.9.*0\.99"):
+            build_model(other, tiny_config())
+        with pytest.raises(ValueError, match=r"discount 0\.9.*0\.99"):
+            fit(model, other)
+        assert build_model(other, tiny_config(discount=0.9)).config.discount == 0.9
+
+    def test_goal_environments_bring_their_keys(self, toy_dataset: TensorDict) -> None:
+        goals = toy_dataset.exclude("metadata")
+        goals["desired_goal"] = goals["observation"][:, :2]
+        goals["next", "desired_goal"] = goals["next", "observation"][:, :2]
+        model = build_model(goals, tiny_config())
+        assert set(model.config.observation_keys) == {"observation", "desired_goal"}
+        assert model.observation_dim == STATE + 2
+
+
+class TestLog:
+    def test_tensorboard_has_every_loss_and_metric_when_training_ends(
+        self, train: Train, tmp_path: Path
+    ) -> None:
+        train(log_dir=tmp_path)
+        (events,) = tmp_path.rglob("events.out.tfevents.*")
+        log = EventAccumulator(str(events)).Reload()
+        tags = set(log.Tags()["scalars"])
+        assert {
+            "tokenizer/loss",
+            "tokenizer/loss_reconstruction",
+            "tokenizer/codebook_usage_3",
+            "tokenizer/learning_rate",
+            "generator/loss_token",
+            "generator/loss_condition",
+            "generator/token_accuracy_1",
+            "generator/token_accuracy_3",
+            "generator/action_error_true",
+            "generator/action_error_generated",
+            "inverse_dynamics/loss_inverse_dynamics",
+        } <= tags
+        assert [entry.step for entry in log.Scalars("tokenizer/loss")] == [4]
+
+    def test_nothing_is_written_unless_asked_for(
+        self, train: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        train()
+        assert list(tmp_path.iterdir()) == []
+        assert capfd.readouterr() == ("", "")
+
+    def test_a_progress_bar_names_the_stages(
+        self, toy_dataset: TensorDict, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        fit(build_model(toy_dataset, tiny_config()), toy_dataset, device="cpu")
+        shown = capfd.readouterr().err
+        assert all(stage in shown for stage in STAGES)
+        assert "4/4" in shown
+
+
+class TestDescribe:
+    def test_reports_where_accuracy_is_lost(self, train: Train, toy_dataset: TensorDict) -> None:
+        model = train()
+        report = describe(model, toy_dataset)
+        assert set(report) == {
+            "reconstruction_error",
+            "action_error_true",
+            "action_error_generated",
+            "action_error_acting",
+            *(f"token_accuracy_{k}" for k in (1, 2, 3)),
+            *(f"codebook_usage_{k}" for k in (1, 2, 3)),
+        }
+        assert all(np.isfinite(value) and value >= 0 for value in report.values())
+        assert all(report[f"token_accuracy_{k}"] <= 1 for k in (1, 2, 3))
+
+    def test_repeats_and_changes_nothing(self, train: Train, toy_dataset: TensorDict) -> None:
+        model = train(config=RANDOM)
+        state, generator = state_of(model), torch.get_rng_state()
+        report = describe(model, toy_dataset, batch_size=64)
+        torch.manual_seed(5)
+        assert describe(model.train(), toy_dataset, batch_size=64) == report
+        assert model.training
+        torch.set_rng_state(generator)
+        describe(model, toy_dataset)
+        assert torch.equal(torch.get_rng_state(), generator)
+        assert same(state_of(model), state)
