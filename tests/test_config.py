@@ -117,8 +117,8 @@ class TestPresets:
 
     def test_take_changes(self) -> None:
         assert MAGEConfig.preset("small", width=64).width == 64
-        with pytest.raises(ValueError, match="widht"):
-            MAGEConfig.preset("small", widht=64)
+        with pytest.raises(ValueError, match="widthh"):
+            MAGEConfig.preset("small", widthh=64)
 
     def test_unknown_names_list_the_known_ones(self) -> None:
         with pytest.raises(ValueError, match=r"'pen'.*'adroit'.*'small'"):

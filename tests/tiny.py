@@ -48,7 +48,6 @@ CORE: dict[str, Any] = {
     "tokenizer_steps": 4,
     "generator_steps": 4,
     "inverse_dynamics_steps": 4,
-    "inverse_dynamics_steps": 4,
 }
 
 
