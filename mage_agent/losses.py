@@ -328,7 +328,8 @@ class MAGELoss(_MAGELossModule):
         else:
             logits, _ = model.generate(state, target, model.straight_through)
         scores, ids = torch.cat(list(logits), dim=1), torch.cat(token_ids, dim=1)
-        token_loss = F.cross_entropy(scores.flatten(0, 1).float(), ids.flatten(), reduction="none")
+        wide = scores.flatten(0, 1).to(torch.promote_types(scores.dtype, torch.float32))
+        token_loss = F.cross_entropy(wide, ids.flatten(), reduction="none")
         losses = {"loss_token": token_loss.view(ids.shape).mean(1)}
         if config.condition_guidance != "none":
             losses["loss_condition"] = config.condition_weight * self._condition_error(
