@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def score(target: float | None = None) -> list[float]:
         results = evaluate(
             policy,
-            lambda: make_environment(args.dataset, **task.environment),
+            lambda: make_environment(dataset, **task.environment),
             episodes=args.episodes or task.episodes,
             seed=args.evaluation_seed,
             num_envs=50,
