@@ -18,8 +18,13 @@ from tqdm import tqdm
 from mage_agent import checkpoint
 from mage_agent.checkpoint import versions
 from mage_agent.config import MAGEConfig
-from mage_agent.data import WindowSampler, metadata, observation_keys, replay_buffer
-from mage_agent.data.hindsight import add_hindsight_goals
+from mage_agent.data import (
+    WindowSampler,
+    add_hindsight_goals,
+    metadata,
+    observation_keys,
+    replay_buffer,
+)
 from mage_agent.losses import MAGEInverseDynamicsLoss, MAGELoss, MAGETokenizerLoss
 from mage_agent.model import MAGEModel
 
@@ -235,6 +240,10 @@ class _Trainer:
             self.loss = MAGETokenizerLoss(self.model)
             horizon = config.horizon
         elif stage == "generator":
+            if self._restored is None:
+                # Deviation: I starts anew in stage 2, on what can be generated.
+                # In stage 1 it has come to rely on fine tokens that nobody can predict.
+                self.model.inverse_dynamics.apply(_reset)
             self.loss = MAGELoss(self.model)
             # The tokenizer is frozen from here on: its tokens are computed once, and a batch needs
             # the first step of its windows only.
@@ -385,6 +394,11 @@ class _Trainer:
             f"the loss or its gradient is not finite at step {self.step} of stage {self.stage!r}: "
             f"{values}{kept}. Lower learning_rate or gradient_clip."
         )
+
+
+def _reset(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        module.reset_parameters()
 
 
 def sum_losses(losses: TensorDictBase) -> Tensor:

@@ -44,7 +44,7 @@ class InverseDynamics(nn.Module):
             Action in normalised units, shape (B, A).
         """
         plan = self.dropout(plan)
-        # Deviation: in mazes and locomotion, I also sees s_0; in locomotion, R_0 too.
+        # Deviation: in mazes and locomotion, I also sees s_0, in locomotion R_0 too.
         if self.condition_dim:
             if visible is None:
                 visible = torch.ones_like(condition[:, :1])
