@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from benchmarks.report.document import Panel
-from benchmarks.report.records import Cell, display_name
+from benchmarks.report.results import Cell, display_name
 from benchmarks.report.statistics import Estimate
 from mage_agent.visualize import plot_asked_and_achieved
 
@@ -160,7 +160,7 @@ def learning_curves(name: str, label: str, cells: Sequence[Cell], methods: Seque
         figure, axes = _draw(5, 3.2)
         for cell in reversed(cells):
             look = _look(cell.method, methods)
-            curves = [_curve(record["curve"]) for record in cell.finished if record.get("curve")]
+            curves = [_curve(r["learning_curve"]) for r in cell.finished if r["learning_curve"]]
             for share, score in curves:
                 axes.plot(share, score, color=look["color"], linewidth=0.7, alpha=0.45)
             grid = np.unique(np.concatenate([share for share, _ in curves]))

@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmarks.report import figures
 from benchmarks.report.document import Block, Entry, Figures, Paragraph, Points, Section, Table
-from benchmarks.report.records import Cell, Results, display_name
+from benchmarks.report.results import Cell, Results, display_name
 from benchmarks.report.statistics import (
     RESAMPLES,
     Estimate,
