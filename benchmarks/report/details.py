@@ -54,7 +54,7 @@ def asked_section(results: Results) -> Section:
             "return asked for; one line per training seed. The rank correlation is Spearman's over "
             "all points; 1 means that asking for more always gets more."
         )
-        legend = figures.legend(methods)
+        legend = figures.legend("asked-legend", methods, results.methods)
         section.blocks = [Figures(caption=caption, panels=panels, legend=legend)]
     return section
 
@@ -70,7 +70,7 @@ def curve_section(results: Results) -> Section:
             "Score during training, measured in fewer episodes than the final one and used for "
             "nothing but this picture. Thin: one seed; thick: mean of the seeds."
         )
-        legend = figures.legend(methods)
+        legend = figures.legend("curve-legend", methods, results.methods)
         section.blocks = [Figures(caption=caption, panels=panels, legend=legend)]
     return section
 
