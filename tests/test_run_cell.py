@@ -1,4 +1,4 @@
-"""One cell of the benchmark, from a dataset to a record, and records to a table."""
+"""One cell of the benchmark, from a dataset to a record."""
 
 import dataclasses
 import json
@@ -13,8 +13,8 @@ pytest.importorskip("matplotlib")
 
 from benchmarks.collect.pointmaze import collect
 from benchmarks.demo import RECIPE
+from benchmarks.report import read_records
 from benchmarks.run_cell import hold_out, main
-from benchmarks.summarize import draw_asked, read_records, score_table
 from tests.tiny import CORE
 
 SHORT = dataclasses.replace(
@@ -53,40 +53,3 @@ def test_cells_append_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert mage["held_out"]["action_error_acting"] > 0
     assert cloning["held_out"]["action_error"] > 0
     assert mage["config"]["codebook_size"] == tiny["codebook_size"]
-
-
-def record(seed: int, scores: list[float], asked: dict[str, float]) -> str:
-    mean = sum(scores) / len(scores)
-    return json.dumps(
-        {
-            "method": "mage",
-            "dataset": "a/b-v0",
-            "seed": seed,
-            "score": mean,
-            "scores": scores,
-            "asked": asked,
-            "training_seconds": 1.0,
-        }
-    )
-
-
-def test_table_and_picture_of_records(tmp_path: Path) -> None:
-    path = tmp_path / "records.jsonl"
-    rows = [record(0, [1.0, 3.0], {"1": 5.0, "2": 6.0}), record(1, [4.0, 6.0], {"1": 5.5, "2": 7})]
-    path.write_text("\n".join(rows) + '\n{"method": "ma')  # cut short by an interruption
-    records = read_records(path)
-    cells = [list(column.cells) for column in score_table(records).columns]
-    # Mean of the seeds' means; standard error sqrt(13 / 3) / 2 over the four episodes.
-    assert [column[0] for column in cells[2:6]] == ["2", "4", "3.5", "1.0"]
-    figure, correlation = draw_asked(records, "a/b-v0")
-    assert len(figure.axes[0].lines) == 2
-    assert correlation == pytest.approx(0.8944, abs=1e-4)
-    with pytest.raises(ValueError, match="several asked returns"):
-        draw_asked(records, "c/d-v0")
-
-
-def test_a_damaged_line_inside_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "records.jsonl"
-    path.write_text('{"method": "ma\n' + record(0, [1.0], {}) + "\n")
-    with pytest.raises(ValueError, match="line 1 of"):
-        read_records(path)
