@@ -41,6 +41,10 @@ class Plan:
     seconds_per_step: float | None = None
     fixed_seconds: float | None = None
 
+    def steps_in(self, seconds: float) -> int:
+        """Return about how many steps are taken in a time."""
+        return max(1, round(seconds / self.seconds_per_step)) if self.seconds_per_step else 1000
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values."""
         return asdict(self)

@@ -78,7 +78,7 @@ def select(args: argparse.Namespace) -> list[Cell]:
     if changes:
         if len(methods) > 1 or (table is not None and set(table.variants) != {""}):
             raise ValueError("--config changes one method: name it by --methods.")
-        name = ", ".join(f"{key}={json.dumps(value)}" for key, value in sorted(changes.items()))
+        name = "+".join(f"{key}={value}" for key, value in sorted(changes.items()))
         variants = {name: changes}
     elif table is not None:
         variants = table.variants

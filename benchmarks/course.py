@@ -3,13 +3,14 @@
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["Course", "write_json"]
+__all__ = ["Course", "undisturbed", "write_json"]
 
 _INTERVAL = 5.0  # seconds between two writes
 
@@ -19,6 +20,16 @@ def write_json(path: Path, value: Any) -> None:
     part = path.with_name(f".{path.name}.part")
     part.write_text(json.dumps(value))
     os.replace(part, path)
+
+
+@contextmanager
+def undisturbed(method: Any) -> Iterator[None]:
+    """Let training go on afterwards as if nothing had happened."""
+    modes = {part: part.training for part in method.modules()} if hasattr(method, "modules") else {}
+    with torch.random.fork_rng(devices=[]):
+        yield
+    for part, training in modes.items():
+        part.training = training
 
 
 class Course:
@@ -65,8 +76,7 @@ class Course:
         if len(self.curve) < len(self.due) and step >= self.due[len(self.curve)]:
             point = {"step": step, "seconds": round(self.seconds, 2)}
             paused = time.process_time(), time.perf_counter()
-            with torch.random.fork_rng(devices=[]):  # training goes on as if nothing had happened
-                self.curve.append(point | self.evaluate())
+            self.curve.append(point | self.evaluate())
             self._began = (
                 self._began[0] + time.process_time() - paused[0],
                 self._began[1] + time.perf_counter() - paused[1],

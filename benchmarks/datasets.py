@@ -1,9 +1,12 @@
 """The datasets of the suite: fetched or collected, loaded once, with episodes held out."""
 
 import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
+import minari
 import numpy as np
 import torch
 from minari.storage.datasets_root_dir import get_dataset_path
@@ -12,7 +15,7 @@ from tensordict import TensorDictBase
 from mage_agent import load_dataset
 from mage_agent.d4rl import TASKS, make
 
-__all__ = ["collect_missing", "hold_out", "load_split", "why_unavailable"]
+__all__ = ["collect_missing", "fetch", "hold_out", "load_split"]
 
 
 def collect_missing(dataset_id: str) -> Path | None:
@@ -25,8 +28,20 @@ def collect_missing(dataset_id: str) -> Path | None:
     return collect(RECIPES[dataset_id], root) if dataset_id in RECIPES else None
 
 
-def why_unavailable(dataset_id: str) -> str | None:
-    """Fetch a dataset if need be; say why it cannot be had, or None if it can."""
+def fetch(dataset_ids: Sequence[str]) -> dict[str, str]:
+    """Fetch the datasets that are not on this machine.
+
+    Returns:
+        Why a dataset cannot be had, for each that cannot.
+    """
+    here = minari.list_local_datasets()
+    missing = [name for name in dict.fromkeys(dataset_ids) if name not in here]
+    with ThreadPoolExecutor() as pool:  # without a network, each takes long to give up
+        reasons = dict(zip(missing, pool.map(_fetch, missing), strict=True))
+    return {name: reason for name, reason in reasons.items() if reason is not None}
+
+
+def _fetch(dataset_id: str) -> str | None:
     try:
         _open(dataset_id, 0.99)
     except (FileNotFoundError, ValueError) as error:
@@ -60,7 +75,8 @@ def _open(dataset_id: str, discount: float) -> TensorDictBase:
     """Load a dataset by its id on Minari, or by D4RL's."""
     task = TASKS.get(dataset_id)
     if task is None or task.minari_id is not None:
-        return load_dataset(dataset_id if task is None else str(task.minari_id), discount=discount)
+        name = dataset_id if task is None else str(task.minari_id)
+        return load_dataset(name, discount=discount, download=not name.startswith("local/"))
     path = Path(os.environ.get("D4RL_DATASET_DIR", "~/.d4rl/datasets")).expanduser()
     path /= task.file_name
     if not path.is_file():

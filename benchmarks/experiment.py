@@ -6,7 +6,6 @@ import json
 import os
 import time
 import traceback
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from tensordict import TensorDictBase
 
 from benchmarks.budgets import Plan, make_plan
 from benchmarks.cells import Cell, Settings, folder_of
-from benchmarks.course import Course, write_json
+from benchmarks.course import Course, undisturbed, write_json
 from benchmarks.datasets import load_split
 from benchmarks.measure import measure, play, scores_of
 from benchmarks.methods import Method, build_method
@@ -29,9 +28,11 @@ from benchmarks.surroundings import surroundings
 from benchmarks.tasks import Task, task_of
 from mage_agent import MAGEConfig
 
-__all__ = ["DiskFullError", "attempt", "failure", "run"]
+__all__ = ["DiskFullError", "attempt", "clear", "failure", "run"]
 
 _INTERIM = {"episodes": 5, "seed": 5_000}  # apart from the seeds of the report
+_CHECKPOINT, _COURSE = "checkpoint", "course.json"
+_BETWEEN_CHECKPOINTS = 30.0  # seconds
 
 
 class DiskFullError(RuntimeError):
@@ -92,8 +93,7 @@ def run(cell: Cell, settings: Settings) -> Record:
         diagnosis = method.describe(held) if len(held) else {}
         if settings.save:
             _save(method, folder)
-        (folder / "checkpoint").unlink(missing_ok=True)
-    about["learning_curve"].append(
+    about["curve"].append(
         {
             "step": about["steps"],
             "seconds": about["training_seconds"],
@@ -133,19 +133,20 @@ def _train(
     method = build()
 
     def interim() -> Record:
-        with _modes_kept(method):
+        with undisturbed(method):
             scores = scores_of(play(method, dataset, task, **_INTERIM), dataset)
         return {"score": float(np.mean(scores)), "episodes": len(scores)}
 
     course = Course(
-        folder / "course.json", steps=plan.steps, points=settings.curve_points, evaluate=interim
+        folder / _COURSE, steps=plan.steps, points=settings.curve_points, evaluate=interim
     )
     method.learn(
         dataset,
         steps=plan.steps,
         seed=cell.seed,
         progress_bar=False,
-        checkpoint_path=folder / "checkpoint",
+        checkpoint_path=folder / _CHECKPOINT,
+        checkpoint_interval=plan.steps_in(_BETWEEN_CHECKPOINTS),
         callback=course,
     )
     course.save()
@@ -161,23 +162,32 @@ def _train(
         "training_seconds": round(course.seconds, 2),
         "training_wall_seconds": round(course.wall_seconds, 2),
         "interruptions": course.interruptions,
+        "throughput": round(plan.steps / course.seconds, 2),
         "samples_per_second": samples and round(samples / course.seconds, 1),
-        "learning_curve": course.curve,
+        "curve": course.curve,
     }
 
 
 def _plan(folder: Path, build: Any, dataset: TensorDictBase, minutes: float | None) -> Plan:
     """Return the plan that an interrupted run left behind, or make one and start anew."""
-    path = folder / "plan.json"
-    if path.exists():
-        plan = Plan(**json.loads(path.read_text()))
-        if plan.hyperparameters == json.loads(json.dumps(build().hyperparameters)):
-            return plan
-    for stale in ("checkpoint", "course.json"):
-        (folder / stale).unlink(missing_ok=True)
-    plan = make_plan(build, dataset, minutes)
-    write_json(path, plan.to_dict())
+    path, checkpoint = folder / "plan.json", folder / _CHECKPOINT
+    plan = Plan(**json.loads(path.read_text())) if path.exists() else None
+    ours = json.loads(json.dumps(build().hyperparameters))
+    if plan is None or plan.hyperparameters != ours:
+        checkpoint.unlink(missing_ok=True)
+        plan = make_plan(build, dataset, minutes)
+        write_json(path, plan.to_dict())
+    if not checkpoint.exists():
+        (folder / _COURSE).unlink(missing_ok=True)
     return plan
+
+
+def clear(cell: Cell, settings: Settings) -> None:
+    """Remove what a cell needed in order to be taken up again, once its record is safe."""
+    folder = folder_of(cell, settings)
+    (folder / _CHECKPOINT).unlink(missing_ok=True)
+    for part in folder.glob(".*.part"):  # of writes that were interrupted
+        part.unlink()
 
 
 def _save(method: Any, folder: Path) -> None:
@@ -186,15 +196,6 @@ def _save(method: Any, folder: Path) -> None:
         method.save(folder / "policy.mage")
     else:
         save_model(method, str(folder / "model.safetensors"))
-
-
-@contextmanager
-def _modes_kept(method: Any) -> Any:
-    """Put every part of a network back into training or evaluation mode afterwards."""
-    modes = {part: part.training for part in method.modules()} if hasattr(method, "modules") else {}
-    yield
-    for part, training in modes.items():
-        part.training = training
 
 
 def _now() -> str:

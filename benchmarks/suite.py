@@ -11,9 +11,9 @@ from rich.console import Console
 from benchmarks import records
 from benchmarks.cells import Cell, Settings
 from benchmarks.course import write_json
-from benchmarks.datasets import collect_missing, why_unavailable
+from benchmarks.datasets import collect_missing, fetch
 from benchmarks.executors import Executor
-from benchmarks.experiment import DiskFullError, failure
+from benchmarks.experiment import DiskFullError, clear, failure
 from benchmarks.records import Record, RecordError
 from benchmarks.view import View
 
@@ -61,10 +61,12 @@ def run_suite(
         finished = _finished(path, retry_failed)
         missing = [cell for cell in cells if cell.key not in finished]
         try:
-            missing = list(_available(missing, settings, console))
+            missing = _available(missing, settings, console)
             with View(missing, workers, len(cells) - len(missing), console) as view:
                 for cell, record in executor.run(missing, settings, view.started):
                     records.append(path, record)
+                    if record["status"] == "ok":
+                        clear(cell, settings)
                     view.finished(cell, record)
         except (DiskFullError, RecordError) as error:
             raise SuiteError(
@@ -125,21 +127,20 @@ def _finished(path: Path, retry_failed: bool) -> set[records.Key]:
     }
 
 
-def _available(cells: Sequence[Cell], settings: Settings, console: Console) -> Iterator[Cell]:
-    """Yield the cells whose dataset is there; collect or fetch it first, or record why not."""
-    reasons: dict[str, str | None] = {}
+def _available(cells: Sequence[Cell], settings: Settings, console: Console) -> list[Cell]:
+    """Collect or fetch what is not there; return the cells with data, record why others lack it."""
+    datasets = list(dict.fromkeys(cell.dataset for cell in cells))
+    for dataset in datasets:
+        collected = collect_missing(dataset)
+        if collected is not None:
+            console.print(f"collected {dataset} into {collected}", soft_wrap=True)
+    reasons = fetch(datasets)
+    for dataset, reason in reasons.items():
+        console.print(f"{dataset} is unavailable: {reason}", soft_wrap=True)
     path = settings.output / RECORDS
     known = {records.key_of(record) for record in records.read(path)}
     for cell in cells:
-        if cell.dataset not in reasons:
-            collected = collect_missing(cell.dataset)
-            if collected is not None:
-                console.print(f"collected {cell.dataset} into {collected}", soft_wrap=True)
-            reason = reasons[cell.dataset] = why_unavailable(cell.dataset)
-            if reason is not None:
-                console.print(f"{cell.dataset} is unavailable: {reason}", soft_wrap=True)
-        reason = reasons[cell.dataset]
-        if reason is None:
-            yield cell
-        elif cell.key not in known:
-            records.append(path, {**failure(cell, reason), "status": "unavailable"})
+        if cell.dataset in reasons and cell.key not in known:
+            record = failure(cell, reasons[cell.dataset])
+            records.append(path, {**record, "status": "unavailable"})
+    return [cell for cell in cells if cell.dataset not in reasons]
