@@ -78,7 +78,9 @@ class Settings:
 
 def folder_of(cell: Cell, settings: Settings) -> Path:
     """Return where a cell keeps its plan, checkpoint and, if asked for, its model."""
-    digest = hashlib.sha256(json.dumps(cell.key).encode()).hexdigest()[:8]  # names may clash
+    digest = hashlib.sha256(json.dumps(cell.key).encode()).hexdigest()[
+        :8
+    ]  # names may clash, or be too long for a folder
     parts = (cell.dataset, cell.method, cell.variant, f"seed{cell.seed}", cell.budget)
     name = "_".join(re.sub(r"[^\w.=+-]+", "-", part) for part in parts if part)
-    return settings.output / "cells" / f"{name}_{digest}"
+    return settings.output / "cells" / f"{name[:150]}_{digest}"

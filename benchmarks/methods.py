@@ -260,13 +260,10 @@ def build_method(
         changes: settings that differ from the published ones.
     """
     preset = MAGEConfig.preset(task.preset)
-    if name == "mage":
-        changes = {**changes, "paper_size": paper_size}
-    return find_method(name)(
-        dataset,
-        domain=task.preset,
-        observation_keys=preset.observation_keys,
-        discount=preset.discount,
-        seed=seed,
+    settings: dict[str, Any] = {
+        "observation_keys": preset.observation_keys,
+        "discount": preset.discount,
+        **({"paper_size": paper_size} if name == "mage" else {}),
         **changes,
-    )
+    }
+    return find_method(name)(dataset, domain=task.preset, seed=seed, **settings)

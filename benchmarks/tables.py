@@ -103,11 +103,9 @@ TABLES = {
     ),
     24: Table(datasets=_OGBENCH),
     26: _ablation(
-        _scales(1, 2, 4, 8)
-        | {
-            f"{name}+condition_guidance=none": {**changes, "condition_guidance": "none"}
-            for name, changes in _scales(1, 8).items()
-        },
+        _each("condition_guidance", "none")
+        | {"num_scales=1+condition_guidance=none": {"num_scales": 1, "condition_guidance": "none"}}
+        | _scales(1, 2, 4, 8),
         "hammer-expert-v1",
         "relocate-expert-v1",
         methods=("dt",),

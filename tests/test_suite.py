@@ -204,12 +204,10 @@ def test_mage_is_trained_within_its_minutes_and_asked_and_saved(suite: Any, tmp_
 def test_interim_evaluations_change_nothing(maze_dataset: str, tmp_path: Path) -> None:
     dataset, _ = datasets.load_split(maze_dataset, 0.99, 0.0)
     task = task_of(maze_dataset)
-    changes = {**CORE, "observation_keys": KEYS, "dropout": 0.3}
+    changes = {**CORE, "observation_keys": KEYS, "dropout": 0.3}  # with a discount of 0.99
     weights = []
     for points in (0, 3):
-        method = MAGE(
-            dataset, domain="maze2d", observation_keys=KEYS, discount=0.99, seed=0, **changes
-        )
+        method = MAGE(dataset, domain="maze2d", seed=0, **changes)
 
         def interim(method: MAGE = method) -> dict[str, Any]:
             with undisturbed(method):
