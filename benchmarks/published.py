@@ -16,17 +16,16 @@ __all__ = ["Published", "paper_name", "published_score", "read_published"]
 
 PATH = Path(__file__).with_name("published.csv")
 SCORE_TABLES = (1, 2, 3, 4, 15, 16, 17, 18, 24)
-ABLATION_TABLES = {  # table -> what it varies
-    5: "number of temporal scales",
-    6: "what a trajectory holds",
-    7: "where the return conditions",
-    19: "inverse dynamics",
-    20: "size of the codebook",
-    21: "depth of the transformer",
-    22: "where the condition loss acts",
-    23: "return reweighting instead of conditioning",
-    25: "one configuration for all datasets",
-    26: "scales and condition loss together",
+ABLATION_TABLES = {  # table -> what it varies, and the variant that is the paper's MAGE
+    5: ("number of temporal scales", "K=8"),
+    6: ("what a trajectory holds", ""),
+    7: ("where the return conditions", ""),
+    19: ("explicit or latent inverse dynamics", ""),
+    20: ("size of the codebook", "V=512"),
+    21: ("depth of the transformer", "depth=8"),
+    22: ("where the condition loss acts", ""),
+    23: ("reweighting by return instead of conditioning", ""),
+    26: ("scales and condition loss together", "K=8"),
 }
 
 
@@ -94,13 +93,19 @@ def paper_name(dataset: str, known: Sequence[str]) -> str | None:
     """Find the paper's name of a dataset, or None where the paper has none.
 
     Args:
-        dataset: a Minari id such as ``local/pen/expert-v0``, ``D4RL/pen/expert-v2`` or
-            ``D4RL/pointmaze/umaze-v2`` (the paper's ``maze2d/umaze``).
+        dataset: a Minari id such as ``local/pen/expert-v0``, or a D4RL name such as
+            ``pen-expert-v1``. The paper's ``maze2d/umaze`` is ``D4RL/pointmaze/umaze-v2`` on
+            Minari and ``local/pointmaze/maze2d-umaze-v0`` where it was collected here.
         known: the paper's names.
     """
-    name = re.sub(r"-v\d+$", "", "/".join(dataset.split("/")[-2:]))
-    renamed = re.sub(r"^pointmaze/", "maze2d/", name)  # Minari renamed D4RL's Maze2D
-    return next((candidate for candidate in (name, renamed) if candidate in known), None)
+    parts = dataset.split("/")[-2:] if "/" in dataset else dataset.split("-", 1)
+    name = re.sub(r"-v\d+$", "", "/".join(parts))
+    candidates = (
+        name,
+        re.sub(r"^pointmaze/(maze2d|multi2d)-", r"\1/", name),
+        re.sub(r"^pointmaze/", "maze2d/", name),
+    )
+    return next((candidate for candidate in candidates if candidate in known), None)
 
 
 def published_score(cells: Sequence[Published], method: str, dataset: str) -> Published | None:

@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.published import read_published
 from benchmarks.report import details, paper, scores
 from benchmarks.report.document import render
-from benchmarks.report.records import Results, read_records
+from benchmarks.report.results import Results, read_records
 
 __all__ = ["read_records", "write"]
 

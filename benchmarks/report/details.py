@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmarks.report import figures
 from benchmarks.report.document import Block, Entry, Figures, Panel, Points, Section, Table
-from benchmarks.report.records import Cell, Record, Results, display_name, numbers
+from benchmarks.report.results import Cell, Record, Results, display_name, numbers
 
 __all__ = [
     "asked_section",
@@ -54,7 +54,7 @@ def asked_section(results: Results) -> Section:
             "return asked for; one line per training seed. The rank correlation is Spearman's over "
             "all points; 1 means that asking for more always gets more."
         )
-        legend = figures.legend(methods)
+        legend = figures.legend("asked-legend", methods, results.methods)
         section.blocks = [Figures(caption=caption, panels=panels, legend=legend)]
     return section
 
@@ -63,14 +63,14 @@ def curve_section(results: Results) -> Section:
     """Show scores over training."""
     section = Section(anchor="curves", title="Learning curves")
     panels, methods = _panels(
-        results, lambda record: bool(record["curve"]), figures.learning_curves, "curve"
+        results, lambda record: bool(record["learning_curve"]), figures.learning_curves, "curve"
     )
     if panels:
         caption = (
             "Score during training, measured in fewer episodes than the final one and used for "
             "nothing but this picture. Thin: one seed; thick: mean of the seeds."
         )
-        legend = figures.legend(methods)
+        legend = figures.legend("curve-legend", methods, results.methods)
         section.blocks = [Figures(caption=caption, panels=panels, legend=legend)]
     return section
 
@@ -87,7 +87,8 @@ def speed_section(results: Results) -> Section:
     for (_, method, where), group in sorted(groups.items()):
         values = [
             *(numbers(group, "latency_ms", f"batch_{n}", q) for n in (1, 64) for q in _QUANTILES),
-            numbers(group, "throughput"),
+            [steps / max(seconds, 1e-9) for steps, seconds in _paces(group)],
+            numbers(group, "samples_per_second"),
             [seconds / 60 for seconds in numbers(group, "training_seconds")],
         ]
         if any(values):
@@ -96,13 +97,28 @@ def speed_section(results: Results) -> Section:
     if rows:
         caption = (
             "Medians over trainings. Milliseconds to act on one observation and on a batch of 64 "
-            "(median and 99th percentile of the calls), gradient steps per second of training, and "
-            "minutes of training. The paper's Table 8 names 27.3 ms per action for MAGE and 6.5 ms "
-            "for DT, on Adroit, on its authors' hardware."
+            "(median and 99th percentile of the calls); gradient steps and samples per second of "
+            "training; minutes of training. The paper's Table 8 names 27.3 ms per action for MAGE "
+            "and 6.5 ms for DT, on Adroit, on its authors' hardware."
         )
-        header = ["method (hardware)", "1 obs.", "p99", "64 obs.", "p99", "steps/s", "minutes"]
+        header = [
+            "method (hardware)",
+            "1 obs.",
+            "p99",
+            "64 obs.",
+            "p99",
+            "steps/s",
+            "samples/s",
+            "minutes",
+        ]
         section.blocks = [Table(caption=caption, header=header, rows=rows)]
     return section
+
+
+def _paces(records: Sequence[Record]) -> list[tuple[float, float]]:
+    """Steps and seconds of every training that has both."""
+    pairs = [(numbers([r], "steps"), numbers([r], "training_seconds")) for r in records]
+    return [(steps[0], seconds[0]) for steps, seconds in pairs if steps and seconds]
 
 
 _QUANTILES = ("median", "p99")
@@ -121,28 +137,32 @@ def _number(value: float) -> str:
 def failure_section(results: Results) -> Section:
     """List what failed, what could not be run, and records that could not be used."""
     section = Section(anchor="failures", title="Failures and gaps")
-    rows: list[list[Entry | str]] = []
+    seeds: dict[tuple[str, str, str, str], list[int]] = defaultdict(list)
     for cell in results.cells.values():
         name = display_name(cell.method) + (f" ({cell.variant})" if cell.variant else "")
         for record in [*cell.failed, *cell.unavailable]:
-            rows.append(
-                [
-                    name,
-                    results.label(cell.task),
-                    str(record["seed"]),
-                    Entry(record["status"], tone="failed"),
-                    Entry(_error(record), tone="code"),
-                ]
-            )
+            key = (name, results.label(cell.task), record["status"], _error(record))
+            seeds[key].append(record["seed"])
     blocks: list[Block] = []
-    if rows:
-        caption = "Trainings without a score. The suite runs them again when it is started again."
-        header = ["method", "dataset", "seed", "status", "error"]
+    if seeds:
+        caption = "Trainings without a score, and why."
+        header = ["method", "dataset", "seeds", "status", "error"]
+        rows: list[list[Entry | str]] = [
+            [
+                name,
+                label,
+                ", ".join(map(str, which)),
+                Entry(status, tone="failed"),
+                Entry(error, tone="code"),
+            ]
+            for (name, label, status, error), which in seeds.items()
+        ]
         blocks.append(Table(caption=caption, header=header, rows=rows, text=True))
+    tried = [task for task in results.tasks if any(results.cell(task, m) for m in results.methods)]
     gaps = [
         f"{display_name(method)} was not run on {', '.join(missing)}."
         for method in results.methods
-        if (missing := [results.label(t) for t in results.tasks if not results.cell(t, method)])
+        if (missing := [results.label(task) for task in tried if not results.cell(task, method)])
     ]
     mixed = [
         f"The seeds of {display_name(cell.method)} on {results.label(cell.task)} were trained with "
@@ -177,12 +197,15 @@ def protocol_section(results: Results) -> Section:
     ]
     if any(budgets):
         named = ", ".join(sorted(filter(None, budgets)))
+        same = len({record.get("hardware") for record in results.records}) == 1
+        hardware = " on the same hardware" if same else " (the hardware differs, see below)"
         items.append(
             f"Budget: {named}. "
             + (
-                f"Every method trains for the same wall-clock time on the same hardware, "
-                f"{' or '.join(f'{m:g}' for m in minutes)} minutes a training, so that none wins "
-                "by training longer."
+                f"Every method trains for the same processor time{hardware}, "
+                f"{' or '.join(f'{m:g}' for m in minutes)} minutes a training (less if its "
+                "published number of steps is reached before), so that none wins by training "
+                "longer."
                 if minutes
                 else "Every method trains for its own number of steps."
             )
@@ -197,8 +220,12 @@ def _evaluation(results: Results) -> list[str]:
     items = []
     if seeds:
         items.append(
-            f"Evaluation seeds count from {', '.join(map(str, seeds))}"
-            + (", so not all trainings met the same episodes." if len(seeds) > 1 else ".")
+            f"Episodes are reset with evaluation seeds that count up from "
+            f"{', '.join(map(str, seeds))}"
+            + (
+                " (a block for each training seed, the same for all methods)." * (len(seeds) > 1)
+                or "."
+            )
         )
     episodes: dict[int, list[str]] = defaultdict(list)
     for task in results.tasks:
@@ -214,16 +241,20 @@ def _evaluation(results: Results) -> list[str]:
         f"{count} evaluation episodes a seed: {', '.join(names)}."
         for count, names in sorted(episodes.items())
     ]
-    acting: dict[bool, set[str]] = defaultdict(set)
+    acting: dict[bool, dict[str, set[str]]] = {True: defaultdict(set), False: defaultdict(set)}
     for record in finished:
         if isinstance(record.get("deterministic"), bool):
-            acting[record["deterministic"]].add(
-                f"{display_name(record['method'])} on {results.label_of(record)}"
-            )
-    if acting[False]:
+            acting[record["deterministic"]][results.label_of(record)].add(record["method"])
+    sampling = [
+        label
+        if label not in acting[True]
+        else f"{label} ({', '.join(map(display_name, sorted(methods)))})"
+        for label, methods in sorted(acting[False].items())
+    ]
+    if sampling:
         items.append(
-            f"These act by sampling, all others take their likeliest action: "
-            f"{', '.join(sorted(acting[False]))}."
+            f"Policies that can sample do so on {', '.join(sampling)}; elsewhere they take their "
+            "likeliest action."
         )
     return items
 
@@ -238,16 +269,8 @@ def provenance_section(results: Results) -> Section:
         facts["hardware"][str(record.get("hardware") or "unknown")] += 1
         facts["threads"][str(record.get("threads") or "unknown")] += 1
         facts["commit"][str(record.get("commit") or "unknown")[:12]] += 1
-        if digest := record.get("config_digest"):
-            label = results.label_of(record)
-            name = display_name(record["method"]) + (
-                f" ({record['variant']})" * bool(record["variant"])
-            )
-            facts[f"configuration of {name} on {label}"][str(digest)] += 1
-    rows: list[list[Entry | str]] = [
-        [name, _spread(facts[name])]
-        for name in sorted(facts, key=lambda name: (name.split()[0] in _LAST, name))
-    ]
+    rows: list[list[Entry | str]] = [[name, _spread(facts[name])] for name in sorted(facts)]
+    rows += _configurations(results)
     table = Table(
         caption="What the records were made with; where they differ, with the number of records.",
         header=["what", "value"],
@@ -258,7 +281,21 @@ def provenance_section(results: Results) -> Section:
     return Section(anchor="provenance", title="Versions and hardware", blocks=blocks)
 
 
-_LAST = ("configuration", "version")
+def _configurations(results: Results) -> list[list[Entry | str]]:
+    """One row for each method: digests of its configurations, with their datasets."""
+    digests: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for (task, method, variant), cell in results.cells.items():
+        name = display_name(method) + (f" ({variant})" if variant else "")
+        for record in cell.finished:
+            if digest := record.get("config_digest"):
+                digests[name][str(digest)].add(results.label(task))
+    return [
+        [
+            f"configuration of {name}",
+            "; ".join(f"{digest}: {', '.join(sorted(on))}" for digest, on in sorted(found.items())),
+        ]
+        for name, found in digests.items()
+    ]
 
 
 def _spread(values: Counter[str]) -> str:

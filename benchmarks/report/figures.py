@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from benchmarks.report.document import Panel
-from benchmarks.report.records import Cell, display_name
+from benchmarks.report.results import Cell, display_name
 from benchmarks.report.statistics import Estimate
 from mage_agent.visualize import plot_asked_and_achieved
 
@@ -85,31 +85,36 @@ def _svg(figure: Figure, name: str) -> str:
     return text.replace(_INK, "currentColor").strip()
 
 
-def legend(methods: Sequence[str]) -> str:
-    """Draw the names, colours and marks of the methods."""
+def legend(name: str, drawn: Sequence[str], methods: Sequence[str]) -> str:
+    """Draw the names, colours and marks of the methods drawn.
+
+    Args:
+        name: for the ids of the drawing, unique in the report.
+        drawn: methods in the drawings that the legend is for.
+        methods: all methods of the report, which decide the colours.
+    """
     with matplotlib.rc_context(_STYLE):
-        rows = -(-len(methods) // 4)
+        rows = -(-len(drawn) // 4)
         figure = Figure(figsize=(5, 0.08 + 0.24 * rows))
         axes = figure.subplots()
         axes.set_axis_off()
-        for method in methods:
+        for method in drawn:
             axes.plot([], [], label=display_name(method), **_look(method, methods))
         figure.legend(loc="center", ncols=4, handlelength=1.6, columnspacing=1.4)
-        return _svg(figure, "legend")
+        return _svg(figure, name)
 
 
-def interquartile_means(estimates: Mapping[str, Estimate]) -> Panel:
+def interquartile_means(estimates: Mapping[str, Estimate], methods: Sequence[str]) -> Panel:
     """Draw interquartile means with their intervals, one line per method."""
-    methods = list(estimates)
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _draw(5, 0.9 + 0.32 * len(methods))
+        figure, axes = _draw(5, 0.9 + 0.32 * len(estimates))
         for row, (method, estimate) in enumerate(estimates.items()):
             look = _look(method, methods)
             if estimate.low is not None:
                 ends = [float(estimate.low), float(estimate.high)]
                 axes.plot(ends, [row, row], color=look["color"], linewidth=5, alpha=0.45)
             axes.plot(float(estimate.value), row, color=look["color"], marker=look["marker"])
-        axes.set_yticks(range(len(methods)), [display_name(method) for method in methods])
+        axes.set_yticks(range(len(estimates)), [display_name(method) for method in estimates])
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("interquartile mean of normalised scores")
@@ -121,12 +126,13 @@ def interquartile_means(estimates: Mapping[str, Estimate]) -> Panel:
         )
 
 
-def profiles(estimates: Mapping[str, Estimate], thresholds: NDArray[np.float64]) -> Panel:
+def profiles(
+    estimates: Mapping[str, Estimate], thresholds: NDArray[np.float64], methods: Sequence[str]
+) -> Panel:
     """Draw performance profiles: the share of trainings above each score."""
-    methods = list(estimates)
     with matplotlib.rc_context(_STYLE):
         figure, axes = _draw(5, 3.4)
-        for method in reversed(methods):  # the first lies on top
+        for method in reversed(list(estimates)):  # the first lies on top
             estimate = estimates[method]
             look = _look(method, methods) | {"marker": ""}
             axes.plot(thresholds, estimate.value, **look)
@@ -160,7 +166,7 @@ def learning_curves(name: str, label: str, cells: Sequence[Cell], methods: Seque
         figure, axes = _draw(5, 3.2)
         for cell in reversed(cells):
             look = _look(cell.method, methods)
-            curves = [_curve(record["curve"]) for record in cell.finished if record.get("curve")]
+            curves = [_curve(r["learning_curve"]) for r in cell.finished if r["learning_curve"]]
             for share, score in curves:
                 axes.plot(share, score, color=look["color"], linewidth=0.7, alpha=0.45)
             grid = np.unique(np.concatenate([share for share, _ in curves]))

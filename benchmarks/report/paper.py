@@ -9,8 +9,9 @@ from benchmarks.published import (
     paper_name,
     published_score,
 )
+from benchmarks.report.differences import differences
 from benchmarks.report.document import Block, Entry, Paragraph, Points, Section, Table
-from benchmarks.report.records import Results, Task, display_name
+from benchmarks.report.results import Cell, Results, Task, display_name
 from benchmarks.report.scores import score_entry, usual_seeds
 from benchmarks.report.statistics import difference
 
@@ -21,44 +22,6 @@ _NOT_COMPARABLE = (
     "papers, on D4RL's original data. They are context, not competitors: no number here is "
     "comparable with them one to one."
 )
-_EVERYWHERE = (
-    "Data of ours (ids that begin with local/) were collected anew in today's Gymnasium "
-    "environments, from published policies and demonstrations or by D4RL's recipes; they are "
-    "fewer steps than D4RL's and of other quality.",
-    "Simulators differ: D4RL ran on mujoco-py, today's environments on MuJoCo 3 with other "
-    "contact physics.",
-    "Scores use D4RL's reference returns, so that 100 is D4RL's expert and not the data's; mazes "
-    "made here bring references of their own.",
-    "The paper trains 5 seeds on GPUs; what was trained here, and for how long, is under Protocol.",
-)
-_BY_DOMAIN = {
-    "pen": (
-        "Adroit: today's reward adds the term for the distance of palm and object that D4RL "
-        "subtracts, worth a few points of return.",
-        "Pen: an episode no longer ends when the pen drops, so that a bad policy can score below "
-        "zero; returns spread so widely (50 to 60 points) that 20 episodes are uncertain by 13.",
-    ),
-    "door": (
-        "Adroit: today's reward adds the term for the distance of palm and object that D4RL "
-        "subtracts, worth a few points of return.",
-        "Door: the human demonstrations replayed today succeed in 8 cases of 25; the cloned data "
-        "are 250 rollouts of a clone and 185 human episodes.",
-    ),
-    "halfcheetah": (
-        "HalfCheetah: v5 in place of v2; the data come from PPO and TQC agents, half and half, "
-        "and are a tenth to a twentieth of D4RL's.",
-    ),
-    "antmaze": (
-        "AntMaze: the goal's radius is 0.45 (D4RL: 0.5), start and goal move by up to 1 m, and "
-        "the goal is part of the observation; evaluation goes from corner to corner.",
-    ),
-    "pointmaze": (
-        "PointMaze is today's Maze2D: other gears and time steps, and episodes that end at the "
-        "goal where D4RL's stay on it and collect.",
-    ),
-}
-_BY_DOMAIN["hammer"] = _BY_DOMAIN["relocate"] = _BY_DOMAIN["door"][:1]
-_BY_DOMAIN["maze2d"] = _BY_DOMAIN["multi2d"] = _BY_DOMAIN["pointmaze"]
 
 
 def _names(results: Results, cells: Sequence[Published]) -> dict[Task, str]:
@@ -114,9 +77,7 @@ def published_section(results: Results, cells: Sequence[Published]) -> Section:
             )
         )
     blocks += [_all_published(names, cells), Paragraph(text="What differs from the originals:")]
-    domains = [task.dataset.split("/")[-2] for task in names if task.dataset.count("/")]
-    facts = [fact for domain in domains for fact in _BY_DOMAIN.get(domain, ())]
-    blocks.append(Points(items=list(dict.fromkeys([*_EVERYWHERE, *facts]))))
+    blocks.append(Points(items=differences(names)))
     section.blocks = blocks
     return section
 
@@ -145,11 +106,13 @@ def ablation_section(results: Results, cells: Sequence[Published]) -> Section:
     tried = {variant for _, method, variant in results.cells if variant and method == "mage"}
     shown: set[str] = set()
     blocks: list[Block] = []
-    for number, subject in ABLATION_TABLES.items():
-        columns = {c.variant: c.column for c in cells if c.table == number and c.method == "mage"}
-        if tried & set(columns):
-            shown |= set(columns)
-            blocks.append(_ablation_table(results, cells, number, subject, columns))
+    for number in ABLATION_TABLES:
+        variants = list(
+            dict.fromkeys(c.variant for c in cells if c.table == number and c.method == "mage")
+        )
+        if tried & set(variants):
+            shown |= set(variants)
+            blocks.append(_ablation_table(results, cells, number, variants))
     others = sorted(
         {(method, variant) for _, method, variant in results.cells if variant}
         - {("mage", variant) for variant in shown}
@@ -158,9 +121,10 @@ def ablation_section(results: Results, cells: Sequence[Published]) -> Section:
         blocks.append(_other_variants(results, others))
     if blocks:
         text = (
-            "Difference is to the whole method on the same dataset, with the 95% interval of "
-            "Welch's t test over seeds. A direction counts as reproduced where our interval lies "
-            "wholly on the paper's side of zero, as opposite where it lies wholly on the other, "
+            "Differences are to the variant that is the paper's MAGE (named in the caption), on "
+            "the same dataset, with the 95% interval of Welch's t test over seeds. A direction "
+            "counts as reproduced where our interval lies wholly on the paper's side of zero, as "
+            "opposite where it lies wholly on the other, "
             "and is open where it holds zero."
         )
         section.blocks = [Paragraph(text=text), *blocks]
@@ -171,32 +135,39 @@ def _ablation_table(
     results: Results,
     cells: Sequence[Published],
     number: int,
-    subject: str,
-    columns: dict[str, str],
+    variants: Sequence[str],
 ) -> Table:
+    subject, reference = ABLATION_TABLES[number]
     names = _names(results, cells)
     printed = {(c.variant, c.dataset): c for c in cells if c.table == number and c.method == "mage"}
     seeds = usual_seeds(list(results.cells.values()))
     rows: list[list[Entry | str]] = []
     for task in results.tasks:
-        if not any(results.cell(task, "mage", variant) for variant in columns if variant):
+        if not any(results.cell(task, "mage", variant) for variant in variants if variant):
             continue
-        whole = printed.get(("", names.get(task, "")))
-        for variant, column in columns.items():
-            paper = printed.get((variant, names.get(task, "")))
+        for variant in variants:
             rows.append(
                 [
-                    Entry(results.label(task), note=variant or "whole method"),
-                    column,
+                    results.label(task),
+                    variant or "whole method",
                     score_entry(results.cell(task, "mage", variant), seeds),
-                    *_ablation_difference(results, task, variant, paper, whole),
+                    *_ablation_difference(
+                        (
+                            results.cell(task, "mage", variant),
+                            results.cell(task, "mage", reference),
+                        ),
+                        [printed.get((v, names.get(task, ""))) for v in (variant, reference)],
+                    ),
                 ]
             )
     return Table(
-        caption=f"Table {number} of the paper, {subject}: ours and, in italics, the paper's.",
+        caption=(
+            f"Table {number} of the paper, {subject}: ours and, in italics, the paper's. "
+            f"Differences are to {reference or 'the whole method'}."
+        ),
         header=[
             "dataset",
-            "paper's column",
+            "variant",
             "ours",
             "difference",
             "paper",
@@ -208,28 +179,28 @@ def _ablation_table(
 
 
 def _ablation_difference(
-    results: Results, task: Task, variant: str, paper: Published | None, whole: Published | None
+    ours: Sequence[Cell | None], papers: Sequence[Published | None]
 ) -> list[Entry | str]:
+    """Differences to the reference, ours and the paper's, and whether they agree.
+
+    Args:
+        ours: cells of the variant and of the reference.
+        papers: the same, printed.
+    """
     missing = Entry("–", tone="missing")
-    whole_value = whole.value if whole else None
-    gap_paper = (
-        paper.value - whole_value
-        if variant and paper and paper.value is not None and whole_value is not None
-        else None
-    )
-    told = Entry(f"{gap_paper:+.1f}", tone="published") if gap_paper is not None else missing
-    full, changed = results.cell(task, "mage"), results.cell(task, "mage", variant)
-    if not (variant and full and full.finished and changed and changed.finished):
-        return [missing, _published(paper), told, missing]
-    gap = difference(changed, full)
-    ours = Entry(f"{gap.mean:+.1f}", note=f"{gap.low:+.1f} to {gap.high:+.1f}")
-    if gap_paper is None:
-        direction: Entry | str = missing
-    elif gap.low <= 0 <= gap.high:
-        direction = "open"
-    else:
-        direction = "reproduced" if gap.mean * gap_paper > 0 else "opposite"
-    return [ours, _published(paper), told, direction]
+    entry, gap, printed = missing, None, None
+    (changed, full), (paper, whole) = ours, papers
+    if changed and full and changed is not full and changed.finished and full.finished:
+        gap = difference(changed, full)
+        entry = Entry(f"{gap.mean:+.1f}", note=f"{gap.low:+.1f} to {gap.high:+.1f}")
+    if paper and whole and paper is not whole and None not in (paper.value, whole.value):
+        printed = float(paper.value or 0) - float(whole.value or 0)
+    told = missing if printed is None else Entry(f"{printed:+.1f}", tone="published")
+    direction: Entry | str = missing
+    if gap is not None and printed is not None:
+        direction = "reproduced" if gap.mean * printed > 0 else "opposite"
+        direction = "open" if gap.low <= 0 <= gap.high else direction
+    return [entry, _published(paper), told, direction]
 
 
 def _other_variants(results: Results, variants: Sequence[tuple[str, str]]) -> Table:

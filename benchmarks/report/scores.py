@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmarks.report import figures
 from benchmarks.report.document import Block, Entry, Figures, Paragraph, Points, Section, Table
-from benchmarks.report.records import Cell, Results, display_name
+from benchmarks.report.results import Cell, Results, display_name
 from benchmarks.report.statistics import (
     RESAMPLES,
     Estimate,
@@ -204,8 +204,11 @@ def aggregate_section(results: Results) -> Section:
                 "Interquartile means with their intervals; and performance profiles, the share of "
                 "trainings above each score (further up and right is better)."
             ),
-            legend=figures.legend(methods),
-            panels=[figures.interquartile_means(means), figures.profiles(shares, thresholds)],
+            legend=figures.legend("aggregate-legend", methods, results.methods),
+            panels=[
+                figures.interquartile_means(means, results.methods),
+                figures.profiles(shares, thresholds, results.methods),
+            ],
         ),
     ]
     section.blocks = blocks

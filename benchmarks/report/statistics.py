@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from benchmarks.report.records import Cell, Results, Task
+from benchmarks.report.results import Cell, Results, Task
 
 __all__ = [
     "Difference",

@@ -238,7 +238,11 @@ def _complete(raw: Record) -> Record:
         "minutes": float(raw.get("minutes") or 0),
         "seed": int(raw.get("seed") or 0),
         "status": raw.get("status") or "ok",
-        "curve": [p for p in raw.get("curve") or [] if _is_number(p["step"] + p["score"])],
+        "learning_curve": [
+            point
+            for point in raw.get("learning_curve") or raw.get("curve") or []
+            if _is_number(point.get("step")) and _is_number(point.get("score"))
+        ],
         "asked": {k: v for k, v in (raw.get("asked") or {}).items() if _is_number(v)},
     }
     if record["status"] == "ok":
