@@ -93,7 +93,7 @@ def run(cell: Cell, settings: Settings) -> Record:
         diagnosis = method.describe(held) if len(held) else {}
         if settings.save:
             _save(method, folder)
-    about["curve"].append(
+    about["learning_curve"].append(
         {
             "step": about["steps"],
             "seconds": about["training_seconds"],
@@ -162,9 +162,8 @@ def _train(
         "training_seconds": round(course.seconds, 2),
         "training_wall_seconds": round(course.wall_seconds, 2),
         "interruptions": course.interruptions,
-        "throughput": round(plan.steps / course.seconds, 2),
         "samples_per_second": samples and round(samples / course.seconds, 1),
-        "curve": course.curve,
+        "learning_curve": course.curve,
     }
 
 

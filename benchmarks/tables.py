@@ -48,32 +48,23 @@ _ABLATED = ("pen-expert-v1", "door-cloned-v1")
 _SITES = ("autoencoder", "first_scale", "finer_scales", "condition_loss")
 
 
-def _each(name: str, *values: Any) -> dict[str, Changes]:
-    return {f"{name}={value}": {name: value} for value in values}
-
-
 def _scales(*counts: int) -> dict[str, Changes]:
     """Return variants with other numbers of scales.
 
     The latent of 24 steps by a stride of 3 has room for 8 scales; more take a stride of 2.
     """
-    more = {"temporal_stride": 2}
     return {
-        name: changes | (more if changes["num_scales"] > 8 else {})
-        for name, changes in _each("num_scales", *counts).items()
+        f"K={count}": {"num_scales": count} | ({"temporal_stride": 2} if count > 8 else {})
+        for count in counts
     }
 
 
-def _without(site: str) -> dict[str, Changes]:
-    kept = tuple(other for other in _SITES if other != site)
-    return {f"no_return_in_{site}": {"return_conditioning": kept}}
+def _without(site: str) -> Changes:
+    return {"return_conditioning": tuple(other for other in _SITES if other != site)}
 
 
 def _ablation(variants: dict[str, Changes], *more: str, methods: tuple[str, ...] = ()) -> Table:
-    """Return a table of MAGE and its variants, which are named as in ``published.csv``."""
-    return Table(
-        datasets=_ABLATED + more, methods=("mage", *methods), variants={"": {}, **variants}
-    )
+    return Table(datasets=_ABLATED + more, methods=("mage", *methods), variants=variants)
 
 
 TABLES = {
@@ -83,28 +74,36 @@ TABLES = {
     4: Table(datasets=_MAZES, methods=("mage", "cql", "iql", "dt")),
     5: _ablation(_scales(1, 2, 4, 6, 8, 10)),
     # A with CQL regularisation is not among MAGE's settings.
-    6: _ablation(_each("trajectory", "S", "A", "RSA")),
+    6: _ablation({"": {}} | {f"({', '.join(x)})": {"trajectory": x} for x in ("S", "A", "RSA")}),
     7: _ablation(
-        _without("autoencoder") | _without("finer_scales") | _without("condition_loss"),
+        {
+            "": {},
+            "no return in D": _without("autoencoder"),
+            "no return in finer scales": _without("finer_scales"),
+            "no return in L_cond": _without("condition_loss"),
+        }
     ),
     15: Table(datasets=_ADROIT, methods=("mage", "bc", "cql")),
     16: Table(datasets=_KITCHEN, methods=("mage", "bc", "cql")),
     17: Table(datasets=_MAZES),
     18: Table(datasets=_of_domain("locomotion"), methods=("mage", "bc", "cql", "iql", "dt")),
-    19: _ablation(_each("inverse_dynamics", "explicit")),
-    20: _ablation(_each("codebook_size", 128, 256, 512, 1024)),
-    21: _ablation(_each("num_blocks", 2, 4, 8, 16)),
-    22: _ablation(_each("condition_guidance", "decoder")),
+    19: _ablation({"": {}, "explicit": {"inverse_dynamics": "explicit"}}),
+    20: _ablation({f"V={size}": {"codebook_size": size} for size in (128, 256, 512, 1024)}),
+    21: _ablation({f"depth={depth}": {"num_blocks": depth} for depth in (2, 4, 8, 16)}),
+    22: _ablation({"": {}, "direct decoder": {"condition_guidance": "decoder"}}),
     23: _ablation(
         {
-            "no_return": {"return_conditioning": ()},
-            "return_reweighting": {"return_conditioning": (), "return_reweighting": True},
+            "": {},
+            "no condition": {"return_conditioning": ()},
+            "reweighting": {"return_conditioning": (), "return_reweighting": True},
         }
     ),
     24: Table(datasets=_OGBENCH),
     26: _ablation(
-        _each("condition_guidance", "none")
-        | {"num_scales=1+condition_guidance=none": {"num_scales": 1, "condition_guidance": "none"}}
+        {
+            f"K={count} without L_cond": {"num_scales": count, "condition_guidance": "none"}
+            for count in (8, 1)
+        }
         | _scales(1, 2, 4, 8),
         "hammer-expert-v1",
         "relocate-expert-v1",

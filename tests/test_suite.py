@@ -85,7 +85,7 @@ def test_every_cell_has_one_record_and_runs_once(suite: Any, tmp_path: Path) -> 
         assert len(record["scores"]) == len(record["returns"]) == record["episodes"] == 2
         assert record["score"] == pytest.approx(sum(record["scores"]) / 2, abs=1e-3)
         assert record["evaluation_seed"] == 100_000 + 1_000 * record["seed"]
-        assert [point["step"] for point in record["curve"]] == [5, 10, 15, 20]
+        assert [point["step"] for point in record["learning_curve"]] == [5, 10, 15, 20]
         assert record["latency_ms"]["batch_1"]["median"] > 0
         assert record["steps"] == Still.published_steps
         assert record["held_out"]["action_error"] > 0
