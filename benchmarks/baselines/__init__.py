@@ -1,5 +1,16 @@
 """Methods that MAGE is compared with, one short file each."""
 
-from typing import Any
+from benchmarks.baselines.base import Baseline
+from benchmarks.baselines.bc import BehaviourCloning, TenPercentCloning
+from benchmarks.baselines.iql import IQL
+from benchmarks.baselines.td3_bc import TD3BC
 
-BASELINES: dict[str, Any] = {}
+__all__ = ["BASELINES", "Baseline"]
+
+BASELINES: dict[str, type[Baseline]] = {
+    "bc": BehaviourCloning,
+    "ten_percent_bc": TenPercentCloning,
+    "td3_bc": TD3BC,
+    "iql": IQL,
+}
+"""Name on the command line and in records -> method."""
