@@ -25,7 +25,7 @@ from benchmarks.measure import measure, play, scores_of
 from benchmarks.methods import Method, build_method
 from benchmarks.records import Record
 from benchmarks.surroundings import surroundings
-from benchmarks.tasks import Task, task_of
+from benchmarks.tasks import Task, domain_of, task_of
 from mage_agent import MAGEConfig
 
 __all__ = ["DiskFullError", "attempt", "clear", "failure", "run"]
@@ -124,7 +124,7 @@ def _train(
         build_method,
         cell.method,
         dataset,
-        task,
+        domain=domain_of(cell.dataset),
         seed=cell.seed,
         paper_size=cell.budget == "paper",
         changes=dict(cell.changes),

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from tensordict import TensorDictBase
 
 from benchmarks.baselines import BASELINES
-from benchmarks.tasks import Task
+from benchmarks.tasks import TASKS
 from mage_agent import MAGEConfig, MAGEPolicy
 from mage_agent.training import STAGES, Progress, describe, fit
 
-__all__ = ["MAGE", "Callback", "Method", "MethodFactory", "expand", "find_method"]
+__all__ = ["MAGE", "Callback", "Method", "MethodFactory", "build_method", "expand", "find_method"]
 
 Callback = Callable[[int, dict[str, float]], None]
 """Called now and then during training, with the number of steps taken and some metrics."""
@@ -23,8 +23,10 @@ Callback = Callable[[int, dict[str, float]], None]
 class Method(Protocol):
     """What the suite asks of a method, whether bundled or a user's own."""
 
-    published_steps: int
-    """Gradient steps of its publication: the budget ``paper``, and the most of any other."""
+    @property
+    def published_steps(self) -> int:
+        """Gradient steps of its publication: the budget ``paper``, and the most of any other."""
+        ...
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -82,7 +84,7 @@ class MAGE:
 
     Args:
         dataset: TED TensorDict, as ``mage_agent.load_dataset`` returns it.
-        domain: name of the preset.
+        domain: key of ``benchmarks.tasks.TASKS``; selects the preset.
         observation_keys: observation entries, concatenated in this order.
         discount: of the dataset's returns-to-go.
         seed: of the initial weights, and of sampled actions.
@@ -102,8 +104,9 @@ class MAGE:
         **changes: Any,
     ) -> None:
         given = {"observation_keys": observation_keys, "discount": discount, **changes}
-        self.config = MAGEConfig.preset(domain if paper_size else f"{domain}-small", **given)
-        self.published_steps = _total_steps(MAGEConfig.preset(domain))
+        preset = TASKS[domain].preset
+        self.config = MAGEConfig.preset(preset if paper_size else f"{preset}-small", **given)
+        self.published_steps = _total_steps(MAGEConfig.preset(preset))
         self.seed = seed
         self.policy = MAGEPolicy.from_dataset(dataset, self.config, seed=seed)
 
@@ -243,8 +246,8 @@ def find_method(name: str) -> MethodFactory:
 def build_method(
     name: str,
     dataset: TensorDictBase,
-    task: Task,
     *,
+    domain: str,
     seed: int,
     paper_size: bool,
     changes: dict[str, Any],
@@ -254,16 +257,16 @@ def build_method(
     Args:
         name: see ``find_method``.
         dataset: what it will be trained on.
-        task: the dataset's row in the task table.
+        domain: the dataset's row in the task table.
         seed: of its initial weights.
         paper_size: whether MAGE has the paper's size; the others always have.
         changes: settings that differ from the published ones.
     """
-    preset = MAGEConfig.preset(task.preset)
+    preset = MAGEConfig.preset(TASKS[domain].preset)
     settings: dict[str, Any] = {
         "observation_keys": preset.observation_keys,
         "discount": preset.discount,
         **({"paper_size": paper_size} if name == "mage" else {}),
         **changes,
     }
-    return find_method(name)(dataset, domain=task.preset, seed=seed, **settings)
+    return find_method(name)(dataset, domain=domain, seed=seed, **settings)

@@ -207,7 +207,7 @@ def test_interim_evaluations_change_nothing(maze_dataset: str, tmp_path: Path) -
     changes = {**CORE, "observation_keys": KEYS, "dropout": 0.3}  # with a discount of 0.99
     weights = []
     for points in (0, 3):
-        method = MAGE(dataset, domain="maze2d", seed=0, **changes)
+        method = MAGE(dataset, domain="pointmaze", seed=0, **changes)
 
         def interim(method: MAGE = method) -> dict[str, Any]:
             with undisturbed(method):
@@ -223,7 +223,7 @@ def test_interim_evaluations_change_nothing(maze_dataset: str, tmp_path: Path) -
 
 def test_stages_share_steps_as_in_the_preset(maze_dataset: str) -> None:
     dataset, _ = datasets.load_split(maze_dataset, 0.99, 0.0)
-    mage = MAGE(dataset, domain="maze2d", observation_keys=KEYS, discount=0.99, seed=0)
+    mage = MAGE(dataset, domain="pointmaze", observation_keys=KEYS, discount=0.99, seed=0)
     assert mage._share(12_000) == {
         "tokenizer_steps": 1_500,
         "generator_steps": 2_500,
