@@ -137,7 +137,8 @@ def score_section(results: Results) -> Section:
     seeds = usual_seeds(main)
     rows: list[list[Entry | str]] = []
     for task in results.tasks:
-        marked = best_and_tied(results.competing(task))
+        competing = results.competing(task)
+        marked = best_and_tied(competing) if len(competing) > 1 else []  # alone is not best
         cells = {method: results.cell(task, method) for method in methods}
         if any(cells.values()):
             row = [score_entry(cells[m], seeds, bold=m in marked) for m in methods]
