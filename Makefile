@@ -17,7 +17,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[all]'
 	touch $@
 
-demo: $(INSTALLED) ## collect a maze dataset, train on it, compare, draw
+demo: $(INSTALLED) ## collect a maze dataset, train every method on it, draw, report
 	$(BIN)/python -m benchmarks.demo
 
 # One thread per test process: two processes with several threads each fight over the cores.

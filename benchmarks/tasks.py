@@ -25,22 +25,25 @@ class Task:
 
 _ADROIT = Task(preset="adroit", episodes=20)
 _LOCOMOTION = Task(preset="locomotion", episodes=20)
+_ANTMAZE = Task(preset="antmaze", episodes=100, deterministic=False)
 TASKS = {
     "pen": replace(_ADROIT, environment={"max_episode_steps": 100}),  # D4RL's limit
     "door": _ADROIT,
     "hammer": _ADROIT,
     "relocate": _ADROIT,
     "kitchen": Task(preset="kitchen", episodes=20),
-    "antmaze": Task(preset="antmaze", episodes=100, deterministic=False),
+    "antmaze": _ANTMAZE,
+    "humanoidmaze": _ANTMAZE,
     "pointmaze": Task(preset="maze2d", episodes=100),
     "halfcheetah": _LOCOMOTION,
     "hopper": _LOCOMOTION,
     "walker2d": _LOCOMOTION,
+    "ant": _LOCOMOTION,
 }
 
 
 def task_of(dataset_id: str) -> Task:
-    """Find the task of a dataset by the middle part of its Minari id.
+    """Find the task of a dataset by the middle part of its Minari id, or by its D4RL name.
 
     Raises:
         ValueError: the domain is not in the table.
@@ -55,10 +58,10 @@ def domain_of(dataset_id: str) -> str:
         ValueError: the domain is not in the table.
     """
     parts = dataset_id.split("/")
-    domain = parts[-2] if len(parts) > 1 else parts[0]
+    domain = parts[-2] if len(parts) > 1 else dataset_id.partition("-")[0]
     if domain not in TASKS:
         raise ValueError(
             f"{dataset_id!r} belongs to no known domain; known: {sorted(TASKS)}. An id looks like "
-            "local/pen/expert-v0; add a row to benchmarks/tasks.py for a new domain."
+            "local/pen/expert-v0 or pen-expert-v1; a new domain needs a row in benchmarks/tasks.py."
         )
     return domain
