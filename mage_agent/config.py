@@ -76,9 +76,6 @@ class MAGEConfig:
         target_return: quantile of the returns-to-go at episode starts that is asked for when the
             user names no target; 1 is the best episode.
         temperature: temperature of the token samples of a stochastic policy.
-        hindsight_goals: copies of every episode that training adds, each cut off at a random step
-            and given the place reached there as its goal; for sparse goal-reaching tasks only
-            (measured).
         learning_rate: peak learning rate (Tables 10-14).
         warmup_steps: steps of linear warm-up; the rate then falls to a tenth along a cosine.
         weight_decay: decoupled weight decay; 0 is the paper's Adam.
@@ -131,7 +128,6 @@ class MAGEConfig:
     target_return: float = 1.0
     temperature: float = 1.0
     # Optimisation.
-    hindsight_goals: int = 0
     learning_rate: float = 2e-4
     warmup_steps: int = 200
     weight_decay: float = 0.0
@@ -205,7 +201,6 @@ class MAGEConfig:
             "gradient_clip": (1e-12, float("inf")),
             "warmup_steps": (0, float("inf")),
             "inverse_dynamics_steps": (0, float("inf")),
-            "hindsight_goals": (0, float("inf")),
             "weight_decay": (0.0, float("inf")),
             "commitment_weight": (0.0, float("inf")),
             "inverse_dynamics_weight": (0.0, float("inf")),

@@ -18,13 +18,7 @@ from tqdm import tqdm
 from mage_agent import checkpoint
 from mage_agent.checkpoint import versions
 from mage_agent.config import MAGEConfig
-from mage_agent.data import (
-    WindowSampler,
-    add_hindsight_goals,
-    metadata,
-    observation_keys,
-    replay_buffer,
-)
+from mage_agent.data import WindowSampler, metadata, observation_keys, replay_buffer
 from mage_agent.losses import MAGEInverseDynamicsLoss, MAGELoss, MAGETokenizerLoss
 from mage_agent.model import MAGEModel
 
@@ -224,17 +218,8 @@ class _Trainer:
         self.model.train()
         # The quantiser needs float32 to find the nearest code; the transformer does not.
         self.low_precision = stage == "generator" and _has_bfloat16(self.device)
-        self.data = self.dataset
-        if config.hindsight_goals and stage != "inverse_dynamics":
-            # Deviation: antmaze plans are also learned from hindsight goals.
-            self.data = add_hindsight_goals(
-                self.dataset,
-                copies=config.hindsight_goals,
-                discount=config.discount,
-                seed=self.seed,
-            )
         keys = (*config.observation_keys, "action", "return_to_go", "episode")
-        dataset = self.data.select(*keys)
+        dataset = self.dataset.select(*keys)
         if stage == "tokenizer":
             self.loss: MAGETokenizerLoss | MAGELoss | MAGEInverseDynamicsLoss
             self.loss = MAGETokenizerLoss(self.model)
@@ -276,10 +261,10 @@ class _Trainer:
     def tokens(self) -> tuple[Tensor, Tensor]:
         """Tokens (N, sum_k L_k) and latent (N, L_K, C) of the window that starts at every step."""
         self.model.eval()
-        sampler = WindowSampler(self.data["episode"], self.model.config.horizon)
-        columns = self.data.select(*self.model.config.observation_keys, "action", "return_to_go")
+        sampler = WindowSampler(self.dataset["episode"], self.model.config.horizon)
+        columns = self.dataset.select(*self.model.config.observation_keys, "action", "return_to_go")
         token_ids, latents = [], []
-        for start in torch.arange(len(self.data)).split(1024):
+        for start in torch.arange(len(self.dataset)).split(1024):
             index, mask = sampler.windows(start)
             batch = columns[index].set(("collector", "mask"), mask).to(self.device)
             encoding = self.model.tokenize(self.loss.window(batch))
@@ -294,7 +279,7 @@ class _Trainer:
         self.model.eval()
         keys = self.model.config.observation_keys
         latents = []
-        for chunk in self.data.select(*keys, "return_to_go").split(1024):
+        for chunk in self.dataset.select(*keys, "return_to_go").split(1024):
             observation = torch.cat([chunk[key] for key in keys], dim=-1).to(self.device)
             state, target = self.model.standardize(
                 observation, chunk["return_to_go"].to(self.device)

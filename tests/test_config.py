@@ -197,7 +197,6 @@ ALIVE: dict[str, dict[str, Any]] = {
     "discount": {"discount": 0.9},
     "target_return": {"target_return": 0.1},
     "temperature": {"temperature": 0.1},
-    "hindsight_goals": {"hindsight_goals": 2},
     "learning_rate": {"learning_rate": 1e-3},
     "warmup_steps": {"warmup_steps": 5},
     "weight_decay": {"weight_decay": 0.5},
@@ -249,16 +248,6 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     )
 
 
-def with_goals(dataset: TensorDict) -> TensorDict:
-    """The dataset as one of a goal environment with sparse rewards."""
-    dataset = dataset.clone()
-    for part in (dataset, dataset["next"]):
-        part["achieved_goal"] = part["observation"][:, :2]
-        part["desired_goal"] = torch.zeros_like(part["achieved_goal"])
-    dataset["next", "reward"] = dataset["next", "terminated"].float()
-    return dataset
-
-
 def test_the_table_of_fields_is_complete() -> None:
     assert list(ALIVE) == FIELDS
 
@@ -278,8 +267,6 @@ def test_every_field_is_alive(
     name: str, toy_dataset: TensorDict, outcomes: dict[str, dict[str, Tensor]]
 ) -> None:
     reference = tiny_config(**BESIDE.get(name, {}))
-    if name == "hindsight_goals":  # which needs goals: another dataset, another reference
-        toy_dataset, outcomes = with_goals(toy_dataset), {}
     if reference.digest not in outcomes:
         outcomes[reference.digest] = outcome(reference, toy_dataset)
     changed = outcome(tiny_config(**ALIVE[name]), toy_dataset)
