@@ -1,5 +1,6 @@
 """The baselines: each learns, resumes to the bit, acts within bounds, and computes what it says."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 pytest.importorskip("transformers")
 
 from benchmarks.baselines import BASELINES, Baseline
+from benchmarks.tasks import TASKS
 from mage_agent.data import dataset_from_arrays
 from mage_agent.training import TrainingError
 
@@ -158,6 +160,24 @@ def test_domain_and_dataset_select_what_was_published(dataset: TensorDict) -> No
     assert settings("iql", "pen")["discount"] == 0.97
     antmaze = settings("iql", "antmaze")
     assert (antmaze["expectile"], antmaze["discount"], antmaze["reward_shift"]) == (0.9, 0.99, -1)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_each_trains_in_every_domain(name: str, dataset: TensorDict) -> None:
+    published = {key for table in BASELINES[name].published.values() for key in table}
+    assert published <= set(BASELINES[name].defaults)
+    small = {key: value for key, value in SMALL.get(name, {}).items() if key not in published}
+    for domain in TASKS:
+        method = BASELINES[name](
+            dataset,
+            domain=domain,
+            observation_keys=("observation",),
+            discount=0.99,
+            seed=0,
+            **{**small, "batch_size": 4},
+        )
+        json.dumps(method.hyperparameters)
+        method.learn(dataset, steps=2, progress_bar=False)
 
 
 def test_ten_percent_are_the_best_episodes(dataset: TensorDict) -> None:

@@ -8,15 +8,15 @@ import math
 from typing import ClassVar
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDictBase
 from tensordict.nn import ProbabilisticTensorDictModule, ProbabilisticTensorDictSequential
 from torch import Tensor, nn
 from torchrl.data import Bounded
 from torchrl.modules import TanhNormal
-from torchrl.objectives import CQLLoss
 
 from benchmarks.baselines.actor_critic import ActorCritic
 from benchmarks.baselines.base import Settings
+from benchmarks.baselines.losses import ConservativeLoss
 from benchmarks.baselines.networks import Network, critics, mlp
 
 __all__ = ["CQL"]
@@ -104,43 +104,6 @@ class CQL(ActorCritic):
         losses["actor"], sampled = loss.actor_loss(batch)
         losses["entropy"] = loss.alpha_loss(sampled)[0]
         return losses
-
-
-class ConservativeLoss(CQLLoss):  # type: ignore[misc]
-    """TorchRL's CQL with the publication's conservative term.
-
-    TorchRL 0.14 takes the soft maximum over three actions at a time, not over all thirty, judges
-    the actions for the next state there and not in this state, and leaves the multiplier out.
-    """
-
-    def gaps(self, tensordict: TensorDictBase) -> Tensor:
-        """Soft maximum of either critic over actions, less its value of the data's, (2, B).
-
-        Args:
-            tensordict: batch that ``q_loss`` was given, which left the data's values in it.
-        """
-        observation = tensordict["observation"]
-        with torch.no_grad():
-            current, current_log_prob = self._sampled(observation)
-            following, following_log_prob = self._sampled(tensordict["next", "observation"])
-            uniform = torch.empty_like(current).uniform_(-1, 1)
-            density = torch.full_like(current_log_prob, -math.log(2) * current.shape[-1])
-        actions = torch.cat([uniform, following, current])  # (N, B, A)
-        log_prob = torch.cat([density, following_log_prob, current_log_prob])
-        entries = {"observation": observation.expand(len(actions), -1, -1), "action": actions}
-        batch = TensorDict(entries, actions.shape[:2])
-        value = self._vmap_qvalue_networkN0(batch, self.qvalue_network_params)
-        highest = torch.logsumexp(value["state_action_value"].squeeze(-1) - log_prob, dim=1)
-        data = torch.stack([tensordict["pred_q1"], tensordict["pred_q2"]]).squeeze(-1)
-        return highest - data
-
-    def _sampled(self, observation: Tensor) -> tuple[Tensor, Tensor]:
-        """Actions (n, B, A) of the policy and their log-densities (n, B)."""
-        entries = TensorDict({"observation": observation}, observation.shape[:1])
-        with self.actor_network_params.to_module(self.actor_network, preserve_module_state=False):
-            policy = self.actor_network.get_dist(entries)
-        sampled: tuple[Tensor, Tensor] = policy.rsample_and_log_prob((self.num_random,))
-        return sampled
 
 
 class _Gaussian(nn.Module):

@@ -3,14 +3,13 @@
 https://arxiv.org/abs/2305.09836
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import torch
-from tensordict import TensorDict, TensorDictBase, TensorDictParams
-from torch import Tensor, nn
-from torchrl.objectives import TD3BCLoss
+from tensordict import TensorDict, TensorDictBase
+from torch import nn
 
 from benchmarks.baselines.base import Settings
+from benchmarks.baselines.losses import ReBRACLoss
 from benchmarks.baselines.networks import Network, critics, mlp
 from benchmarks.baselines.td3_bc import TD3BC
 
@@ -103,75 +102,6 @@ class ReBRAC(TD3BC):
         columns["next", "action"] = columns["action"].roll(-1, 0)
         columns["next", "acted"] = ~columns["next", "done"]
         return columns
-
-
-class ReBRACLoss(TD3BCLoss):  # type: ignore[misc]
-    """TorchRL's TD3+BC with ReBRAC's two penalties.
-
-    Args:
-        actor_network: as ``TD3BCLoss`` has it.
-        qvalue_network: likewise.
-        actor_penalty: weight of the actor's squared distance to the data's action.
-        critic_penalty: weight of the next action's squared distance to the data's next action.
-        **settings: of ``TD3BCLoss``.
-    """
-
-    def __init__(
-        self,
-        actor_network: Network,
-        qvalue_network: list[Network],
-        *,
-        actor_penalty: float,
-        critic_penalty: float,
-        **settings: Any,
-    ) -> None:
-        super().__init__(actor_network, qvalue_network, **settings)
-        self.actor_penalty, self.critic_penalty = actor_penalty, critic_penalty
-
-    def actor_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
-        """Distance to the data's action, less the smaller value over the mean size of values."""
-        observation = tensordict["observation"]
-        action = self._action(observation, self.actor_network_params)
-        value = self._values(observation, action, self._cached_detach_qvalue_network_params)
-        value = value.min(0).values
-        distance = (action - tensordict["action"]).square().sum(-1)
-        loss = self.actor_penalty * distance - value / value.detach().abs().mean()
-        return loss.mean(), {}
-
-    def qvalue_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
-        """Squared errors against a target that pays for leaving the data."""
-        following = tensordict["next"]
-        with torch.no_grad():
-            action = self._action(following["observation"], self.target_actor_network_params)
-            noise = (torch.randn_like(action) * self.policy_noise).clamp(
-                -self.noise_clip, self.noise_clip
-            )
-            action = (action + noise).clamp(self.min_action, self.max_action)
-            value = self._values(
-                following["observation"], action, self.target_qvalue_network_params
-            )
-            distance = (action - following["action"]).square().sum(-1, keepdim=True)
-            penalty = self.critic_penalty * distance * following["acted"]
-            tensordict = tensordict.clone(False)
-            tensordict["next", "state_action_value"] = value.min(0).values.unsqueeze(-1) - penalty
-            target = self.value_estimator.value_estimate(tensordict).squeeze(-1)
-        current = self._values(
-            tensordict["observation"], tensordict["action"], self.qvalue_network_params
-        )
-        return (current - target).square().mean(-1).sum(), {}
-
-    def _action(self, observation: Tensor, parameters: TensorDictParams) -> Tensor:
-        entries = TensorDict({"observation": observation}, observation.shape[:1])
-        with parameters.to_module(self.actor_network, preserve_module_state=False):
-            action: Tensor = self.actor_network(entries)["action"]
-        return action
-
-    def _values(self, observation: Tensor, action: Tensor, parameters: TensorDictParams) -> Tensor:
-        entries = {"observation": observation, "action": action}
-        size = observation.shape[0]
-        batch = TensorDict(entries, [size]).expand(self.num_qvalue_nets, size)
-        value: Tensor = self._vmap_qvalue_network00(batch, parameters)["state_action_value"]
-        return value.squeeze(-1)
 
 
 def _initialised(layers: nn.Sequential, bound: float) -> nn.Sequential:
