@@ -10,12 +10,25 @@ from numpy.typing import NDArray
 from tensordict import TensorDict
 from torch import Tensor
 
+pytest.importorskip("transformers")
+
 from benchmarks.baselines import BASELINES, Baseline
 from mage_agent.data import dataset_from_arrays
 from mage_agent.training import TrainingError
 
 LOW, HIGH = -0.5, 1.5
-SMALL: dict[str, dict[str, Any]] = {}  # what makes a method fast enough for a test
+SMALL: dict[str, dict[str, Any]] = {  # what makes a method fast enough for a test
+    "td3_bc": {"hidden": [64], "alpha": 0.5, "actor_learning_rate": 3e-3},
+    "rebrac": {"hidden": [64], "actor_penalty": 1.0, "actor_learning_rate": 3e-3},
+    "cql": {
+        "hidden": [64],
+        "critic_hidden": [64],
+        "actor_learning_rate": 1e-2,
+        "critic_learning_rate": 1e-2,
+    },
+    "iql": {"hidden": [64], "actor_learning_rate": 3e-3},
+    "dt": {"context": 5, "width": 16, "layers": 1, "learning_rate": 1e-2},
+}
 
 
 def best_action(observation: NDArray[Any]) -> NDArray[Any]:
@@ -214,3 +227,142 @@ def test_iql_losses_are_the_publications(dataset: TensorDict) -> None:
         losses["qvalue"], sum((q - bootstrapped).square().mean() for q in current)
     )
     torch.testing.assert_close(losses["actor"], -(weight * density).mean())
+
+
+def test_rebrac_losses_are_the_publications(dataset: TensorDict) -> None:
+    method = make(
+        "rebrac", dataset, policy_noise=0.0, actor_penalty=0.3, critic_penalty=0.7, hidden=[16, 16]
+    )
+    batch = fixed_batch(method, dataset)
+    batch["next", "reward"] += 5  # so that values are of some size
+    for _ in range(3):  # until critics and targets differ
+        method.learn(dataset, steps=3, progress_bar=False)
+    losses = method.losses(batch.clone(), 0)
+    loss: Any = method.loss
+    following = batch["next"]
+    target_actor = loss.target_actor_network_params["layers"]
+    x = following["observation"]
+    for name in ("0", "2", "4"):
+        x = x @ target_actor[name, "weight"].T + target_actor[name, "bias"]
+        x = x.relu() if name != "4" else x.tanh()
+    values = both(loss.target_qvalue_network_params, x, following["observation"])
+    distance = (x - following["action"]).square().sum(-1) * ~following["done"].flatten()
+    alive = ~following["terminated"].flatten()
+    backup = 0.9 * alive * (torch.minimum(*values) - 0.7 * distance)
+    target = (following["reward"].flatten() + backup).detach()
+    current = both(loss.qvalue_network_params, batch["action"], batch["observation"])
+    action = method.policy(batch["observation"])
+    value = torch.minimum(*both(loss.qvalue_network_params, action, batch["observation"]))
+    cloning = (action - batch["action"]).square().sum(-1)
+    torch.testing.assert_close(losses["qvalue"], sum((q - target).square().mean() for q in current))
+    actor = (0.3 * cloning - value / value.abs().mean().detach()).mean()
+    torch.testing.assert_close(losses["actor"], actor)
+    ours = torch.autograd.grad(losses["actor"], list(method.policy.parameters()))
+    oracle = torch.autograd.grad(actor, list(method.policy.parameters()))
+    torch.testing.assert_close(ours, oracle)
+
+
+def test_rebrac_knows_the_datas_next_action(dataset: TensorDict) -> None:
+    columns = make("rebrac", dataset).columns(dataset)
+    assert torch.equal(columns["next", "action"][:-1], columns["action"][1:])
+    assert torch.equal(columns["next", "acted"], ~dataset["next", "done"])
+
+
+@pytest.mark.parametrize("lagrange", [False, True])
+def test_cql_pushes_all_sampled_actions_down(dataset: TensorDict, lagrange: bool) -> None:
+    method = make(
+        "cql",
+        dataset,
+        lagrange=lagrange,
+        conservatism=3.0,
+        target_gap=2.0,
+        sampled_actions=4,
+        critic_hidden=[16],
+    )
+    method.learn(dataset, steps=3, progress_bar=False)
+    batch = fixed_batch(method, dataset)
+    loss: Any = method.loss
+    with torch.random.fork_rng():
+        losses = method.losses(batch.clone(), 0)
+    draws: list[tuple[Tensor, Tensor]] = []
+    sampled = loss._sampled
+    loss._sampled = lambda seen: draws.append(sampled(seen)) or draws[-1]
+    uniforms: list[Tensor] = []
+    uniform_ = Tensor.uniform_
+    with torch.random.fork_rng(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            Tensor, "uniform_", lambda x, *bounds: uniforms.append(uniform_(x, *bounds)) or x
+        )
+        again = method.losses(batch.clone(), 0)
+    torch.testing.assert_close(losses, again)
+    (current, current_density), (following, following_density) = draws
+    (uniform,) = uniforms
+    observation = batch["observation"]
+    gaps = torch.zeros(2)
+    for row in range(len(batch)):
+        terms = []
+        for action, density in (
+            (uniform[:, row], torch.full((4,), np.log(0.25))),
+            (current[:, row], current_density[:, row]),
+            (following[:, row], following_density[:, row]),
+        ):
+            values = both(loss.qvalue_network_params, action, observation[row].expand(4, -1))
+            terms.append(torch.stack(values) - density)
+        data = both(loss.qvalue_network_params, batch["action"][row], observation[row])
+        gaps += (torch.cat(terms, 1).exp().sum(1).log() - torch.stack(data)) / len(batch)
+    multiplier = float(loss.log_alpha_prime.detach().exp()) if lagrange else 1.0
+    expected = 3.0 * multiplier * (gaps - 2.0 * lagrange).sum()
+    torch.testing.assert_close(losses["conservative"], expected)
+    if lagrange:
+        torch.testing.assert_close(losses["multiplier"], -expected / 2)
+        assert losses["multiplier"].requires_grad
+    assert current.abs().max() <= 1
+
+
+def test_dt_asks_for_undiscounted_returns(dataset: TensorDict) -> None:
+    method: Any = make("dt", dataset)
+    reward, episode = dataset["next", "reward"].flatten(), dataset["episode"]
+    returns = torch.zeros(40).index_add(0, episode, reward)
+    assert method.target_return == pytest.approx(float(returns.max()), abs=1e-4)
+    first = method.columns(dataset)["return_to_go"][dataset["step_count"] == 0]
+    torch.testing.assert_close(first * method.return_scale, returns, atol=1e-4, rtol=0)
+    left = method.update_return_to_go(np.float32([[3.0], [1e6]]), np.float32([[0.5], [0.5]]))
+    np.testing.assert_allclose(left, [[2.5], [method.highest]], rtol=1e-6)
+
+
+def test_dt_remembers_one_context_per_environment(
+    dataset: TensorDict, rng: np.random.Generator
+) -> None:
+    """Side by side with resets at different times equals one after the other."""
+    method = make("dt", dataset).eval()
+    observations = rng.normal(size=(11, 2, 3)).astype(np.float32)  # longer than the context
+    starts = np.zeros((11, 2), dtype=bool)
+    starts[0], starts[4, 1] = True, True
+
+    def act(columns: slice) -> NDArray[Any]:
+        state, actions = None, []
+        for observation, start in zip(observations[:, columns], starts[:, columns], strict=True):
+            asked = {"observation": observation, "return_to_go": 3 * observation[:, :1]}
+            action, state = method.predict(asked, state, start)
+            actions.append(action)
+        return np.stack(actions)
+
+    together = act(slice(None))
+    np.testing.assert_allclose(together[:, :1], act(slice(1)), atol=1e-5)
+    np.testing.assert_allclose(together[:, 1:], act(slice(1, 2)), atol=1e-5)
+    fresh, _ = method.predict(
+        {"observation": observations[4, 1], "return_to_go": 3 * observations[4, 1, :1]}
+    )
+    np.testing.assert_allclose(together[4, 1], fresh, atol=1e-5)
+    # A full context is the last steps, as in a window of training.
+    later: Any = method
+    context = later.hyperparameters["context"]
+    window = slice(11 - context, 11)
+    seen = later.standardized(observations[window, 0])[None]
+    wanted = torch.tensor(3 * observations[window, 0, :1])[None] / later.return_scale
+    middle, half = later._action_scale()
+    acted = ((torch.tensor(together[window, 0]) - middle) / half)[None]
+    acted[0, -1] = 0.3  # hidden by the causal mask
+    with torch.no_grad():
+        expected = later.policy(seen, acted, wanted)[:, -1]
+    np.testing.assert_allclose(together[-1, :1], later.environment_action(expected), atol=1e-4)

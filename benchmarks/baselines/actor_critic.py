@@ -41,13 +41,17 @@ class ActorCritic(Baseline):
         loss.make_value_estimator(ValueEstimators.TD0, gamma=settings["discount"])
         self._targets = SoftUpdate(loss, tau=settings["target_rate"])
 
+    def actor_parameters(self) -> list[nn.Parameter]:
+        """What learns at the actor's rate."""
+        return list(self.actor.parameters())
+
     def optimizer(self) -> torch.optim.Optimizer:
         """Adam with one rate for the actor and one for the rest."""
-        ours = set(self.actor.parameters())
-        rest = [parameter for parameter in self.loss.parameters() if parameter not in ours]
+        ours = self.actor_parameters()
+        rest = [each for each in self.loss.parameters() if not any(each is one for one in ours)]
         settings = self.hyperparameters
         groups = [
-            {"params": list(self.actor.parameters()), "lr": settings["actor_learning_rate"]},
+            {"params": ours, "lr": settings["actor_learning_rate"]},
             {"params": rest, "lr": settings["critic_learning_rate"]},
         ]
         return torch.optim.Adam(groups, fused=True)
