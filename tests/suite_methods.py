@@ -104,6 +104,20 @@ class Full(Still):
             raise OSError(28, "No space left on device")
 
 
+class Waiting(Still):
+    """The first time, says which process it is and waits to be killed in mid-training."""
+
+    def step(self, step: int, seed: int, checkpoint_path: Path | None) -> None:
+        if step != 10 or checkpoint_path is None:
+            return
+        place = checkpoint_path.with_name("waiting")
+        if not place.exists():
+            part = place.with_name("waiting-part")
+            part.write_text(str(os.getpid()))
+            os.replace(part, place)
+            time.sleep(600)
+
+
 class Dying(Still):
     """Kills its process: with seed 0 always, with seed 1 the first time."""
 

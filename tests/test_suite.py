@@ -309,31 +309,42 @@ def test_a_suite_killed_at_any_moment_goes_on(
 
 
 @pytest.mark.slow
-def test_workers_end_with_a_killed_command_and_another_goes_on(
+def test_workers_end_with_an_interrupted_command_and_the_next_goes_on(
     tmp_path: Path, maze_dataset: str
 ) -> None:
     output = tmp_path / "out"
     line = [sys.executable, str(ROOT / "benchmarks" / "run_suite.py"), "--datasets", maze_dataset]
-    line += ["--methods", f"{OURS}:Slow", "--budget", "paper", "--seeds", "2", "--workers", "1"]
+    line += ["--methods", f"{OURS}:Waiting", "--budget", "paper", "--seeds", "2", "--workers", "1"]
     line += ["--output", str(output), "--episodes", "1", "--curve-points", "0"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    first = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (notes := list(output.rglob("steps"))) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    first.kill()
-    first.wait()
-    worker = int(notes[0].read_text().splitlines()[-1].split()[1])
-    while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not Path(f"/proc/{worker}").exists()
+    deadline = time.monotonic() + 300
 
-    second = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120)
-    assert second.returncode == 0, second.stderr
-    assert second.stdout.splitlines()[-1] == f"report: {output / 'report.html'}"
+    def interrupt(seed: int, by: signal.Signals) -> tuple[int, str]:
+        """Start the command, and stop it in the midst of a cell; its worker must end, too."""
+        command = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, text=True)
+        while not (notes := list(output.rglob(f"*seed{seed}*/waiting"))):
+            assert command.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        command.send_signal(by)
+        told, _ = command.communicate()
+        worker = Path("/proc") / notes[0].read_text()
+        while worker.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        return command.returncode, told
+
+    assert interrupt(0, signal.SIGKILL) == (-signal.SIGKILL, "")
+    status, told = interrupt(1, signal.SIGINT)
+    assert status == 130
+    assert told.splitlines()[-1] == "interrupted; the same command goes on from here"
+
+    last = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
+    assert last.returncode == 0, last.stderr
+    assert last.stdout.splitlines()[-1] == f"report: {output / 'report.html'}"
     found = records.read(output / "records.jsonl")
     assert [record["seed"] for record in found] == [0, 1]
-    assert found[0]["interruptions"] == 1
+    assert [record["interruptions"] for record in found] == [1, 1]
 
 
 def test_tables_name_datasets_methods_and_variants_that_exist(maze_dataset: str) -> None:
