@@ -42,7 +42,8 @@ ALLOWED: dict[str, set[str]] = {  # module -> modules of the package it may impo
     "envs": set(),
     "actor": {"envs", "model"},
     "checkpoint": {"model"},
-    "training": {"data", "model", "losses", "checkpoint"},
+    "health": set(),
+    "training": {"data", "model", "losses", "checkpoint", "health"},
     "policy": {"envs", "model", "checkpoint", "training"},
     "d4rl": {"data.d4rl", "data.d4rl_tasks", "data.load", "data.minari", "data.ted"},
     "evaluation": set(),  # sees only the policy protocol in types
