@@ -20,21 +20,41 @@ from mage_agent.visualize import plot_asked_and_achieved
 
 __all__ = ["draw_asked", "read_records", "score_table"]
 
+_KINDS: dict[str, type | tuple[type, ...]] = {  # what every record has
+    "method": str,
+    "dataset": str,
+    "seed": int,
+    "score": (int, float),
+    "scores": list,
+    "training_seconds": (int, float),
+}
+
 
 def read_records(path: Path) -> list[dict[str, Any]]:
     """Read JSON lines; a line that an interruption cut short is left out.
 
     Raises:
-        ValueError: a line other than the last is no record.
+        ValueError: a line other than the last is no record, or any lacks what a record has.
     """
-    lines = path.read_text().splitlines()
+    lines = path.read_text(errors="replace").splitlines()
     records = []
     for number, line in enumerate(lines, start=1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
             if number < len(lines):
                 raise ValueError(f"line {number} of {path} is no record: {error}") from error
+            continue
+        wrong = [
+            key
+            for key, kind in _KINDS.items()
+            if not isinstance(record, dict) or not isinstance(record.get(key), kind)
+        ]
+        if wrong or not all(isinstance(score, (int, float)) for score in record["scores"]):
+            raise ValueError(
+                f"line {number} of {path} is no record: {wrong or ['scores']} is wrong"
+            )
+        records.append(record)
     return records
 
 
