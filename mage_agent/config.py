@@ -13,6 +13,9 @@ __all__ = ["PRESETS", "ConditionSite", "MAGEConfig", "Trajectory"]
 Trajectory = Literal["S", "A", "RS", "RSA"]
 ConditionSite = Literal["autoencoder", "first_scale", "finer_scales", "condition_loss"]
 
+LARGEST = 1e30
+"""Of any weight, rate or temperature: what float32 can still compute with."""
+LONGEST_HORIZON = 10**6
 _CONDITION_SITES: tuple[ConditionSite, ...] = get_args(ConditionSite)
 
 
@@ -159,11 +162,15 @@ class MAGEConfig:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: {allowed}.")
-        unknown = set(self.return_conditioning) - set(_CONDITION_SITES)
-        if unknown:
+        sites: object = self.return_conditioning
+        if not isinstance(sites, tuple) or any(site not in _CONDITION_SITES for site in sites):
             raise ValueError(
-                f"return_conditioning holds {sorted(unknown)}; allowed: {_CONDITION_SITES}."
+                f"return_conditioning is {sites!r}; it must be a tuple of some of "
+                f"{_CONDITION_SITES}."
             )
+        for name in ("return_reweighting", "inverse_dynamics_sees_state", "true_scales"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be True or False.")
         keys = self.observation_keys
         if not keys or not isinstance(keys, tuple) or not all(isinstance(key, str) for key in keys):
             raise ValueError(
@@ -186,6 +193,12 @@ class MAGEConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} is {value!r}; it must be an integer of at least 1.")
+        for name in ("warmup_steps", "inverse_dynamics_steps"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise ValueError(f"{name} is {value!r}; it must be an integer of at least 0.")
+        if self.horizon > LONGEST_HORIZON:
+            raise ValueError(f"horizon is {self.horizon}; it must be at most {LONGEST_HORIZON}.")
         ranges = {
             "dropout": (0.0, 0.99),
             "plan_dropout": (0.0, 0.99),
@@ -195,17 +208,15 @@ class MAGEConfig:
             "discount": (1e-6, 1.0),
             "target_return": (0.0, 1.0),
             "return_expectile": (1e-6, 1 - 1e-6),
-            "gumbel_temperature": (1e-6, float("inf")),
-            "temperature": (0.0, float("inf")),
-            "learning_rate": (1e-12, float("inf")),
-            "gradient_clip": (1e-12, float("inf")),
-            "warmup_steps": (0, float("inf")),
-            "inverse_dynamics_steps": (0, float("inf")),
-            "weight_decay": (0.0, float("inf")),
-            "commitment_weight": (0.0, float("inf")),
-            "inverse_dynamics_weight": (0.0, float("inf")),
-            "condition_weight": (0.0, float("inf")),
-            "guidance_scale": (0.0, float("inf")),
+            "gumbel_temperature": (1e-6, LARGEST),
+            "temperature": (0.0, LARGEST),
+            "learning_rate": (1e-12, LARGEST),
+            "gradient_clip": (1e-12, LARGEST),
+            "weight_decay": (0.0, LARGEST),
+            "commitment_weight": (0.0, LARGEST),
+            "inverse_dynamics_weight": (0.0, LARGEST),
+            "condition_weight": (0.0, LARGEST),
+            "guidance_scale": (0.0, LARGEST),
         }
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
@@ -228,11 +239,13 @@ class MAGEConfig:
                 f"{self.temporal_stride}."
             )
         lengths = self.scales
+        if not isinstance(lengths, tuple) or not lengths:
+            raise ValueError(f"scale_lengths is {lengths!r}; it must be a tuple of integers.")
         if len(lengths) != self.num_scales:
             raise ValueError(
                 f"num_scales is {self.num_scales}, but scale_lengths {lengths} has {len(lengths)}."
             )
-        if not all(isinstance(length, int) for length in lengths):
+        if not all(isinstance(length, int) for length in lengths):  # before they are compared
             raise ValueError(f"scale_lengths {lengths} must be integers.")
         if lengths[0] < 1 or list(lengths) != sorted(set(lengths)):
             raise ValueError(f"scale_lengths {lengths} must be strictly increasing from 1 or more.")
@@ -289,6 +302,8 @@ class MAGEConfig:
             ValueError: a name is unknown, or a value is not allowed.
         """
         known = [field.name for field in dataclasses.fields(cls)]
+        if not isinstance(values, dict):
+            raise ValueError(f"a configuration is a dictionary with the keys {known}: {values!r}.")
         unknown = sorted(set(values) - set(known))
         if unknown:
             raise ValueError(f"unknown configuration keys {unknown}; known keys: {known}.")
