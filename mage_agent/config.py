@@ -45,7 +45,10 @@ class MAGEConfig:
             to [0, 1] (Table 23).
         inverse_dynamics: read the action off the latent (Eq. 6) or off the decoded trajectory
             (Table 19).
-        inverse_dynamics_sees_state: whether I also receives s_0 (measured).
+        inverse_dynamics_condition: what I receives besides the plan: nothing (the paper), s_0, or
+            (s_0, R_0) (measured).
+        plan_dropout: rate at which entries of the plan are dropped when I is trained; keeps an I
+            that also receives s_0 from following an implausible plan blindly (measured).
         condition_guidance: where the condition loss acts: in adapters between the frozen decoder's
             layers, in the decoder itself, or nowhere (Tables 22 and 26).
         adapter_dim: width of the adapters' bottleneck.
@@ -56,7 +59,7 @@ class MAGEConfig:
         true_scales: train I also on the data's tokens: on pyramids whose first j scales are the
             data's and whose others are generated, j uniform over 0..K, instead of on wholly
             generated ones (measured).
-        state_dropout: rate at which s_0 is hidden from I in training (measured).
+        state_dropout: rate at which s_0 (and R_0) is hidden from I in training (measured).
         return_dropout: rate at which the return-to-go is hidden from the transformer in training,
             which makes guidance possible (measured).
         guidance_scale: weight w of classifier-free guidance on the token logits,
@@ -73,6 +76,9 @@ class MAGEConfig:
         target_return: quantile of the returns-to-go at episode starts that is asked for when the
             user names no target; 1 is the best episode.
         temperature: temperature of the token samples of a stochastic policy.
+        hindsight_goals: copies of every episode that training adds, each cut off at a random step
+            and given the place reached there as its goal; for sparse goal-reaching tasks only
+            (measured).
         learning_rate: peak learning rate (Tables 10-14).
         warmup_steps: steps of linear warm-up; the rate then falls to a tenth along a cosine.
         weight_decay: decoupled weight decay; 0 is the paper's Adam.
@@ -103,7 +109,8 @@ class MAGEConfig:
     return_conditioning: tuple[ConditionSite, ...] = _CONDITION_SITES
     return_reweighting: bool = False
     inverse_dynamics: Literal["latent", "explicit"] = "latent"
-    inverse_dynamics_sees_state: bool = False
+    inverse_dynamics_condition: Literal["none", "state", "state_and_return"] = "none"
+    plan_dropout: float = 0.0
     condition_guidance: Literal["adapter", "decoder", "none"] = "adapter"
     adapter_dim: int = 32
     # Training of the generator.
@@ -124,6 +131,7 @@ class MAGEConfig:
     target_return: float = 1.0
     temperature: float = 1.0
     # Optimisation.
+    hindsight_goals: int = 0
     learning_rate: float = 2e-4
     warmup_steps: int = 200
     weight_decay: float = 0.0
@@ -147,6 +155,7 @@ class MAGEConfig:
         choices: dict[str, tuple[str, ...]] = {
             "trajectory": get_args(Trajectory),
             "inverse_dynamics": ("latent", "explicit"),
+            "inverse_dynamics_condition": ("none", "state", "state_and_return"),
             "condition_guidance": ("adapter", "decoder", "none"),
             "context": ("teacher", "own"),
             "token_choice": ("argmax", "expected"),
@@ -183,6 +192,7 @@ class MAGEConfig:
                 raise ValueError(f"{name} is {value!r}; it must be an integer of at least 1.")
         ranges = {
             "dropout": (0.0, 0.99),
+            "plan_dropout": (0.0, 0.99),
             "state_dropout": (0.0, 1.0),
             "return_dropout": (0.0, 1.0),
             "codebook_decay": (0.0, 0.99999),
@@ -195,6 +205,7 @@ class MAGEConfig:
             "gradient_clip": (1e-12, float("inf")),
             "warmup_steps": (0, float("inf")),
             "inverse_dynamics_steps": (0, float("inf")),
+            "hindsight_goals": (0, float("inf")),
             "weight_decay": (0.0, float("inf")),
             "commitment_weight": (0.0, float("inf")),
             "inverse_dynamics_weight": (0.0, float("inf")),
@@ -318,7 +329,7 @@ _GOAL_KEYS = ("observation", "achieved_goal", "desired_goal")
 _BY_PLAN: dict[str, Any] = {"token_choice": "expected"}
 _BY_PLAN_AND_STATE: dict[str, Any] = {
     "token_choice": "expected",
-    "inverse_dynamics_sees_state": True,
+    "inverse_dynamics_condition": "state",
     "inverse_dynamics_steps": 8_000,
 }
 _MAZE: dict[str, Any] = {
@@ -347,7 +358,13 @@ _DOMAINS: dict[str, dict[str, Any]] = {
         "return_expectile": 0.9,
     },
     "maze2d": {**_MAZE, "codebook_size": 256, "width": 256, "num_blocks": 4},  # Table 13
-    "locomotion": {**_BY_PLAN_AND_STATE, "target_return": 0.9},  # Table 14
+    "locomotion": {  # Table 14
+        **_BY_PLAN_AND_STATE,
+        "inverse_dynamics_condition": "state_and_return",
+        "inverse_dynamics_steps": 15_000,
+        "plan_dropout": 0.5,
+        "target_return": 0.9,
+    },
 }
 PRESETS: dict[str, dict[str, Any]] = {
     **_DOMAINS,

@@ -18,7 +18,13 @@ from tqdm import tqdm
 from mage_agent import checkpoint
 from mage_agent.checkpoint import versions
 from mage_agent.config import MAGEConfig
-from mage_agent.data import WindowSampler, metadata, observation_keys, replay_buffer
+from mage_agent.data import (
+    WindowSampler,
+    add_hindsight_goals,
+    metadata,
+    observation_keys,
+    replay_buffer,
+)
 from mage_agent.losses import MAGEInverseDynamicsLoss, MAGELoss, MAGETokenizerLoss
 from mage_agent.model import MAGEModel
 
@@ -218,13 +224,26 @@ class _Trainer:
         self.model.train()
         # The quantiser needs float32 to find the nearest code; the transformer does not.
         self.low_precision = stage == "generator" and _has_bfloat16(self.device)
+        self.data = self.dataset
+        if config.hindsight_goals and stage != "inverse_dynamics":
+            # Deviation: antmaze plans are also learned from hindsight goals.
+            self.data = add_hindsight_goals(
+                self.dataset,
+                copies=config.hindsight_goals,
+                discount=config.discount,
+                seed=self.seed,
+            )
         keys = (*config.observation_keys, "action", "return_to_go", "episode")
-        dataset = self.dataset.select(*keys)
+        dataset = self.data.select(*keys)
         if stage == "tokenizer":
             self.loss: MAGETokenizerLoss | MAGELoss | MAGEInverseDynamicsLoss
             self.loss = MAGETokenizerLoss(self.model)
             horizon = config.horizon
         elif stage == "generator":
+            if self._restored is None:
+                # Deviation: I starts anew in stage 2, on what can be generated.
+                # In stage 1 it has come to rely on fine tokens that nobody can predict.
+                self.model.inverse_dynamics.apply(_reset)
             self.loss = MAGELoss(self.model)
             # The tokenizer is frozen from here on: its tokens are computed once, and a batch needs
             # the first step of its windows only.
@@ -257,10 +276,10 @@ class _Trainer:
     def tokens(self) -> tuple[Tensor, Tensor]:
         """Tokens (N, sum_k L_k) and latent (N, L_K, C) of the window that starts at every step."""
         self.model.eval()
-        sampler = WindowSampler(self.dataset["episode"], self.model.config.horizon)
-        columns = self.dataset.select(*self.model.config.observation_keys, "action", "return_to_go")
+        sampler = WindowSampler(self.data["episode"], self.model.config.horizon)
+        columns = self.data.select(*self.model.config.observation_keys, "action", "return_to_go")
         token_ids, latents = [], []
-        for start in torch.arange(len(self.dataset)).split(1024):
+        for start in torch.arange(len(self.data)).split(1024):
             index, mask = sampler.windows(start)
             batch = columns[index].set(("collector", "mask"), mask).to(self.device)
             encoding = self.model.tokenize(self.loss.window(batch))
@@ -275,7 +294,7 @@ class _Trainer:
         self.model.eval()
         keys = self.model.config.observation_keys
         latents = []
-        for chunk in self.dataset.select(*keys, "return_to_go").split(1024):
+        for chunk in self.data.select(*keys, "return_to_go").split(1024):
             observation = torch.cat([chunk[key] for key in keys], dim=-1).to(self.device)
             state, target = self.model.standardize(
                 observation, chunk["return_to_go"].to(self.device)
@@ -375,6 +394,11 @@ class _Trainer:
             f"the loss or its gradient is not finite at step {self.step} of stage {self.stage!r}: "
             f"{values}{kept}. Lower learning_rate or gradient_clip."
         )
+
+
+def _reset(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        module.reset_parameters()
 
 
 def sum_losses(losses: TensorDictBase) -> Tensor:

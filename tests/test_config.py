@@ -178,13 +178,14 @@ ALIVE: dict[str, dict[str, Any]] = {
     "return_conditioning": {"return_conditioning": ()},
     "return_reweighting": {"return_reweighting": True},
     "inverse_dynamics": {"inverse_dynamics": "explicit"},
-    "inverse_dynamics_sees_state": {"inverse_dynamics_sees_state": True},
+    "inverse_dynamics_condition": {"inverse_dynamics_condition": "state"},
+    "plan_dropout": {"plan_dropout": 0.5},
     "condition_guidance": {"condition_guidance": "decoder"},
     "adapter_dim": {"adapter_dim": 2},
     "context": {"context": "own"},
     "token_choice": {"token_choice": "expected"},
     "true_scales": {"true_scales": True},
-    "state_dropout": {"state_dropout": 0.5, "inverse_dynamics_sees_state": True},
+    "state_dropout": {"state_dropout": 0.5, "inverse_dynamics_condition": "state"},
     "return_dropout": {"return_dropout": 0.5},
     "guidance_scale": {"guidance_scale": 3.0, "return_dropout": 0.1},
     "return_expectile": {"return_expectile": 0.9},
@@ -196,6 +197,7 @@ ALIVE: dict[str, dict[str, Any]] = {
     "discount": {"discount": 0.9},
     "target_return": {"target_return": 0.1},
     "temperature": {"temperature": 0.1},
+    "hindsight_goals": {"hindsight_goals": 2},
     "learning_rate": {"learning_rate": 1e-3},
     "warmup_steps": {"warmup_steps": 5},
     "weight_decay": {"weight_decay": 0.5},
@@ -207,7 +209,7 @@ ALIVE: dict[str, dict[str, Any]] = {
 }
 # What these need beside them is not what is under test.
 BESIDE: dict[str, dict[str, Any]] = {
-    "state_dropout": {"inverse_dynamics_sees_state": True},
+    "state_dropout": {"inverse_dynamics_condition": "state"},
     "guidance_scale": {"return_dropout": 0.1},
 }
 
@@ -216,6 +218,7 @@ def outcome(config: MAGEConfig, dataset: TensorDict) -> dict[str, Tensor]:
     """What a configuration amounts to: trained weights, what is asked for, and actions."""
     dataset = dataset.exclude("metadata")  # which would insist on its own discount
     model = fit(build_model(dataset, config), dataset, progress_bar=False, device="cpu")
+    config = model.config  # with all observation entries of a goal environment
     actor = MAGEActor(model)
     torch.manual_seed(0)
     with set_interaction_type(ExplorationType.RANDOM):
@@ -246,6 +249,16 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     )
 
 
+def with_goals(dataset: TensorDict) -> TensorDict:
+    """The dataset as one of a goal environment with sparse rewards."""
+    dataset = dataset.clone()
+    for part in (dataset, dataset["next"]):
+        part["achieved_goal"] = part["observation"][:, :2]
+        part["desired_goal"] = torch.zeros_like(part["achieved_goal"])
+    dataset["next", "reward"] = dataset["next", "terminated"].float()
+    return dataset
+
+
 def test_the_table_of_fields_is_complete() -> None:
     assert list(ALIVE) == FIELDS
 
@@ -265,6 +278,8 @@ def test_every_field_is_alive(
     name: str, toy_dataset: TensorDict, outcomes: dict[str, dict[str, Tensor]]
 ) -> None:
     reference = tiny_config(**BESIDE.get(name, {}))
+    if name == "hindsight_goals":  # which needs goals: another dataset, another reference
+        toy_dataset, outcomes = with_goals(toy_dataset), {}
     if reference.digest not in outcomes:
         outcomes[reference.digest] = outcome(reference, toy_dataset)
     changed = outcome(tiny_config(**ALIVE[name]), toy_dataset)

@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {  # module -> modules of the package it may impo
     "data.d4rl": {"data.arrays", "data.d4rl_tasks", "data.ted"},
     "data.load": {"data.arrays", "data.checks", "data.d4rl", "data.minari", "data.ted"},
     "data.replay": {"data.ted"},
+    "data.hindsight": {"data.ted"},
     "nn.layers": set(),
     "nn.quantizer": set(),
     "nn.autoencoder": {"nn.layers"},

@@ -140,7 +140,7 @@ class TestContract:
         assert (td == before).all()
 
     def test_every_parameter_learns_and_is_named_once(self, make_loss: Callable[..., Loss]) -> None:
-        loss = make_loss(return_expectile=0.9, inverse_dynamics_sees_state=True)
+        loss = make_loss(return_expectile=0.9, inverse_dynamics_condition="state")
         named = list(loss.named_parameters())
         assert len(set(loss.parameters())) == len(named)
         assert len(set(loss.buffers())) == len(list(loss.named_buffers()))
