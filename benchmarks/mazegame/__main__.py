@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from tensordict import TensorDictBase
 
-from benchmarks.baselines.dt import DecisionTransformer
+from benchmarks.baselines.dt import DT
 from benchmarks.collect.storage import minari_root
 from benchmarks.mazegame.collect import MazeGameRecipe, collect
 from benchmarks.mazegame.figure import draw_results
@@ -74,7 +74,7 @@ def run(
     models.mkdir(parents=True, exist_ok=True)
     output.mkdir(parents=True, exist_ok=True)
 
-    transformer = DecisionTransformer(
+    transformer = DT(
         dataset,
         domain="mazegame",
         observation_keys=config.observation_keys,

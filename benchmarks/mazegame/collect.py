@@ -15,7 +15,7 @@ from tqdm import trange
 import benchmarks.mazegame  # noqa: F401  (registers the environment)
 from benchmarks.collect.storage import free_place, save_minari
 from benchmarks.collect.waypoints import WaypointController
-from benchmarks.mazegame.game import COINS, GOAL, MAZE
+from benchmarks.mazegame.game import COINS, GOAL, MAZE, POSITION
 
 __all__ = ["MazeGameRecipe", "collect"]
 
@@ -43,8 +43,8 @@ class MazeGameRecipe:
     dataset_id: str
     episodes: int = 2_000
     complete_share: float = 0.3
-    detours: int = 2
-    action_noise: float = 0.5
+    detours: int = 1
+    action_noise: float = 0.3
     reference_episodes: int = 50
     seed: int = 0
 
@@ -144,7 +144,7 @@ def _run_episode(
         cell = MAZE.free_cells[rng.integers(len(MAZE.free_cells))]
         stops.insert(int(rng.integers(len(stops))), MAZE.cell_rowcol_to_xy(cell))
     controller = WaypointController(
-        MAZE, stops, proportional_gain=3.0, derivative_gain=-2.0, last_is_end=True
+        MAZE, stops, proportional_gain=3.0, derivative_gain=0.0, last_is_end=True
     )
     observations = [observation]
     actions: list[np.ndarray] = []
@@ -155,7 +155,7 @@ def _run_episode(
         if route is None:
             action = rng.uniform(-1.0, 1.0, size=2)
         else:
-            action = controller.act(*np.split(observation[:4].astype(float), 2))
+            action = controller.act(observation[POSITION].astype(float), np.zeros(2))
             action = action.clip(-1.0, 1.0) + action_noise * rng.standard_normal(2)
         actions.append(action.clip(-1.0, 1.0).astype(np.float32))
         observation, reward, terminated, truncated, _ = env.step(actions[-1])

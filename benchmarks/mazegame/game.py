@@ -30,11 +30,10 @@ MAZE = GridMaze(
 )
 COINS = {"silver": (3, 3), "gold": (7, 7)}
 # Where the observation holds them.
-POSITION, GOAL = slice(0, 2), slice(4, 6)
+POSITION, GOAL = slice(0, 2), slice(2, 4)
 
 _REACH = 0.4  # distance in cells at which a coin or the goal counts as reached
-_SPEED = 0.3  # cells per step, at full force
-_RESPONSE = 0.4  # share of the way from the old velocity to the wanted one, per step
+_SPEED = 0.25  # cells per step
 _RADIUS = 0.1  # of the point, in cells
 _START_CELLS = [cell for cell in MAZE.free_cells if cell not in COINS.values()]
 
@@ -46,12 +45,12 @@ class MazeGame(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
     cells. Each of the three pays 1, once: the gold coin only after the silver one, and the goal at
     any time, which ends the episode, so that coins left behind are lost. ``info["success"]`` is
     whether all three are done; ``info["silver"]``, ``info["gold"]`` and ``info["goal"]`` tell them
-    apart. The paper does not say what the observation holds: here it is position, velocity, goal
-    and which coins are collected, so that a memoryless policy can win.
+    apart. The paper does not say what the observation holds: here it is position, goal and which
+    coins are collected, so that a memoryless policy can win.
 
-    The observation is (x, y, velocity x, velocity y, goal x, goal y, silver, gold), shape (8,), in
-    cells and cells per step; coins are 0 or 1. The action is a force in [-1, 1]^2: the velocity
-    follows it with a lag of some steps. Walls block, and one slides along them.
+    The observation is (x, y, goal x, goal y, silver, gold), shape (6,), in cells; coins are 0 or 1.
+    The action is a move in [-1, 1]^2, in quarters of a cell. Walls block, and one slides along
+    them.
 
     ``reset(options={"start": (row, column), "goal": (row, column)})`` sets either by hand.
 
@@ -65,10 +64,8 @@ class MazeGame(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
         self.render_mode = render_mode
         self.maze = MAZE
         rows, columns = len(MAZE.maze_map), len(MAZE.maze_map[0])
-        high = np.array(
-            [columns / 2, rows / 2, _SPEED, _SPEED, columns / 2, rows / 2, 1, 1], dtype=np.float32
-        )
-        low = np.where(np.arange(8) < 6, -high, 0).astype(np.float32)
+        high = np.array([columns / 2, rows / 2] * 2 + [1, 1], dtype=np.float32)
+        low = np.concatenate([-high[:4], [0, 0]]).astype(np.float32)
         self.observation_space = spaces.Box(low, high)
         self.action_space = spaces.Box(-1, 1, (2,))
         self._coins = {name: MAZE.cell_rowcol_to_xy(cell) for name, cell in COINS.items()}
@@ -76,7 +73,7 @@ class MazeGame(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
-        """Start at rest somewhere in a random cell, with another random cell as the goal."""
+        """Start somewhere in a random cell, with another random cell as the goal."""
         super().reset(seed=seed)
         picked = self.np_random.choice(len(_START_CELLS), size=2, replace=False)
         start, goal = (_START_CELLS[i] for i in picked)
@@ -84,18 +81,15 @@ class MazeGame(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
         jitter = self.np_random.uniform(-0.25, 0.25, size=2)
         self._position: FloatArray = MAZE.cell_rowcol_to_xy(options.get("start", start)) + jitter
         self._goal = MAZE.cell_rowcol_to_xy(options.get("goal", goal))
-        self._velocity = np.zeros(2)
         self._done = dict.fromkeys(("silver", "gold", "goal"), False)
         return self._observation(), self._info()
 
     def step(
         self, action: npt.NDArray[np.float32]
     ) -> tuple[npt.NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Push the point for one step."""
-        wanted = _SPEED * np.clip(action, -1.0, 1.0)
-        self._velocity = self._velocity + _RESPONSE * (wanted - self._velocity)
-        self._move(0)
-        self._move(1)
+        """Move the point."""
+        for axis, length in enumerate(_SPEED * np.clip(action, -1.0, 1.0).astype(float)):
+            self._move(axis, length)
         reward = 0.0
         if not self._done["silver"]:
             reward += self._reach("silver", self._coins["silver"])
@@ -113,17 +107,16 @@ class MazeGame(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
         left = [name for name in COINS if not self._done[name]]
         return draw_frame(self._position, self._goal, left)
 
-    def _move(self, axis: int) -> None:
+    def _move(self, axis: int, length: float) -> None:
         """Move along one axis, up to the next wall."""
-        ahead = math.copysign(_RADIUS, self._velocity[axis])
+        ahead = math.copysign(_RADIUS, length)
         moved = self._position.copy()
-        moved[axis] += self._velocity[axis]
+        moved[axis] += length
         for aside in (-_RADIUS, _RADIUS):  # the two leading corners of the point
             corner = moved + np.array((ahead, aside) if axis == 0 else (aside, ahead))
             if MAZE.is_wall(*corner.tolist()):
                 wall = MAZE.cell_rowcol_to_xy(MAZE.cell_xy_to_rowcol(corner))
                 moved[axis] = wall[axis] - ahead - math.copysign(0.5 + 1e-6, ahead)
-                self._velocity[axis] = 0.0
                 break
         self._position = moved
 
@@ -134,7 +127,7 @@ class MazeGame(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
 
     def _observation(self) -> npt.NDArray[np.float32]:
         coins = (self._done["silver"], self._done["gold"])
-        parts = (self._position, self._velocity, self._goal, coins)
+        parts = (self._position, self._goal, coins)
         return np.concatenate(parts).astype(np.float32)
 
     def _info(self) -> dict[str, Any]:
