@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from tensordict import TensorDictBase
 
-from benchmarks.baselines.bc import BehaviourCloning
+from benchmarks.baselines import BASELINES, Baseline
 from benchmarks.collect.pointmaze import PointMazeRecipe, collect
 from benchmarks.collect.storage import minari_root
 from mage_agent import MAGEConfig, MAGEPolicy, load_dataset
@@ -82,7 +82,13 @@ def run_demo(
         dataset = load_dataset(recipe.dataset_id, discount=config.discount)
 
     console.rule("2. training")
-    cloning = BehaviourCloning(dataset, observation_keys=config.observation_keys, seed=seed)
+    cloning = BASELINES["bc"](
+        dataset,
+        domain="pointmaze",
+        observation_keys=config.observation_keys,
+        discount=config.discount,
+        seed=seed,
+    )
     cloning.learn(dataset, steps=cloning_steps, seed=seed)
     policy = _trained_policy(dataset, config, output, seed, console)
 
@@ -115,7 +121,7 @@ def _trained_policy(
 
 
 def _compare(
-    dataset: TensorDictBase, policy: MAGEPolicy, cloning: BehaviourCloning, episodes: int
+    dataset: TensorDictBase, policy: MAGEPolicy, cloning: Baseline, episodes: int
 ) -> Table:
     """Score the data, cloning, and MAGE asked for a middling and for the best return."""
     facts = dataset.get_non_tensor("metadata")
@@ -161,7 +167,7 @@ def _compare(
     return table
 
 
-def _path(env: Env, method: MAGEPolicy | BehaviourCloning, seed: int) -> list[Observation]:
+def _path(env: Env, method: MAGEPolicy | Baseline, seed: int) -> list[Observation]:
     """Run one episode corner to corner; return every observation."""
     observation, _ = env.reset(seed=seed, options=ROUTE)
     seen, done = [observation], False
@@ -173,7 +179,7 @@ def _path(env: Env, method: MAGEPolicy | BehaviourCloning, seed: int) -> list[Ob
     return seen
 
 
-def _draw(env: Env, policy: MAGEPolicy, cloning: BehaviourCloning, rollouts: int = 8) -> Figure:
+def _draw(env: Env, policy: MAGEPolicy, cloning: Baseline, rollouts: int = 8) -> Figure:
     """Draw rollouts of both methods above one plan, decoded scale by scale."""
     scales = policy.config.num_scales
     figure = Figure(figsize=(3.2 * scales, 10), layout="constrained")

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from tensordict import TensorDictBase
 
-from benchmarks.baselines.bc import BehaviourCloning
-from benchmarks.tasks import Task, task_of
+from benchmarks.baselines import BASELINES
+from benchmarks.tasks import Task, domain_of, task_of
 from mage_agent import MAGEConfig, MAGEPolicy, load_dataset
 from mage_agent.d4rl import make_environment
 from mage_agent.evaluation import evaluate, normalized_score
@@ -38,11 +38,18 @@ def train(
 ) -> tuple[Any, dict[str, Any]]:
     """Train a method; return its policy and what the record says about the training."""
     changes = json.loads(args.config)
-    if method == "bc":
-        keys = MAGEConfig.preset(task.preset).observation_keys
-        policy = BehaviourCloning(dataset, observation_keys=keys, seed=args.seed)
-        policy.learn(dataset, seed=args.seed, progress_bar=not args.quiet, **changes)
-        return policy, {"config": changes}
+    if method in BASELINES:
+        preset = MAGEConfig.preset(task.preset)
+        policy = BASELINES[method](
+            dataset,
+            domain=domain_of(args.dataset),
+            observation_keys=preset.observation_keys,
+            discount=preset.discount,
+            seed=args.seed,
+            **changes,
+        )
+        policy.learn(dataset, steps=args.steps, seed=args.seed, progress_bar=not args.quiet)
+        return policy, {"config": policy.hyperparameters}
     config = MAGEConfig.preset(f"{task.preset}-small", **changes)
     mage = MAGEPolicy.from_dataset(dataset, config, device="cpu", seed=args.seed)
     mage.learn(dataset, progress_bar=not args.quiet)
@@ -53,10 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the cell that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", required=True, help="Minari id")
-    parser.add_argument("--method", choices=("mage", "bc"), default="mage")
+    parser.add_argument("--method", choices=("mage", *BASELINES), default="mage")
     parser.add_argument("--seed", type=int, default=0, help="of the training")
     parser.add_argument("--episodes", type=int, help="evaluation episodes; default: the task's")
     parser.add_argument("--evaluation-seed", type=int, default=100_000)
+    parser.add_argument("--steps", type=int, default=30_000, help="of a baseline's training")
     parser.add_argument("--targets", default="", help="comma-separated returns to ask for as well")
     parser.add_argument("--config", default="{}", help="JSON of settings to change")
     parser.add_argument("--hold-out", type=float, default=0.05, help="share of episodes")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-__all__ = ["TASKS", "Task", "task_of"]
+__all__ = ["TASKS", "Task", "domain_of", "task_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +60,15 @@ def task_of(dataset_id: str) -> Task:
     Raises:
         ValueError: the domain is not in the table.
     """
+    return TASKS[domain_of(dataset_id)]
+
+
+def domain_of(dataset_id: str) -> str:
+    """The middle part of a Minari id, a key of the table.
+
+    Raises:
+        ValueError: the domain is not in the table.
+    """
     parts = dataset_id.split("/")
     domain = parts[-2] if len(parts) > 1 else parts[0]
     if domain not in TASKS:
@@ -67,4 +76,4 @@ def task_of(dataset_id: str) -> Task:
             f"{dataset_id!r} belongs to no known domain; known: {sorted(TASKS)}. An id looks like "
             "local/pen/expert-v0; add a row to benchmarks/tasks.py for a new domain."
         )
-    return TASKS[domain]
+    return domain

@@ -64,7 +64,13 @@ THIRD_PARTY: dict[str, set[str]] = {  # package -> the only modules that may nam
 }
 NN_SEES = {"torch", "vector_quantize_pytorch", *sys.stdlib_module_names}
 USERS = {"benchmarks", "examples", "tests"}
-PUBLIC_SUBMODULES = {"d4rl", "evaluation", "training", "visualize"}  # the documented ones
+PUBLIC_SUBMODULES = {
+    "checkpoint",
+    "d4rl",
+    "evaluation",
+    "training",
+    "visualize",
+}  # the documented ones
 
 
 def matches(module: str, patterns: set[str]) -> bool:

@@ -41,7 +41,7 @@ def test_cells_append_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     output = tmp_path / "records.jsonl"
     common = ["--dataset", SHORT.dataset_id, "--output", str(output), "--quiet", "--episodes", "2"]
-    main([*common, "--method", "bc", "--config", json.dumps({"steps": 3})])
+    main([*common, "--method", "bc", "--steps", "3", "--config", '{"batch_size": 8}'])
     # Observation keys are the preset's.
     tiny = {key: value for key, value in CORE.items() if key != "observation_keys"}
     main([*common, "--config", json.dumps(tiny), "--targets", "0.1,0.9"])
