@@ -1,6 +1,8 @@
 """The maze game: its rules, its maze, and its dataset maker."""
 
+import io
 import itertools
+import json
 from pathlib import Path
 
 import gymnasium as gym
@@ -8,6 +10,7 @@ import minari
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from rich.console import Console
 
 import benchmarks.mazegame  # noqa: F401  (registers the environment)
 from benchmarks.collect.storage import minari_root
@@ -15,6 +18,7 @@ from benchmarks.collect.waypoints import WaypointController, next_cells
 from benchmarks.mazegame.collect import MazeGameRecipe, collect, main
 from benchmarks.mazegame.game import COINS, GOAL, MAZE, POSITION, MazeGame
 from benchmarks.mazegame.maze import GridMaze
+from benchmarks.mazegame.measure import Episode, count, play, wall_statistics
 from mage_agent import load_dataset
 from mage_agent.d4rl import make_environment
 
@@ -205,3 +209,87 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit):
         main([*arguments, "--episodes", "1"])
     assert "delete it" in capsys.readouterr().err
+
+
+def test_counts_are_shares_of_the_episodes() -> None:
+    done = dict.fromkeys(("silver", "gold", "goal", "success"), True)
+    steps = [np.zeros(6, dtype=np.float32)] * 3
+    episodes = [Episode(steps, [], done), Episode(steps[:2], [], {**done, "success": False})]
+    assert count(episodes) == {
+        "silver": 1.0,
+        "gold": 1.0,
+        "goal": 1.0,
+        "success": 0.5,
+        "length": 1.5,
+    }
+
+
+def test_played_episodes_are_whole_and_in_order() -> None:
+    right = np.array([1.0, 0.0], dtype=np.float32)
+    episodes = play(
+        lambda observation: np.tile(right, (len(observation), 1)),
+        lambda: gym.make("MazeGame-v0", max_episode_steps=5),
+        episodes=3,
+        seed=7,
+        deterministic=True,
+    )
+    for index, episode in enumerate(episodes):
+        env = gym.make("MazeGame-v0")
+        path = [env.reset(seed=7 + index)[0]] + [env.step(right)[0] for _ in range(5)]
+        np.testing.assert_array_equal(episode.path, np.array(path)[:, POSITION])
+        assert set(episode.info) >= {"silver", "gold", "goal", "success"}
+
+
+def test_wall_statistics_tell_good_plans_from_bad() -> None:
+    along = np.linspace(*(MAZE.cell_rowcol_to_xy(cell) for cell in ((1, 1), (1, 9))), 20)
+    across = np.linspace(*(MAZE.cell_rowcol_to_xy(cell) for cell in ((1, 2), (3, 2))), 20)
+    good = wall_statistics(along[None], along[:1])
+    assert good["cross_walls"] == good["length_in_walls"] == good["first_state_error"] == 0
+    assert good["roughness"] == pytest.approx(0, abs=1e-9)
+    bad = wall_statistics(across[None], across[:1] + np.array([3.0, 4.0]))
+    assert bad["cross_walls"] == 1
+    assert bad["length_in_walls"] == pytest.approx(1.5, abs=0.1)
+    assert bad["first_state_error"] == pytest.approx(5)
+    zigzag = along + np.array([0.0, 0.2]) * (np.arange(20) % 2)[:, None]
+    assert wall_statistics(zigzag[None], along[:1])["roughness"] == pytest.approx(0.2)
+
+
+def test_experiment_writes_counts_and_picture_and_trains_once(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from benchmarks.mazegame.__main__ import CONFIG, WITHOUT, run
+
+    config = CONFIG.replace(
+        num_scales=2,
+        codebook_size=8,
+        width=16,
+        num_blocks=1,
+        batch_size=8,
+        tokenizer_steps=2,
+        generator_steps=2,
+        inverse_dynamics_steps=2,
+    )
+
+    def experiment() -> dict:
+        return run(
+            tmp_path / "results",
+            tmp_path / "models",
+            root=tmp_path,
+            recipe=RECIPE,
+            config=config,
+            transformer_steps=2,
+            transformer_settings={"context": 4, "width": 16, "layers": 1},
+            episodes=2,
+            console=Console(file=io.StringIO()),
+        )
+
+    first = experiment()
+    assert json.loads((tmp_path / "results" / "counts.json").read_text()) == first
+    assert (tmp_path / "results" / "mazegame.png").stat().st_size > 10_000
+    assert set(first["methods"]) == {"DT", "MAGE", WITHOUT}
+    for name, numbers in first["methods"].items():
+        assert {"silver", "gold", "goal", "success", "length"} <= set(numbers)
+        assert ("plans" in numbers) == (name != "DT")
+    trained = {path: path.stat().st_mtime_ns for path in (tmp_path / "models").glob("*.mage")}
+    assert len(trained) == 2
+    assert experiment()["methods"] == first["methods"]
+    assert trained == {path: path.stat().st_mtime_ns for path in trained}

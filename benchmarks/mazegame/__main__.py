@@ -6,7 +6,6 @@ condition loss on it, lets each play the same episodes, and writes counts and a 
 
 import argparse
 import json
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -94,7 +93,6 @@ def run(
     played: dict[str, list[Episode]] = {}
     counts: dict[str, dict[str, Any]] = {}
     for name, method in methods.items():
-        began = time.perf_counter()
         played[name] = play(
             method,
             partial(make_environment, dataset),
@@ -102,10 +100,7 @@ def run(
             seed=EVALUATION_SEED,
             deterministic=TASK.deterministic,
         )
-        counts[name] = {
-            **count(played[name]),
-            "evaluation_seconds": round(time.perf_counter() - began, 1),
-        }
+        counts[name] = dict(count(played[name]))
         if isinstance(method, MAGEPolicy):
             plans = plans_of(method, played[name][:20], deterministic=TASK.deterministic)
             counts[name]["plans"] = wall_statistics(*plans)

@@ -33,7 +33,8 @@ def draw_results(
         growing: one plan with its coarse versions, from the same start.
     """
     figure = Figure(figsize=(4 * len(episodes), 12.5), layout="constrained")
-    top, middle, bottom = figure.subfigures(3, height_ratios=(4, 4, 3.3))
+    rows: Any = figure.subfigures(3, height_ratios=(4, 4, 3.3))
+    top, middle, bottom = rows
     first = np.array(next(iter(episodes.values())).observations[0])
 
     for axes, (name, episode) in zip(top.subplots(1, len(episodes)), episodes.items(), strict=True):
