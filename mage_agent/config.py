@@ -168,7 +168,7 @@ class MAGEConfig:
                 f"return_conditioning is {sites!r}; it must be a tuple of some of "
                 f"{_CONDITION_SITES}."
             )
-        for name in ("return_reweighting", "inverse_dynamics_sees_state", "true_scales"):
+        for name in ("return_reweighting", "true_scales"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be True or False.")
         keys = self.observation_keys
