@@ -371,7 +371,7 @@ _DOMAINS: dict[str, dict[str, Any]] = {
     "locomotion": {  # Table 14
         **_BY_PLAN_AND_STATE,
         "inverse_dynamics_condition": "state_and_return",
-        "inverse_dynamics_steps": 30_000,
+        "inverse_dynamics_steps": 40_000,
         "plan_dropout": 0.5,
         "target_return": 0.9,
     },
