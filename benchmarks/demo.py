@@ -16,10 +16,10 @@ from tensordict import TensorDictBase
 
 from benchmarks.baselines.bc import BehaviourCloning
 from benchmarks.collect.pointmaze import PointMazeRecipe, collect
-from benchmarks.collect.storage import minari_root
 from mage_agent import MAGEConfig, MAGEPolicy, load_dataset
 from mage_agent.d4rl import make_environment
 from mage_agent.evaluation import evaluate, normalized_score
+from mage_agent.recording import minari_root
 from mage_agent.visualize import plot_maze, plot_path, plot_plan
 
 __all__ = ["run_demo"]

@@ -31,7 +31,7 @@ def pen_human(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gymnasium_robotics = pytest.importorskip("gymnasium_robotics")
     from minari.data_collector import EpisodeBuffer
 
-    from benchmarks.collect.storage import save_minari
+    from mage_agent.recording import save_minari
 
     gym.register_envs(gymnasium_robotics)
     env = gym.make("AdroitHandPen-v1", max_episode_steps=30)

@@ -9,6 +9,7 @@ import gymnasium as gym
 import minari
 import numpy as np
 import torch
+from minari.dataset.minari_dataset import parse_dataset_id
 from tensordict import TensorDict
 from torch import Tensor
 
@@ -25,6 +26,13 @@ def open_minari(dataset_id: str, *, download: bool = True) -> minari.MinariDatas
     Raises:
         FileNotFoundError: The dataset is not on this machine and was not or could not be fetched.
     """
+    try:
+        parse_dataset_id(dataset_id)
+    except ValueError as error:
+        raise FileNotFoundError(
+            f"{dataset_id!r} is neither the id of a Minari dataset, such as D4RL/pen/human-v2, nor "
+            f"the path of a D4RL .hdf5 file"
+        ) from error
     try:
         return minari.load_dataset(dataset_id)
     except FileNotFoundError as error:

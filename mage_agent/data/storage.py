@@ -36,7 +36,9 @@ def free_place(root: Path, dataset_id: str) -> Path:
 
     Raises:
         FileExistsError: the dataset is there already.
+        ValueError: the id is not of the form that Minari wants.
     """
+    parse_dataset_id(dataset_id)
     path = root / dataset_id
     if path.exists():
         raise FileExistsError(
