@@ -104,7 +104,7 @@ def evaluate(
         ValueError: a number is out of its range, an observation, a reward or an action is not
             finite, or an action does not fit the action space.
 
-    Example:
+    Examples:
         >>> rest = lambda observation: np.zeros((len(observation), 1))
         >>> results = evaluate(rest, lambda: gym.make("Pendulum-v1"), episodes=3)
         >>> [result.length for result in results]

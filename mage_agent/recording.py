@@ -66,7 +66,7 @@ def record(
         TypeError: the policy cannot act, or the actions are not continuous.
         ValueError: see `mage_agent.evaluation.evaluate`; or the id is none.
 
-    Example:
+    Examples:
         >>> brake = lambda observation: -observation[:, 2:]
         >>> make_env = lambda: gym.make("Pendulum-v1")
         >>> results = record(brake, make_env, "local/pendulum/brake-v0", episodes=2)
