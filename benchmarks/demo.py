@@ -17,7 +17,6 @@ from tensordict import TensorDictBase
 from benchmarks.baselines import BASELINES, Baseline
 from benchmarks.cells import Cell, Settings, folder_of
 from benchmarks.collect.pointmaze import PointMazeRecipe, collect
-from benchmarks.collect.storage import minari_root
 from benchmarks.executors import LocalExecutor, fitting_workers
 from benchmarks.methods import build_method, expand
 from benchmarks.records import Record
@@ -26,6 +25,7 @@ from benchmarks.tasks import domain_of
 from mage_agent import MAGEPolicy, load_dataset
 from mage_agent.d4rl import make_environment
 from mage_agent.evaluation import normalized_score
+from mage_agent.recording import minari_root
 from mage_agent.visualize import plot_maze, plot_path, plot_plan
 
 __all__ = ["run_demo"]

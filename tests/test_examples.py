@@ -11,12 +11,16 @@ ARGUMENTS = {
     "torchrl_loop": ["--episodes", "2", "--steps", "2"],
     "sb3_evaluate": ["--episodes", "2", "--steps", "2", "--eval-episodes", "1"],
     "custom_dataset": ["--episodes", "4", "--steps", "2"],
+    "own_environment": ["--episodes", "4", "--steps", "2", "--eval-episodes", "2"],
+    "own_policy": ["--episodes", "2", "--steps", "2"],
     "visualize_plan": ["--episodes", "4", "--steps", "2"],
 }
 LAST_LINE = {
     "torchrl_loop": "the controller earned",
     "sb3_evaluate": "asked for",
     "custom_dataset": "step 50: the cart is at",
+    "own_environment": "MAGE: return",
+    "own_policy": "action_error",
     "visualize_plan": "wrote plan.png",
 }
 

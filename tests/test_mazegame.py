@@ -13,7 +13,6 @@ from gymnasium.utils.env_checker import check_env
 from rich.console import Console
 
 import benchmarks.mazegame  # noqa: F401  (registers the environment)
-from benchmarks.collect.storage import minari_root
 from benchmarks.collect.waypoints import WaypointController, next_cells
 from benchmarks.mazegame.collect import MazeGameRecipe, collect, main
 from benchmarks.mazegame.game import COINS, GOAL, MAZE, POSITION, MazeGame
@@ -21,6 +20,7 @@ from benchmarks.mazegame.maze import GridMaze
 from benchmarks.mazegame.measure import Episode, count, play, wall_statistics
 from mage_agent import load_dataset
 from mage_agent.d4rl import make_environment
+from mage_agent.recording import minari_root
 
 RECIPE = MazeGameRecipe(dataset_id="local/mazegame/test-v0", episodes=12, reference_episodes=4)
 SQUARE = GridMaze(["####", "#  #", "# ##", "####"])

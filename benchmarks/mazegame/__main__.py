@@ -17,13 +17,13 @@ from rich.table import Table
 from tensordict import TensorDictBase
 
 from benchmarks.baselines.dt import DT
-from benchmarks.collect.storage import minari_root
 from benchmarks.mazegame.collect import MazeGameRecipe, collect
 from benchmarks.mazegame.figure import draw_results
 from benchmarks.mazegame.measure import Episode, count, plans_of, play, wall_statistics
 from benchmarks.tasks import TASKS
 from mage_agent import MAGEConfig, MAGEPolicy, load_dataset
 from mage_agent.d4rl import make_environment
+from mage_agent.recording import minari_root
 from mage_agent.training import versions
 
 __all__ = ["run"]

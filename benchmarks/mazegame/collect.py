@@ -13,9 +13,9 @@ from rich.console import Console
 from tqdm import trange
 
 import benchmarks.mazegame  # noqa: F401  (registers the environment)
-from benchmarks.collect.storage import free_place, save_minari
 from benchmarks.collect.waypoints import WaypointController
 from benchmarks.mazegame.game import COINS, GOAL, MAZE, POSITION
+from mage_agent.recording import free_place, save_minari
 
 __all__ = ["MazeGameRecipe", "collect"]
 
