@@ -17,6 +17,9 @@ from tensordict import TensorDict
 
 from mage_agent.data import dataset_from_arrays
 
+# Minari would ask the Hugging Face hub six times, with pauses between, before it gives up.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 # Read before any test changes it.
 REAL_DATASETS = Path(os.environ.get("MINARI_DATASETS_PATH", "~/.minari/datasets")).expanduser()
 

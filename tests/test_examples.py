@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+# So few steps train no codebook.
+pytestmark = pytest.mark.filterwarnings("ignore:the codebook has collapsed")
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 ARGUMENTS = {
     "torchrl_loop": ["--episodes", "2", "--steps", "2"],
