@@ -23,10 +23,10 @@ import minari
 import numpy as np
 import pytest
 import torch
+from benchmarks.summarize import read_records, score_table
 from minari.data_collector import EpisodeBuffer
 from tensordict import TensorDict
 
-from benchmarks.summarize import read_records, score_table
 from mage_agent import checkpoint
 from mage_agent.config import MAGEConfig
 from mage_agent.data import dataset_from_arrays, load_dataset
