@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ pytest.importorskip("rich")
 
 from benchmarks import command, datasets, records
 from benchmarks.cells import Cell, Settings, folder_of
+from benchmarks.collect import recipes
 from benchmarks.course import Course, undisturbed
 from benchmarks.executors import LocalExecutor, fitting_workers
 from benchmarks.experiment import attempt
 from benchmarks.measure import play
 from benchmarks.methods import MAGE
+from benchmarks.published import read_published
 from benchmarks.tables import TABLES, stand_in
 from benchmarks.tasks import task_of
 from mage_agent import MAGEConfig, MAGEPolicy
@@ -321,7 +324,14 @@ def test_workers_end_with_an_interrupted_command_and_the_next_goes_on(
 
     def interrupt(seed: int, by: signal.Signals) -> tuple[int, str]:
         """Start the command, and stop it in the midst of a cell; its worker must end, too."""
-        command = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, text=True)
+        command = subprocess.Popen(
+            line,
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+            # Shells let what they start in the background ignore Ctrl-C, tests included.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         while not (notes := list(output.rglob(f"*seed{seed}*/waiting"))):
             assert command.poll() is None
             assert time.monotonic() < deadline
@@ -347,17 +357,41 @@ def test_workers_end_with_an_interrupted_command_and_the_next_goes_on(
     assert [record["interruptions"] for record in found] == [1, 1]
 
 
-def test_tables_name_datasets_methods_and_variants_that_exist(maze_dataset: str) -> None:
-    from benchmarks.collect.recipes import RECIPES
-    from benchmarks.published import read_published
+def test_without_rich_the_extra_is_named() -> None:
+    entry = str(ROOT / "benchmarks" / "run_suite.py")
+    hide = "import runpy, sys; sys.modules['rich'] = sys.modules['rich.console'] = None; "
+    run = f"runpy.run_path({entry!r}, run_name='__main__')"
+    told = subprocess.run(
+        [sys.executable, "-c", hide + run], capture_output=True, text=True, check=False
+    )
+    assert told.returncode == 1
+    assert "pip install 'mage-agent[benchmarks]'" in told.stderr
 
+
+def test_maze_datasets_are_collected_on_demand(
+    suite: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name = "local/pointmaze/maze2d-umaze-v0"
+    short = replace(recipes.RECIPES[name], steps=120, max_episode_steps=40, reference_episodes=5)
+    monkeypatch.setitem(recipes.RECIPES, name, short)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    for collected in (True, False):
+        _, (record,) = suite("--datasets", name)
+        assert (record["dataset"], record["status"]) == (name, "ok")
+        assert (f"collected {name} into {tmp_path / name}" in capsys.readouterr().out) == collected
+
+
+def test_tables_name_datasets_methods_and_variants_that_exist(maze_dataset: str) -> None:
     printed = {(cell.table, cell.variant) for cell in read_published() if cell.method == "mage"}
     for number, table in TABLES.items():
         for dataset in table.datasets:
             task_of(dataset)
             assert "/" in dataset or dataset in TASKS
             if "pointmaze" in dataset and dataset.startswith("local/"):
-                assert dataset in RECIPES
+                assert dataset in recipes.RECIPES
         for name, changes in table.variants.items():
             for preset in ("adroit", "adroit-small"):
                 config = MAGEConfig.preset(preset, **changes)
