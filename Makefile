@@ -1,6 +1,7 @@
 # Everything runs in one virtual environment that the first target called makes by itself.
 PYTHON ?= python3
 VENV ?= .venv
+CONSTRAINTS ?= constraints.txt# or constraints-oldest.txt
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
@@ -12,9 +13,9 @@ help: ## list the targets
 
 install: $(INSTALLED) ## make .venv with everything in it
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[all]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c $(CONSTRAINTS) -e '.[all]'
 	touch $@
 
 demo: $(INSTALLED) ## collect a maze dataset, train every method on it, draw, report
