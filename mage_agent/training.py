@@ -144,7 +144,7 @@ def fit(
                 disable=not progress_bar,
             )
             for losses in bar:
-                if trainer.step % LOG_INTERVAL == 0 or trainer.step == trainer.total:
+                if trainer.logs(trainer.step):
                     progress = trainer.report(losses)
                     bar.set_postfix(loss=f"{progress.metrics['loss']:.3f}")
                     if logger is not None:
@@ -216,8 +216,8 @@ class _Trainer:
         self.stage, self.stage_index = stage, STAGES.index(stage)
         self.total = getattr(config, f"{stage}_steps")
         self.model.train()
-        # The quantiser needs float32 to find the nearest code; the transformer does not.
-        self.low_precision = stage == "generator" and _has_bfloat16(self.device)
+        # The third stage's network is too small to gain.
+        self.low_precision = stage != "inverse_dynamics" and _has_bfloat16(self.device)
         keys = (*config.observation_keys, "action", "return_to_go", "episode")
         dataset = self.dataset.select(*keys)
         if stage == "tokenizer":
@@ -290,6 +290,7 @@ class _Trainer:
         config = self.model.config
         parameters = list(self.loss.parameters())
         while self.step < self.total:
+            self.loss.metrics = self.logs(self.step + 1)
             rate = learning_rate(config, self.step, self.total)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
@@ -304,6 +305,10 @@ class _Trainer:
             self.optimizer.step()
             self.step += 1
             yield losses.detach()
+
+    def logs(self, step: int) -> bool:
+        """Whether the step is an entry of the log."""
+        return step % LOG_INTERVAL == 0 or step == self.total
 
     def finish(self) -> None:
         """Leave a finished stage behind."""
