@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mage_agent.config import MAGEConfig
 from mage_agent.data.normalizer import Normalizer
@@ -117,8 +116,10 @@ class MAGEModel(nn.Module):
         """
         _, return_to_go = self.standardize(window.observation[:, 0], window.return_to_go[:, 0])
         latent = self.encoder(self.trajectory(window), self._decoder_return(return_to_go))
-        latent = latent.to(self.quantizer.codes.dtype)  # autocast may have made it bfloat16
-        return self.quantizer.encode(latent, update_codebook=update_codebook)
+        # The nearest of many codes is not to be found in bfloat16, which autocast may have set.
+        with torch.autocast(latent.device.type, enabled=False):
+            latent = latent.to(self.quantizer.codes.dtype)
+            return self.quantizer.encode(latent, update_codebook=update_codebook)
 
     def decode(
         self, latent: Tensor, state: Tensor, return_to_go: Tensor, *, guided: bool
@@ -180,9 +181,10 @@ class MAGEModel(nn.Module):
         lengths = self.config.scales
         inputs = torch.cat(self.quantizer.scale_inputs(codes), dim=1)
         first, finer = self._conditions(state, return_to_go, known)
-        conditions = torch.cat(
-            [first.expand(-1, lengths[0], -1), finer.expand(-1, sum(lengths[1:]), -1)], dim=1
-        )
+        conditions = first
+        if finer is not first:
+            parts = first.expand(-1, lengths[0], -1), finer.expand(-1, sum(lengths[1:]), -1)
+            conditions = torch.cat(parts, dim=1)
         logits, _ = self.transformer(inputs, conditions)
         per_scale: tuple[Tensor, ...] = logits.split(lengths, dim=1)
         return per_scale
@@ -258,9 +260,14 @@ class MAGEModel(nn.Module):
             Codes, shape (B, L_k, C).
         """
         codes = self.quantizer.codes
-        temperature = self.config.gumbel_temperature
-        one_hot = F.gumbel_softmax(logits.to(codes.dtype), tau=temperature, hard=True)
-        return one_hot @ codes
+        scores = logits.to(codes.dtype)
+        # Uniform numbers cost a fifth of the exponential ones that F.gumbel_softmax draws.
+        uniform = torch.rand_like(scores).clamp_min_(torch.finfo(scores.dtype).tiny)
+        noise = uniform.log_().neg_().log_().neg_()
+        soft = ((scores + noise) / self.config.gumbel_temperature).softmax(-1)
+        mean = soft @ codes
+        chosen = self.quantizer.lookup(soft.argmax(-1))
+        return mean + (chosen - mean).detach()
 
     # -------------------------------------------------------------------------------- acting
 

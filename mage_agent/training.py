@@ -146,7 +146,7 @@ def fit(
                 disable=not progress_bar,
             )
             for losses in bar:
-                if trainer.step % LOG_INTERVAL == 0 or trainer.step == trainer.total:
+                if trainer.logs(trainer.step):
                     progress = trainer.report(losses)
                     bar.set_postfix(loss=f"{progress.metrics['loss']:.3f}")
                     if logger is not None:
@@ -220,8 +220,8 @@ class _Trainer:
         self.stage, self.stage_index = stage, STAGES.index(stage)
         self.total = getattr(config, f"{stage}_steps")
         self.model.train()
-        # The quantiser needs float32 to find the nearest code; the transformer does not.
-        self.low_precision = stage == "generator" and _has_bfloat16(self.device)
+        # The third stage's network is too small to gain.
+        self.low_precision = stage != "inverse_dynamics" and _has_bfloat16(self.device)
         dataset = self.dataset.select(*_columns(config))
         if stage == "tokenizer":
             self.loss: MAGETokenizerLoss | MAGELoss | MAGEInverseDynamicsLoss
@@ -298,6 +298,7 @@ class _Trainer:
         config = self.model.config
         parameters = list(self.loss.parameters())
         while self.step < self.total:
+            self.loss.metrics = self.logs(self.step + 1)
             rate = learning_rate(config, self.step, self.total)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
@@ -314,6 +315,10 @@ class _Trainer:
             self.optimizer.step()
             self.step += 1
             yield losses.detach()
+
+    def logs(self, step: int) -> bool:
+        """Whether the step is an entry of the log."""
+        return step % LOG_INTERVAL == 0 or step == self.total
 
     def finish(self) -> None:
         """Leave a finished stage behind."""
