@@ -580,6 +580,18 @@ class TestClosedForms:
         assert not all(map(torch.equal, mixed, true))
         assert not all(map(torch.equal, mixed, generated))
 
+        def in_turn(high: int, size: tuple[int, ...], **_: Any) -> Tensor:
+            return (torch.arange(size[0]) % high).view(size)
+
+        # From none of the scales to all of them.
+        monkeypatch.setattr(torch, "randint", in_turn)
+        loss(td)
+        mixed, true, generated = pyramids[-3:]
+        for row in range(8):
+            for k in range(3):
+                source = true if k < row % 4 else generated
+                assert torch.equal(mixed[k][row], source[k][row])
+
 
 class TestContext:
     def test_own_samples_carry_gradients_from_fine_to_coarse(self) -> None:
