@@ -320,7 +320,7 @@ def test_workers_end_with_an_interrupted_command_and_the_next_goes_on(
     line += ["--methods", f"{OURS}:Waiting", "--budget", "paper", "--seeds", "2", "--workers", "1"]
     line += ["--output", str(output), "--episodes", "1", "--curve-points", "0"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 600
 
     def interrupt(seed: int, by: signal.Signals) -> tuple[int, str]:
         """Start the command, and stop it in the midst of a cell; its worker must end, too."""
