@@ -94,7 +94,7 @@ def _time_steps(
         steps *= 2
     for _ in range(_REPEATS - 1):
         few, many = min(few, seconds(_FEW)), min(many, seconds(steps))
-    per_step = (many - few) / (steps - _FEW)
+    per_step = max(many - few, enough / 2) / (steps - _FEW)  # noise may not make it vanish
     # What is not done step by step is done row by row, on the whole dataset.
     fixed = max(0.0, few - _FEW * per_step) * len(dataset) / len(sample)
     return fixed, per_step
