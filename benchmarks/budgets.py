@@ -7,6 +7,7 @@ half as dear again, so the fastest of a few timings counts.
 """
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -85,10 +86,11 @@ def _time_steps(
     def seconds(steps: int) -> float:
         method = build()
         began = time.process_time()
-        method.learn(sample, steps=steps, progress_bar=False)
+        with warnings.catch_warnings(action="ignore"):  # so few steps are bound to look bad
+            method.learn(sample, steps=steps, progress_bar=False)
         return time.process_time() - began
 
-    seconds(_FEW)  # the first steps of a process load libraries
+    seconds(1)  # the first steps of a process load libraries
     few, steps = seconds(_FEW), 2 * _FEW
     while (many := seconds(steps)) - few < enough:
         steps *= 2
