@@ -49,7 +49,7 @@ class MAGEActor(SafeModule):  # type: ignore[misc]
         ValueError: the keys are too few or too many, or ``spec`` is not that of A continuous
             actions; when called, an entry is not finite.
 
-    Example:
+    Examples:
         >>> from torchrl.envs import GymEnv, TransformedEnv
         >>> model = MAGEModel(MAGEConfig.preset("small"), observation_dim=3, action_dim=1)
         >>> actor = MAGEActor(model)

@@ -226,6 +226,11 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> tuple[MAGEMode
         CheckpointError: the file is damaged, not ours, or does not fit its own configuration.
     """
     tensors, header = load_tensors(path)
+    if "training" in header:
+        raise CheckpointError(
+            f"{path} is a state of training, not a finished model; finish the training "
+            "(resume=True) and save its result."
+        )
     model = build(tensors, header, path).to(device).eval()
     extra = header.get("extra", {})
     return model, extra if isinstance(extra, dict) else {}

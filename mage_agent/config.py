@@ -48,7 +48,10 @@ class MAGEConfig:
             to [0, 1] (Table 23).
         inverse_dynamics: read the action off the latent (Eq. 6) or off the decoded trajectory
             (Table 19).
-        inverse_dynamics_sees_state: whether I also receives s_0 (measured).
+        inverse_dynamics_condition: what I receives besides the plan: nothing (the paper), s_0, or
+            (s_0, R_0) (measured).
+        plan_dropout: rate at which entries of the plan are dropped when I is trained; keeps an I
+            that also receives s_0 from following an implausible plan blindly (measured).
         condition_guidance: where the condition loss acts: in adapters between the frozen decoder's
             layers, in the decoder itself, or nowhere (Tables 22 and 26).
         adapter_dim: width of the adapters' bottleneck.
@@ -59,7 +62,7 @@ class MAGEConfig:
         true_scales: train I also on the data's tokens: on pyramids whose first j scales are the
             data's and whose others are generated, j uniform over 0..K, instead of on wholly
             generated ones (measured).
-        state_dropout: rate at which s_0 is hidden from I in training (measured).
+        state_dropout: rate at which s_0 (and R_0) is hidden from I in training (measured).
         return_dropout: rate at which the return-to-go is hidden from the transformer in training,
             which makes guidance possible (measured).
         guidance_scale: weight w of classifier-free guidance on the token logits,
@@ -106,7 +109,8 @@ class MAGEConfig:
     return_conditioning: tuple[ConditionSite, ...] = _CONDITION_SITES
     return_reweighting: bool = False
     inverse_dynamics: Literal["latent", "explicit"] = "latent"
-    inverse_dynamics_sees_state: bool = False
+    inverse_dynamics_condition: Literal["none", "state", "state_and_return"] = "none"
+    plan_dropout: float = 0.0
     condition_guidance: Literal["adapter", "decoder", "none"] = "adapter"
     adapter_dim: int = 32
     # Training of the generator.
@@ -150,6 +154,7 @@ class MAGEConfig:
         choices: dict[str, tuple[str, ...]] = {
             "trajectory": get_args(Trajectory),
             "inverse_dynamics": ("latent", "explicit"),
+            "inverse_dynamics_condition": ("none", "state", "state_and_return"),
             "condition_guidance": ("adapter", "decoder", "none"),
             "context": ("teacher", "own"),
             "token_choice": ("argmax", "expected"),
@@ -163,7 +168,7 @@ class MAGEConfig:
                 f"return_conditioning is {sites!r}; it must be a tuple of some of "
                 f"{_CONDITION_SITES}."
             )
-        for name in ("return_reweighting", "inverse_dynamics_sees_state", "true_scales"):
+        for name in ("return_reweighting", "true_scales"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be True or False.")
         keys = self.observation_keys
@@ -196,6 +201,7 @@ class MAGEConfig:
             raise ValueError(f"horizon is {self.horizon}; it must be at most {LONGEST_HORIZON}.")
         ranges = {
             "dropout": (0.0, 0.99),
+            "plan_dropout": (0.0, 0.99),
             "state_dropout": (0.0, 1.0),
             "return_dropout": (0.0, 1.0),
             "codebook_decay": (0.0, 0.99999),
@@ -333,7 +339,7 @@ _GOAL_KEYS = ("observation", "achieved_goal", "desired_goal")
 _BY_PLAN: dict[str, Any] = {"token_choice": "expected"}
 _BY_PLAN_AND_STATE: dict[str, Any] = {
     "token_choice": "expected",
-    "inverse_dynamics_sees_state": True,
+    "inverse_dynamics_condition": "state",
     "inverse_dynamics_steps": 8_000,
 }
 _MAZE: dict[str, Any] = {
@@ -362,7 +368,13 @@ _DOMAINS: dict[str, dict[str, Any]] = {
         "return_expectile": 0.9,
     },
     "maze2d": {**_MAZE, "codebook_size": 256, "width": 256, "num_blocks": 4},  # Table 13
-    "locomotion": {**_BY_PLAN_AND_STATE, "target_return": 0.9},  # Table 14
+    "locomotion": {  # Table 14
+        **_BY_PLAN_AND_STATE,
+        "inverse_dynamics_condition": "state_and_return",
+        "inverse_dynamics_steps": 40_000,
+        "plan_dropout": 0.5,
+        "target_return": 0.9,
+    },
 }
 PRESETS: dict[str, dict[str, Any]] = {
     **_DOMAINS,

@@ -62,7 +62,7 @@ class DiscountedTargetReturn(TargetReturn):  # type: ignore[misc]
     Raises:
         ValueError: a number is out of its range, or the targets do not fit the environment.
 
-    Example:
+    Examples:
         >>> from torchrl.envs import GymEnv, TransformedEnv
         >>> env = TransformedEnv(GymEnv("Pendulum-v1"), DiscountedTargetReturn(-200.0))
         >>> env.reset()["return_to_go"]
@@ -161,7 +161,7 @@ class ReturnToGoWrapper(gym.Wrapper[ObservationDict, ActType, Any, ActType], Rec
         TypeError: the observation space is neither a Box nor a flat Dict of them.
         ValueError: a number is out of its range, or ``return_to_go`` is already there.
 
-    Example:
+    Examples:
         >>> env = ReturnToGoWrapper(gym.make("Pendulum-v1"), target_return=-200.0)
         >>> observation, info = env.reset(seed=0)
         >>> observation["return_to_go"]
@@ -242,7 +242,7 @@ class ReturnToGoVecWrapper(VecEnvWrapper):
         TypeError: the observation space is neither a Box nor a flat Dict of them.
         ValueError: a number is out of its range, or ``return_to_go`` is already there.
 
-    Example:
+    Examples:
         >>> from stable_baselines3.common.env_util import make_vec_env
         >>> venv = ReturnToGoVecWrapper(make_vec_env("Pendulum-v1", n_envs=2), -200.0)
         >>> venv.reset()["return_to_go"].shape

@@ -108,7 +108,7 @@ def evaluate(
             finite, the observations change their shape, an action does not fit the action space,
             or an episode does not end.
 
-    Example:
+    Examples:
         >>> rest = lambda observation: np.zeros((len(observation), 1))
         >>> results = evaluate(rest, lambda: gym.make("Pendulum-v1"), episodes=3)
         >>> [result.length for result in results]

@@ -18,10 +18,11 @@ class TrainingError(RuntimeError):
     """Training cannot go on.
 
     Attributes:
-        rows: rows of the dataset at which the windows of the last batch begin, shape (B,).
+        rows: rows of the dataset at which the windows of the last batch begin, shape (B,);
+            None where they are not known.
     """
 
-    def __init__(self, message: str, rows: Tensor) -> None:
+    def __init__(self, message: str, rows: Tensor | None = None) -> None:
         super().__init__(message)
         self.rows = rows
 

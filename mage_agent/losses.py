@@ -47,6 +47,8 @@ class _MAGELossModule(LossModule):  # type: ignore[misc]
     """Names of the model's networks that this stage trains."""
     reads: tuple[str, ...] = ()
     """Entries that the stage reads besides those of the keys."""
+    metrics: bool = True
+    """Whether to measure what is only for logs; no loss depends on it."""
 
     def __init__(self, model: MAGEModel, *, reduction: str | None = None) -> None:
         self._in_keys: list[NestedKey] | None = None
@@ -248,6 +250,7 @@ class MAGETokenizerLoss(_MAGELossModule):
         usage = {
             f"codebook_usage_{k + 1}": torch.tensor(ids.unique().numel() / config.codebook_size)
             for k, ids in enumerate(encoding.token_ids)
+            if self.metrics
         }
         return self._reduced(
             {
@@ -341,9 +344,10 @@ class MAGELoss(_MAGELossModule):
             error = target - model.return_ceiling(state)
             expectile = torch.where(error > 0, config.return_expectile, 1 - config.return_expectile)
             losses["loss_return_ceiling"] = (expectile * error.square()).squeeze(-1)
-        hits = scores.argmax(-1) == ids
-        for k, correct in enumerate(hits.split(config.scales, dim=1)):
-            metrics[f"token_accuracy_{k + 1}"] = correct.float().mean()
+        if self.metrics:
+            hits = scores.argmax(-1) == ids
+            for k, correct in enumerate(hits.split(config.scales, dim=1)):
+                metrics[f"token_accuracy_{k + 1}"] = correct.float().mean()
         return self._reduced(losses, metrics)
 
     def _first_steps(
@@ -372,7 +376,8 @@ class MAGELoss(_MAGELossModule):
         # the same, and a training step takes a quarter less time.
         count = -(-len(state) // 4)
         part, state, target = slice(count), state[:count], target[:count]
-        sampled = [model.straight_through(scores[part]) for scores in logits]
+        scores = torch.cat([scale[part] for scale in logits], dim=1)
+        sampled = model.straight_through(scores).split(config.scales, dim=1)
         latent = model.quantizer.partial_sums(sampled)[-1]
         trajectory = model.decode(latent, state, target, guided=True)
         first = model.split(trajectory[:, 0])
@@ -417,18 +422,13 @@ class MAGELoss(_MAGELossModule):
                     torch.where(first > k, true, own)
                     for k, (true, own) in enumerate(zip(true_codes, generated, strict=True))
                 ]
-            sums = model.quantizer.partial_sums
-            latent, latent_true, latent_own = (
-                sums(pyramid)[-1] for pyramid in (codes, true_codes, generated)
-            )
-            errors = {
-                "action_error_true": model.read_action(latent_true, state, target),
-                "action_error_generated": model.read_action(latent_own, state, target),
-            }
-            metrics = {
-                key: (model.denormalize_action(value) - action).square().mean()
-                for key, value in errors.items()
-            }
+            latent = model.quantizer.partial_sums(codes)[-1]
+            pyramids = {"true": true_codes, "generated": generated} if self.metrics else {}
+            metrics = {}
+            for name, pyramid in pyramids.items():
+                read = model.read_action(model.quantizer.partial_sums(pyramid)[-1], state, target)
+                error = (model.denormalize_action(read) - action).square().mean()
+                metrics[f"action_error_{name}"] = error
         visible = model.hide_state(state)
         predicted = model.read_action(latent, state, target, visible=visible)
         return config.inverse_dynamics_weight * _squared_error(predicted, wanted), metrics

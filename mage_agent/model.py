@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mage_agent.config import MAGEConfig
 from mage_agent.data.normalizer import Normalizer
@@ -75,9 +74,12 @@ class MAGEModel(nn.Module):
         latent_dim = config.latent_length * config.code_dim
         self.inverse_dynamics = InverseDynamics(
             latent_dim if config.inverse_dynamics == "latent" else 2 * observation_dim,
-            observation_dim if config.inverse_dynamics_sees_state else 0,
+            {"none": 0, "state": observation_dim, "state_and_return": observation_dim + 1}[
+                config.inverse_dynamics_condition
+            ],
             action_dim,
             2 * config.width,
+            config.plan_dropout,
         )
         self.transformer = MultiScaleTransformer(
             scale_lengths=config.scales,
@@ -114,8 +116,10 @@ class MAGEModel(nn.Module):
         """
         _, return_to_go = self.standardize(window.observation[:, 0], window.return_to_go[:, 0])
         latent = self.encoder(self.trajectory(window), self._decoder_return(return_to_go))
-        latent = latent.to(self.quantizer.codes.dtype)  # autocast may have made it bfloat16
-        return self.quantizer.encode(latent, update_codebook=update_codebook)
+        # The nearest of many codes is not to be found in bfloat16, which autocast may have set.
+        with torch.autocast(latent.device.type, enabled=False):
+            latent = latent.to(self.quantizer.codes.dtype)
+            return self.quantizer.encode(latent, update_codebook=update_codebook)
 
     def decode(
         self, latent: Tensor, state: Tensor, return_to_go: Tensor, *, guided: bool
@@ -154,7 +158,8 @@ class MAGEModel(nn.Module):
         else:
             decoded = self.decode(latent, state, return_to_go, guided=guided)
             plan = self.split(decoded)["S"][:, :2].flatten(1)
-        action: Tensor = self.inverse_dynamics(plan, state, visible)
+        condition = torch.cat([state, return_to_go], dim=-1)
+        action: Tensor = self.inverse_dynamics(plan, condition, visible)
         return action
 
     # ------------------------------------------------------- stage 2: generation, coarse to fine
@@ -176,9 +181,10 @@ class MAGEModel(nn.Module):
         lengths = self.config.scales
         inputs = torch.cat(self.quantizer.scale_inputs(codes), dim=1)
         first, finer = self._conditions(state, return_to_go, known)
-        conditions = torch.cat(
-            [first.expand(-1, lengths[0], -1), finer.expand(-1, sum(lengths[1:]), -1)], dim=1
-        )
+        conditions = first
+        if finer is not first:
+            parts = first.expand(-1, lengths[0], -1), finer.expand(-1, sum(lengths[1:]), -1)
+            conditions = torch.cat(parts, dim=1)
         logits, _ = self.transformer(inputs, conditions)
         per_scale: tuple[Tensor, ...] = logits.split(lengths, dim=1)
         return per_scale
@@ -254,9 +260,14 @@ class MAGEModel(nn.Module):
             Codes, shape (B, L_k, C).
         """
         codes = self.quantizer.codes
-        temperature = self.config.gumbel_temperature
-        one_hot = F.gumbel_softmax(logits.to(codes.dtype), tau=temperature, hard=True)
-        return one_hot @ codes
+        scores = logits.to(codes.dtype)
+        # Uniform numbers cost a fifth of the exponential ones that F.gumbel_softmax draws.
+        uniform = torch.rand_like(scores).clamp_min_(torch.finfo(scores.dtype).tiny)
+        noise = uniform.log_().neg_().log_().neg_()
+        soft = ((scores + noise) / self.config.gumbel_temperature).softmax(-1)
+        mean = soft @ codes
+        chosen = self.quantizer.lookup(soft.argmax(-1))
+        return mean + (chosen - mean).detach()
 
     # -------------------------------------------------------------------------------- acting
 

@@ -54,7 +54,7 @@ class MAGEPolicy(BasePolicy):
     Raises:
         ValueError: the sizes do not fit the model, or the target is not finite.
 
-    Example:
+    Examples:
         >>> policy = MAGEPolicy.from_dataset(dataset, MAGEConfig.preset("small"))
         >>> policy.learn(dataset)
         >>> env = policy.wrap(gym.make("Pendulum-v1"))

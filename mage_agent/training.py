@@ -146,7 +146,7 @@ def fit(
                 disable=not progress_bar,
             )
             for losses in bar:
-                if trainer.step % LOG_INTERVAL == 0 or trainer.step == trainer.total:
+                if trainer.logs(trainer.step):
                     progress = trainer.report(losses)
                     bar.set_postfix(loss=f"{progress.metrics['loss']:.3f}")
                     if logger is not None:
@@ -220,14 +220,18 @@ class _Trainer:
         self.stage, self.stage_index = stage, STAGES.index(stage)
         self.total = getattr(config, f"{stage}_steps")
         self.model.train()
-        # The quantiser needs float32 to find the nearest code; the transformer does not.
-        self.low_precision = stage == "generator" and _has_bfloat16(self.device)
+        # The third stage's network is too small to gain.
+        self.low_precision = stage != "inverse_dynamics" and _has_bfloat16(self.device)
         dataset = self.dataset.select(*_columns(config))
         if stage == "tokenizer":
             self.loss: MAGETokenizerLoss | MAGELoss | MAGEInverseDynamicsLoss
             self.loss = MAGETokenizerLoss(self.model)
             horizon = config.horizon
         elif stage == "generator":
+            if self._restored is None:
+                # Deviation: I starts anew in stage 2, on what can be generated.
+                # In stage 1 it has come to rely on fine tokens that nobody can predict.
+                self.model.inverse_dynamics.apply(_reset)
             self.loss = MAGELoss(self.model)
             # The tokenizer is frozen from here on: its tokens are computed once, and a batch needs
             # the first step of its windows only.
@@ -294,6 +298,7 @@ class _Trainer:
         config = self.model.config
         parameters = list(self.loss.parameters())
         while self.step < self.total:
+            self.loss.metrics = self.logs(self.step + 1)
             rate = learning_rate(config, self.step, self.total)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
@@ -310,6 +315,10 @@ class _Trainer:
             self.optimizer.step()
             self.step += 1
             yield losses.detach()
+
+    def logs(self, step: int) -> bool:
+        """Whether the step is an entry of the log."""
+        return step % LOG_INTERVAL == 0 or step == self.total
 
     def finish(self) -> None:
         """Leave a finished stage behind."""
@@ -406,6 +415,11 @@ class _Trainer:
             f"({len(rows)} in all: the attribute rows of this error). Lower learning_rate or "
             "gradient_clip, or look for outliers in those rows."
         )
+
+
+def _reset(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        module.reset_parameters()
 
 
 def _columns(config: MAGEConfig) -> tuple[str, ...]:

@@ -190,13 +190,14 @@ ALIVE: dict[str, dict[str, Any]] = {
     "return_conditioning": {"return_conditioning": ()},
     "return_reweighting": {"return_reweighting": True},
     "inverse_dynamics": {"inverse_dynamics": "explicit"},
-    "inverse_dynamics_sees_state": {"inverse_dynamics_sees_state": True},
+    "inverse_dynamics_condition": {"inverse_dynamics_condition": "state"},
+    "plan_dropout": {"plan_dropout": 0.5},
     "condition_guidance": {"condition_guidance": "decoder"},
     "adapter_dim": {"adapter_dim": 2},
     "context": {"context": "own"},
     "token_choice": {"token_choice": "expected"},
     "true_scales": {"true_scales": True},
-    "state_dropout": {"state_dropout": 0.5, "inverse_dynamics_sees_state": True},
+    "state_dropout": {"state_dropout": 0.5, "inverse_dynamics_condition": "state"},
     "return_dropout": {"return_dropout": 0.5},
     "guidance_scale": {"guidance_scale": 3.0, "return_dropout": 0.1},
     "return_expectile": {"return_expectile": 0.9},
@@ -219,7 +220,7 @@ ALIVE: dict[str, dict[str, Any]] = {
 }
 # What these need beside them is not what is under test.
 BESIDE: dict[str, dict[str, Any]] = {
-    "state_dropout": {"inverse_dynamics_sees_state": True},
+    "state_dropout": {"inverse_dynamics_condition": "state"},
     "guidance_scale": {"return_dropout": 0.1},
 }
 
@@ -228,6 +229,7 @@ def outcome(config: MAGEConfig, dataset: TensorDict) -> dict[str, Tensor]:
     """What a configuration amounts to: trained weights, what is asked for, and actions."""
     dataset = dataset.exclude("metadata")  # which would insist on its own discount
     model = fit(build_model(dataset, config), dataset, progress_bar=False, device="cpu")
+    config = model.config  # with all observation entries of a goal environment
     actor = MAGEActor(model)
     torch.manual_seed(0)
     with set_interaction_type(ExplorationType.RANDOM):

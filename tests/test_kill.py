@@ -36,7 +36,7 @@ def train(folder: Path) -> None:
         dropout=0.3,
         return_dropout=0.2,
         state_dropout=0.3,
-        inverse_dynamics_sees_state=True,
+        inverse_dynamics_condition="state",
         true_scales=True,
         return_expectile=0.9,
         **{f"{stage}_steps": STEPS for stage in ("tokenizer", "generator", "inverse_dynamics")},

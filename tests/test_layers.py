@@ -1,11 +1,12 @@
 """Layers: attention equals a loop, a cache changes nothing, padding is what it repeats."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from mage_agent.nn.layers import MLP, Attention, Block, edge_pad
+from mage_agent.nn.layers import MLP, Attention, Block, Dropout, edge_pad
 from tests.references import attend_slowly
 
 
@@ -36,7 +37,37 @@ class TestMLP:
         assert mlp(torch.randn(5, 3)).shape == (5, 2)
 
 
+class TestDropout:
+    @pytest.mark.parametrize("rate", [0.1, 0.9])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+    def test_drops_at_its_rate_and_keeps_the_mean(self, rate: float, dtype: torch.dtype) -> None:
+        x = torch.ones(301, 333, dtype=dtype, requires_grad=True)
+        out = Dropout(rate)(x)
+        kept = out != 0
+        assert kept.float().mean().item() == pytest.approx(1 - rate, abs=5e-3)
+        scale = torch.tensor(1 / (1 - rate), dtype=dtype)
+        assert (out[kept] == scale).all()
+        out.sum().backward()
+        assert torch.equal(x.grad, out)  # forwards and backwards drop the same
+
+    def test_elements_are_dropped_independently(self) -> None:
+        kept = (Dropout(0.5)(torch.ones(4, 4, 10_000)) != 0).float().flatten(0, 1)
+        assert (kept.corrcoef() - torch.eye(16)).abs().max() < 0.05
+
+    def test_does_nothing_in_evaluation_or_at_rate_zero(self) -> None:
+        x = torch.randn(5)
+        assert Dropout(0.5).eval()(x) is x
+        assert Dropout(0.0)(x) is x
+
+
 class TestAttention:
+    def test_without_gradients_it_is_the_same(self) -> None:
+        attention, x = Attention(8, 2).double(), torch.randn(3, 5, 8, dtype=torch.float64)
+        mask = torch.ones(5, 5).tril().bool()
+        out, _ = attention(x, mask)
+        with torch.no_grad():
+            torch.testing.assert_close(attention(x, mask)[0], out.detach())
+
     def test_equals_the_loop(self) -> None:
         attention, x = Attention(8, 2).double(), torch.randn(3, 5, 8, dtype=torch.float64)
         mask = torch.ones(5, 5).tril().bool()

@@ -131,6 +131,18 @@ class TestContract:
         loss.select_out_keys(wanted)
         torch.testing.assert_close(evaluate(loss, **entries), expected[wanted])
 
+    def test_no_loss_depends_on_whether_metrics_are_measured(
+        self, make_loss: Callable[..., Loss]
+    ) -> None:
+        loss = make_loss(true_scales=True).eval()
+        td = batch_for(loss)
+        expected = evaluate(loss, td).select(*TERMS[type(loss)])
+        loss.metrics = False
+        found = evaluate(loss, td)
+        measured = {"reconstruction_error"} & set(found.keys())  # it comes for free
+        assert set(found.keys()) == set(expected.keys()) | measured
+        assert_same(found.exclude(*measured), expected)
+
     def test_the_input_stays_as_it_is(self, make_loss: Callable[..., Loss]) -> None:
         loss = make_loss()
         td = batch_for(loss)
@@ -140,7 +152,7 @@ class TestContract:
         assert (td == before).all()
 
     def test_every_parameter_learns_and_is_named_once(self, make_loss: Callable[..., Loss]) -> None:
-        loss = make_loss(return_expectile=0.9, inverse_dynamics_sees_state=True)
+        loss = make_loss(return_expectile=0.9, inverse_dynamics_condition="state")
         named = list(loss.named_parameters())
         assert len(set(loss.parameters())) == len(named)
         assert len(set(loss.buffers())) == len(list(loss.named_buffers()))

@@ -68,7 +68,7 @@ def recordings(episodes: int = 300) -> TensorDict:
     ("changes", "low", "high"),
     [
         ({}, -15.0, -8.0),
-        ({"inverse_dynamics_sees_state": True, "inverse_dynamics_steps": 300}, -15.0, -8.0),
+        ({"inverse_dynamics_condition": "state", "inverse_dynamics_steps": 300}, -15.0, -8.0),
     ],
     ids=["by plan", "by plan and state"],
 )

@@ -27,7 +27,7 @@ RANDOM: dict[str, Any] = {
     "dropout": 0.3,
     "return_dropout": 0.2,
     "state_dropout": 0.3,
-    "inverse_dynamics_sees_state": True,
+    "inverse_dynamics_condition": "state",
     "true_scales": True,
     "return_expectile": 0.9,
 }

@@ -13,6 +13,7 @@ import h5py
 import minari
 import numpy as np
 import torch
+from minari.dataset.minari_dataset import parse_dataset_id
 from minari.storage import get_dataset_path, hosting
 from tensordict import TensorDict
 from torch import Tensor
@@ -35,6 +36,13 @@ def open_minari(dataset_id: str, *, download: bool = True) -> minari.MinariDatas
         FileNotFoundError: The dataset is not on this machine and was not or could not be fetched.
         ValueError: It is damaged, or opening it would run code that it names.
     """
+    try:
+        parse_dataset_id(dataset_id)
+    except ValueError as error:
+        raise FileNotFoundError(
+            f"{dataset_id!r} is neither the id of a Minari dataset, such as D4RL/pen/human-v2, nor "
+            f"the path of a D4RL .hdf5 file"
+        ) from error
     data = get_dataset_path(dataset_id) / "data"
     if not data.exists():
         if not download:

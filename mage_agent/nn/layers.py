@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["MLP", "Attention", "Block", "KeyValue", "edge_pad"]
+__all__ = ["MLP", "Attention", "Block", "Dropout", "KeyValue", "edge_pad"]
 
 KeyValue = tuple[Tensor, Tensor]
 
@@ -36,6 +36,19 @@ class MLP(nn.Sequential):
         for size_in, size_out in pairwise(sizes):
             layers += [nn.Linear(size_in, size_out), nn.GELU()]
         super().__init__(*layers[:-1])
+
+
+class Dropout(nn.Dropout):
+    """``nn.Dropout``, with 16 random bits for an element on CPU: a third of the time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop out and scale up, in training."""
+        if not self.training or self.p == 0 or x.device.type != "cpu":
+            return super().forward(x)
+        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+        bits = words.view(torch.int16)[: x.numel()].view(x.shape)
+        keep = torch.ge(bits, round(self.p * 2**16) - 2**15, out=x.new_empty(x.shape))
+        return x * keep.mul_(1 / (1 - self.p))
 
 
 class Attention(nn.Module):
@@ -66,15 +79,26 @@ class Attention(nn.Module):
         if past is not None:
             key = torch.cat([past[0], key], dim=2)
             value = torch.cat([past[1], value], dim=2)
-        if x.device.type == "cpu":  # the bfloat16 kernel's backward pass is 10 times slower there
-            dtype = torch.promote_types(query.dtype, torch.float32)
-            with torch.autocast("cpu", enabled=False):
-                out = F.scaled_dot_product_attention(
-                    query.to(dtype), key.to(dtype), value.to(dtype), attn_mask=mask
-                )
+        if x.device.type == "cpu" and query.requires_grad:
+            out = _attend(query, key, value, mask)
         else:
             out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.project(out.transpose(1, 2).flatten(2)), (key, value)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """``F.scaled_dot_product_attention`` by batched products.
+
+    On CPU, for as few tokens as here: measured 1.7 times faster in bfloat16, whose fused kernel has
+    a backward pass ten times slower than that of float32.
+    """
+    batch, heads, length, size = query.shape
+    query, key, value = (part.reshape(batch * heads, -1, size) for part in (query, key, value))
+    bias = query.new_zeros(length, key.shape[1])
+    if mask is not None:
+        bias.masked_fill_(~mask, -torch.inf)
+    scores = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=size**-0.5)
+    return torch.bmm(scores.softmax(-1), value).view(batch, heads, length, size)
 
 
 class Block(nn.Module):
@@ -91,7 +115,7 @@ class Block(nn.Module):
         self.attention = Attention(width, num_heads)
         self.norm2 = nn.LayerNorm(width, elementwise_affine=False)
         self.mlp = MLP(width, 4 * width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.offset = nn.Parameter(torch.zeros(6, width))
 
     def forward(

@@ -38,7 +38,9 @@ def free_place(root: Path, dataset_id: str) -> Path:
 
     Raises:
         FileExistsError: the dataset is there already.
+        ValueError: the id is not of the form that Minari wants.
     """
+    parse_dataset_id(dataset_id)
     path = root / dataset_id
     for left in root.glob(glob.escape(_staging_prefix(dataset_id)) + "*"):
         shutil.rmtree(left, ignore_errors=True)
