@@ -97,9 +97,13 @@ def append(path: Path, record: Record) -> None:
 def _parse(line: bytes) -> Record | None:
     try:
         record = json.loads(line)
-    except ValueError:  # also of bytes that are no text
+    except (ValueError, RecursionError):  # also of bytes that are no text
         return None
-    return record if isinstance(record, dict) else None
+    if not isinstance(record, dict) or any(
+        isinstance(part, dict | list) for part in key_of(record)
+    ):
+        return None
+    return record
 
 
 def _finite(value: Any) -> Any:

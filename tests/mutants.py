@@ -23,10 +23,10 @@ import minari
 import numpy as np
 import pytest
 import torch
-from benchmarks.summarize import read_records, score_table
 from minari.data_collector import EpisodeBuffer
 from tensordict import TensorDict
 
+from benchmarks import records
 from mage_agent import checkpoint
 from mage_agent.config import MAGEConfig
 from mage_agent.data import dataset_from_arrays, load_dataset
@@ -155,7 +155,7 @@ def read_config(path: Path) -> None:
 
 
 def read_scores(path: Path) -> None:
-    score_table(read_records(path))
+    records.latest(records.read(path))
 
 
 Write, Read = Callable[[Path], Path], Callable[[Path], Any]

@@ -77,8 +77,8 @@ def test_small_trainings_score_what_they_scored(
 ) -> None:
     config = MAGEConfig.preset(
         "small",
-        **{"horizon": 12, "num_scales": 3, "width": 64, "num_blocks": 2, "codebook_size": 64},
-        **{"tokenizer_steps": 400, "generator_steps": 600, **changes},
+        **{"horizon": 12, "num_scales": 3, "width": 32, "num_blocks": 1, "codebook_size": 64},
+        **{"batch_size": 64, "tokenizer_steps": 200, "generator_steps": 300, **changes},
     )
     dataset = recordings()
     policy = MAGEPolicy.from_dataset(dataset, config, device="cpu", seed=0)
