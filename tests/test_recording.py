@@ -114,3 +114,14 @@ def test_nothing_is_saved_when_an_episode_fails(tmp_path: Path) -> None:
 def test_discrete_actions_are_refused() -> None:
     with pytest.raises(TypeError, match="only continuous actions"):
         record(half, lambda: gym.make("CartPole-v1"), ID, episodes=1)
+
+
+def test_code_of_a_registered_environment_is_not_written_down() -> None:
+    gym.register("Counting-v0", entry_point=lambda: Counter())  # no name that could be imported
+    try:
+        record(half, lambda: gym.make("Counting-v0", disable_env_checker=True), ID, episodes=1)
+    finally:
+        del gym.registry["Counting-v0"]
+    assert len(load_dataset(ID)) == 3
+    with pytest.raises(ValueError, match="does not say which environment"):
+        make_environment(ID)

@@ -1,5 +1,6 @@
 """A release names itself the same everywhere."""
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -22,3 +23,7 @@ def test_every_public_name_exists_and_is_documented() -> None:
     assert mage_agent.__all__ == sorted(mage_agent.__all__)
     for name in set(mage_agent.__all__) - {"__version__"}:
         assert (getattr(mage_agent, name).__doc__ or "").strip(), f"{name} has no docstring"
+
+
+def test_what_minari_downloads_with_is_installed() -> None:
+    assert importlib.util.find_spec("huggingface_hub") is not None
