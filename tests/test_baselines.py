@@ -136,7 +136,7 @@ def test_unknown_names_are_refused(dataset: TensorDict) -> None:
     with pytest.raises(ValueError, match=r"no hyperparameters \['depth'\]; known: .*'batch_size'"):
         make("bc", dataset, depth=3)
     common: dict[str, Any] = {"discount": 0.9, "seed": 0}
-    with pytest.raises(ValueError, match=r"'chess'; known: \['antmaze'"):
+    with pytest.raises(ValueError, match=r"'chess'; known: \[.*'antmaze'"):
         BASELINES["bc"](dataset, domain="chess", observation_keys=("observation",), **common)
     with pytest.raises(ValueError, match=r"no observation entries \['goal'\]"):
         BASELINES["bc"](dataset, domain="pen", observation_keys=("goal",), **common)
