@@ -435,6 +435,8 @@ def _check_discount(config: MAGEConfig, dataset: TensorDictBase) -> None:
 
 def _check_fit(model: MAGEModel, dataset: TensorDictBase) -> None:
     """Compare a dataset with a model before anything is trained."""
+    if model.only_acts:
+        raise ValueError("optimize_for_inference made this copy to act; train the model itself.")
     missing = [key for key in model.config.observation_keys if key not in dataset]
     if missing:
         raise ValueError(f"the dataset lacks the model's observation entries {missing}.")

@@ -42,8 +42,9 @@ ALLOWED: dict[str, set[str]] = {  # module -> modules of the package it may impo
     "envs": set(),
     "actor": {"envs", "model"},
     "checkpoint": {"model"},
+    "inference": {"model", "nn.transformer"},
     "training": {"data", "model", "losses", "checkpoint"},
-    "policy": {"envs", "model", "checkpoint", "training"},
+    "policy": {"envs", "model", "checkpoint", "inference", "training"},
     "d4rl": {"data.d4rl", "data.d4rl_tasks", "data.load", "data.minari", "data.ted"},
     "evaluation": set(),  # sees only the policy protocol in types
     "visualize": set(),
@@ -63,7 +64,13 @@ THIRD_PARTY: dict[str, set[str]] = {  # package -> the only modules that may nam
 }
 NN_SEES = {"torch", "vector_quantize_pytorch", *sys.stdlib_module_names}
 USERS = {"benchmarks", "examples", "tests"}
-PUBLIC_SUBMODULES = {"d4rl", "evaluation", "training", "visualize"}  # the documented ones
+PUBLIC_SUBMODULES = {
+    "d4rl",
+    "evaluation",
+    "inference",
+    "training",
+    "visualize",
+}  # the documented ones
 
 
 def matches(module: str, patterns: set[str]) -> bool:

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mage_agent.nn.layers import MLP, Block, KeyValue
 
-__all__ = ["MultiScaleTransformer"]
+__all__ = ["Condition", "MultiScaleTransformer"]
+
+
+class Condition(NamedTuple):
+    """What (s_0, R_0) does to the transformer: the same at every scale, so computed once.
+
+    Attributes:
+        embedding: is added to the tokens, shape (B, L or 1, D).
+        modulation: scales, shifts and gates of the blocks, shape (B, L or 1, 6, D).
+    """
+
+    embedding: Tensor
+    modulation: Tensor
 
 
 class MultiScaleTransformer(nn.Module):
@@ -59,7 +72,7 @@ class MultiScaleTransformer(nn.Module):
         scale = torch.tensor([k for k, length in enumerate(scale_lengths) for _ in range(length)])
         self.register_buffer("block_causal", scale[:, None] >= scale[None], persistent=False)
 
-    def condition(self, observation: Tensor, return_to_go: Tensor, known: Tensor) -> Tensor:
+    def condition(self, observation: Tensor, return_to_go: Tensor, known: Tensor) -> Condition:
         """Embed the condition (s_0, R_0).
 
         Args:
@@ -68,17 +81,16 @@ class MultiScaleTransformer(nn.Module):
             known: 1 where the return conditions, 0 where it is withheld, shape (B, 1).
 
         Returns:
-            Embedding, shape (B, D).
+            Embedding (B, 1, D) and modulation (B, 1, 6, D).
         """
-        embedding: Tensor = self.embed_condition(
-            torch.cat([observation, return_to_go * known, known], dim=-1)
-        )
-        return embedding
+        given = torch.cat([observation, return_to_go * known, known], dim=-1)
+        embedding = self.embed_condition(given.to(self.position.dtype))[:, None]
+        return Condition(embedding, self.modulation(embedding).unflatten(-1, (6, -1)))
 
     def forward(
         self,
         inputs: Tensor,
-        conditions: Tensor,
+        condition: Condition,
         *,
         scale: int | None = None,
         past: Sequence[KeyValue] | None = None,
@@ -88,7 +100,7 @@ class MultiScaleTransformer(nn.Module):
         Args:
             inputs: scaled-down sums of the coarser scales, shape (B, L, C), where L is the number
                 of tokens of all scales, or of the one asked for.
-            conditions: condition embeddings, shape (B, L or 1, D).
+            condition: from ``condition``.
             scale: the one scale (from 0) whose tokens ``inputs`` holds; None for all.
             past: keys and values of the coarser scales, one pair per block.
 
@@ -97,10 +109,10 @@ class MultiScaleTransformer(nn.Module):
         """
         here = slice(None) if scale is None else slice(self.starts[scale], self.ends[scale])
         mask = self.block_causal if scale is None else None
-        x = self.embed_code(inputs) + self.position[here] + conditions
-        modulation = self.modulation(conditions).unflatten(-1, (6, -1))  # (B, L or 1, 6, D)
+        x = self.embed_code(inputs.to(self.position.dtype)) + self.position[here]
+        x = x + condition.embedding
         present: list[KeyValue] = []
         for index, block in enumerate(self.blocks):
-            x, pair = block(x, modulation, mask, past[index] if past else None)
+            x, pair = block(x, condition.modulation, mask, past[index] if past else None)
             present.append(pair)
         return self.head(self.norm(x)), present
