@@ -1,23 +1,24 @@
 # Everything runs in one virtual environment that the first target called makes by itself.
 PYTHON ?= python3
 VENV ?= .venv
+CONSTRAINTS ?= constraints.txt# or constraints-oldest.txt
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format clean
+.PHONY: help install demo test lint docs format clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 install: $(INSTALLED) ## make .venv with everything in it
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[all]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c $(CONSTRAINTS) -e '.[all]'
 	touch $@
 
-demo: $(INSTALLED) ## collect a maze dataset, train on it, compare, draw
+demo: $(INSTALLED) ## collect a maze dataset, train every method on it, draw, report
 	$(BIN)/python -m benchmarks.demo
 
 # One thread per test process: two processes with several threads each fight over the cores.
@@ -29,6 +30,9 @@ lint: $(INSTALLED) ## check style, docstrings, types and spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/codespell
+
+docs: $(INSTALLED) ## build the documentation in build/site; any warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 format: $(INSTALLED) ## rewrite the code in the house style
 	$(BIN)/ruff check --fix .

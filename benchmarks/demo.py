@@ -1,7 +1,6 @@
-"""``make demo``: collect a maze dataset, train on it, compare with cloning, draw the plans."""
+"""``make demo``: collect a maze dataset, run the quick suite on it, draw plans, and report."""
 
 import argparse
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,21 @@ import torch
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
+from safetensors.torch import load_model
 from tensordict import TensorDictBase
 
-from benchmarks.baselines.bc import BehaviourCloning
+from benchmarks.baselines import BASELINES, Baseline
+from benchmarks.cells import Cell, Settings, folder_of
 from benchmarks.collect.pointmaze import PointMazeRecipe, collect
-from benchmarks.collect.storage import minari_root
-from mage_agent import MAGEConfig, MAGEPolicy, load_dataset
+from benchmarks.executors import LocalExecutor, fitting_workers
+from benchmarks.methods import build_method, expand
+from benchmarks.records import Record
+from benchmarks.suite import SuiteError, run_suite
+from benchmarks.tasks import domain_of
+from mage_agent import MAGEPolicy, load_dataset
 from mage_agent.d4rl import make_environment
-from mage_agent.evaluation import evaluate, normalized_score
+from mage_agent.evaluation import normalized_score
+from mage_agent.recording import minari_root
 from mage_agent.visualize import plot_maze, plot_path, plot_plan
 
 __all__ = ["run_demo"]
@@ -29,17 +35,16 @@ RECIPE = PointMazeRecipe(
 )
 # At the controller's speed 24 steps cross one cell; 48 make plans that turn corners. The stride
 # keeps the number of tokens, and with it the time, the same.
-CONFIG = MAGEConfig.preset(
-    "maze2d-small",
-    horizon=48,
-    temporal_stride=6,
-    batch_size=64,
-    tokenizer_steps=3_000,
-    generator_steps=2_500,
-    inverse_dynamics_steps=3_000,
-    return_expectile=0.9,  # from afar, the best return of the data is out of reach
-)
-EVALUATION_SEED = 100_000  # both methods meet the same starts and goals
+CHANGES: dict[str, Any] = {
+    "horizon": 48,
+    "temporal_stride": 6,
+    "batch_size": 64,
+    "tokenizer_steps": 3_000,
+    "generator_steps": 2_500,
+    "inverse_dynamics_steps": 3_000,
+    "return_expectile": 0.9,  # from afar, the best return of the data is out of reach
+}
+MINUTES = 1.5  # of training per method: all eight take less than ten minutes on two cores
 ROUTE = {"reset_cell": np.array([6, 1]), "goal_cell": np.array([1, 6])}  # corner to corner
 
 PLANNING_STEP = 20  # the plan drawn is made under way: a point at rest does not get far
@@ -53,24 +58,31 @@ def run_demo(
     output: Path,
     *,
     recipe: PointMazeRecipe = RECIPE,
-    config: MAGEConfig = CONFIG,
-    cloning_steps: int = 10_000,
-    episodes: int = 100,
+    changes: dict[str, Any] | None = None,
+    minutes: float = MINUTES,
+    episodes: int | None = None,
     seed: int = 0,
+    workers: int | None = None,
     console: Console | None = None,
 ) -> None:
     """Run the demo; what ``output`` holds already is used again.
 
     Args:
-        output: folder for the dataset, the trained policy, TensorBoard logs and the picture.
+        output: folder for the dataset, the trained methods, their records, the report and the
+            picture.
         recipe: what to collect.
-        config: what to train.
-        cloning_steps: gradient steps of behaviour cloning.
-        episodes: evaluation episodes per method.
+        changes: of MAGE's configuration; None is ``CHANGES``.
+        minutes: processor minutes of training per method.
+        episodes: evaluation episodes per method; None is the protocol's number.
         seed: training seed.
+        workers: methods to train at a time; None is as many as fit.
         console: where to write.
+
+    Raises:
+        SuiteError: a method failed, or another suite uses the folder.
     """
     console = console or Console()
+    output = output.resolve()
     datasets = output / "datasets"
 
     console.rule("1. data")
@@ -79,89 +91,85 @@ def run_demo(
     else:
         collect(recipe, datasets)
     with minari_root(datasets):
-        dataset = load_dataset(recipe.dataset_id, discount=config.discount)
+        dataset = load_dataset(recipe.dataset_id)
+        starts = dataset["return_to_go"][dataset["step_count"] == 0]
 
-    console.rule("2. training")
-    cloning = BehaviourCloning(dataset, observation_keys=config.observation_keys, seed=seed)
-    cloning.learn(dataset, steps=cloning_steps, seed=seed)
-    policy = _trained_policy(dataset, config, output, seed, console)
+        console.rule(f"2. training and evaluation, {minutes:g} minutes each")
+        cells = {
+            method: Cell(
+                dataset=recipe.dataset_id,
+                method=method,
+                seed=seed,
+                budget="quick",
+                minutes=minutes,
+                changes=(CHANGES if changes is None else changes) if method == "mage" else {},
+            )
+            for method in expand(["all"])
+        }
+        settings = Settings(
+            output=output, episodes=episodes, targets=(float(starts.median()),), save=True
+        )
+        workers = workers or min(fitting_workers(settings.threads), len(cells))
+        records, report = run_suite(
+            list(cells.values()),
+            settings,
+            LocalExecutor(workers),
+            workers=workers,
+            retry_failed=True,
+            console=console,
+        )
+    if failed := [record["method"] for record in records if record["status"] != "ok"]:
+        raise SuiteError(f"{', '.join(failed)} failed, why is told in {report}; try again.")
+    console.print(_table(dataset, records))
 
-    console.rule("3. evaluation")
-    table = _compare(dataset, policy, cloning, episodes)
-    console.print(table)
-
-    console.rule("4. picture")
+    console.rule("3. picture")
+    path = folder_of(cells["mage"], settings) / "policy.mage"
+    policy = MAGEPolicy.load(path, device="cpu")
+    cloning = _cloning(dataset, cells["bc"], settings)
     picture = output / "plan.png"
     _draw(make_environment(dataset), policy, cloning).savefig(picture, dpi=150)
-    console.print(f"{picture}: the picture")
-    console.print(f"{output / 'policy.mage'}: the policy, for MAGEPolicy.load")
-    console.print(f"{output / 'logs'}: the course of training, for tensorboard --logdir")
-    console.print(f"{datasets}: the dataset, for MINARI_DATASETS_PATH")
+    for place, what in {
+        picture: "the picture",
+        path: "MAGE's policy, for MAGEPolicy.load",
+        path.parent / "logs": "the course of its training, for tensorboard --logdir",
+        datasets: "the dataset, for MINARI_DATASETS_PATH",
+        report: "the report",
+    }.items():
+        console.print(f"{place}: {what}", soft_wrap=True)
 
 
-def _trained_policy(
-    dataset: TensorDictBase, config: MAGEConfig, output: Path, seed: int, console: Console
-) -> MAGEPolicy:
-    path = output / "policy.mage"
-    if path.exists():
-        policy = MAGEPolicy.load(path, device="cpu")
-        if policy.config == config and policy.seed == seed:
-            console.print(f"using {path}; delete it to train anew")
-            return policy
-    policy = MAGEPolicy.from_dataset(dataset, config, device="cpu", seed=seed)
-    policy.learn(dataset, progress_bar=True, log_dir=output / "logs")
-    policy.save(path)
-    return policy
+def _cloning(dataset: TensorDictBase, cell: Cell, settings: Settings) -> Baseline:
+    """Load the behaviour cloning that the suite has trained."""
+    domain = domain_of(cell.dataset)
+    method = build_method("bc", dataset, domain=domain, seed=0, paper_size=False, changes={})
+    assert isinstance(method, BASELINES["bc"])
+    load_model(method, folder_of(cell, settings) / "model.safetensors")
+    return method.eval()
 
 
-def _compare(
-    dataset: TensorDictBase, policy: MAGEPolicy, cloning: BehaviourCloning, episodes: int
-) -> Table:
-    """Score the data, cloning, and MAGE asked for a middling and for the best return."""
+def _table(dataset: TensorDictBase, records: list[Record]) -> Table:
+    """Tabulate the data's score, all methods', and MAGE's when asked for a middling return."""
     facts = dataset.get_non_tensor("metadata")
-    reference = facts["ref_min_score"], facts["ref_max_score"]
-    table = Table(
-        "", "asked return", "return", "score", "reached the goal", title=facts["dataset_id"]
-    )
+    table = Table("", "score", "reached the goal", title=facts["dataset_id"])
 
-    def add(name: str, returns: npt.NDArray[Any], reached: npt.NDArray[Any], asked: str) -> None:
-        scores = normalized_score(returns, *reference)
+    def add(name: str, scores: npt.NDArray[Any], reached: float) -> None:
         error = scores.std(ddof=1) / len(scores) ** 0.5
-        table.add_row(
-            name,
-            asked,
-            f"{returns.mean():.1f}",
-            f"{scores.mean():.1f} ± {error:.1f}",
-            f"{reached.mean():.0%}",
-        )
+        table.add_row(name, f"{scores.mean():.1f} ± {error:.1f}", f"{reached:.0%}")
 
     episode = dataset["episode"]
     returns = torch.zeros(int(episode[-1]) + 1).index_add(
         0, episode, dataset["next", "reward"].flatten()
     )
-    add("data", returns.numpy(), (returns > 0).numpy(), "")
-
-    starts = dataset["return_to_go"][dataset["step_count"] == 0]
-    asked = {"MAGE, median asked": float(starts.median()), "MAGE": policy.target_return}
-    for name, method in {"behaviour cloning": cloning, **dict.fromkeys(asked, policy)}.items():
-        results = evaluate(
-            method,
-            partial(make_environment, dataset),
-            episodes=episodes,
-            seed=EVALUATION_SEED,
-            num_envs=50,
-            target_return=asked.get(name),
-        )
-        add(
-            name,
-            np.array([result.episode_return for result in results]),
-            np.array([result.success for result in results]),
-            f"{asked[name]:.1f}" if name in asked else "",
-        )
+    scores = normalized_score(returns.numpy(), facts["ref_min_score"], facts["ref_max_score"])
+    add("data", scores, float((returns > 0).float().mean()))
+    for record in records:
+        add(record["method"], np.array(record["scores"]), record["success_rate"])
+        for target, score in record["asked"].items():
+            table.add_row(f"  asked for {float(target):.1f}, its median", f"{score:.1f}", "")
     return table
 
 
-def _path(env: Env, method: MAGEPolicy | BehaviourCloning, seed: int) -> list[Observation]:
+def _path(env: Env, method: MAGEPolicy | Baseline, seed: int) -> list[Observation]:
     """Run one episode corner to corner; return every observation."""
     observation, _ = env.reset(seed=seed, options=ROUTE)
     seen, done = [observation], False
@@ -173,7 +181,7 @@ def _path(env: Env, method: MAGEPolicy | BehaviourCloning, seed: int) -> list[Ob
     return seen
 
 
-def _draw(env: Env, policy: MAGEPolicy, cloning: BehaviourCloning, rollouts: int = 8) -> Figure:
+def _draw(env: Env, policy: MAGEPolicy, cloning: Baseline, rollouts: int = 8) -> Figure:
     """Draw rollouts of both methods above one plan, decoded scale by scale."""
     scales = policy.config.num_scales
     figure = Figure(figsize=(3.2 * scales, 10), layout="constrained")

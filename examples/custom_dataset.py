@@ -9,9 +9,8 @@ skill. Any log will do that has one row per step, episode after episode.
 import argparse
 
 import numpy as np
-from tensordict import TensorDict
 
-from mage_agent import MAGEConfig, MAGEPolicy, load_dataset
+from mage_agent import MAGEConfig, MAGEPolicy, dataset_from_arrays
 
 
 def push(position: float, speed: float, force: float) -> tuple[float, float]:
@@ -20,7 +19,7 @@ def push(position: float, speed: float, force: float) -> tuple[float, float]:
     return position + 0.1 * speed, speed
 
 
-def record(episodes: int, length: int = 50) -> TensorDict:
+def drive(episodes: int, length: int = 50) -> dict[str, np.ndarray]:
     """Drive the cart, the better the later the episode, and log every step."""
     random = np.random.default_rng(0)
     observations, actions, rewards = [], [], []
@@ -34,20 +33,14 @@ def record(episodes: int, length: int = 50) -> TensorDict:
             position, speed = push(position, speed, force)
             rewards.append(-abs(position))
     steps = np.arange(1, episodes * length + 1)
-    return TensorDict(
-        {
-            "observation": np.array(observations),  # (N, S)
-            "action": np.array(actions),  # (N, A)
-            "next": {
-                "reward": np.array(rewards)[:, None],  # (N, 1)
-                # A recording that merely stops is truncated; terminated means that no reward can
-                # follow.
-                "truncated": (steps % length == 0)[:, None],
-                "terminated": np.zeros((len(steps), 1), dtype=bool),
-            },
-        },
-        batch_size=[len(steps)],
-    )
+    return {
+        "observations": np.array(observations),  # (N, S)
+        "actions": np.array(actions),  # (N, A)
+        "rewards": np.array(rewards),  # (N,)
+        # A recording that merely stops is truncated; terminated means that no reward can follow.
+        "truncations": steps % length == 0,  # (N,)
+        "terminations": np.zeros(len(steps), dtype=bool),  # (N,)
+    }
 
 
 def main() -> None:
@@ -57,7 +50,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=500, help="gradient steps per stage")
     args = parser.parse_args()
 
-    dataset = load_dataset(record(args.episodes), action_low=-1, action_high=1)
+    dataset = dataset_from_arrays(**drive(args.episodes), action_low=-1, action_high=1)
     stages = ("tokenizer_steps", "generator_steps", "inverse_dynamics_steps")
     config = MAGEConfig.preset("small", **dict.fromkeys(stages, args.steps))
     policy = MAGEPolicy.from_dataset(dataset, config).learn(dataset)

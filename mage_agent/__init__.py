@@ -2,7 +2,7 @@
 
 from mage_agent.actor import MAGEActor
 from mage_agent.config import MAGEConfig
-from mage_agent.data import load_dataset, replay_buffer
+from mage_agent.data import dataset_from_arrays, load_dataset, replay_buffer
 from mage_agent.envs import ReturnToGoVecWrapper, ReturnToGoWrapper
 from mage_agent.losses import MAGELoss, MAGETokenizerLoss
 from mage_agent.model import MAGEModel
@@ -19,6 +19,7 @@ __all__ = [
     "MAGETokenizerLoss",
     "ReturnToGoVecWrapper",
     "ReturnToGoWrapper",
+    "dataset_from_arrays",
     "load_dataset",
     "replay_buffer",
 ]

@@ -47,9 +47,9 @@ class MAGEActor(SafeModule):  # type: ignore[misc]
 
     Raises:
         ValueError: the keys are too few or too many, or ``spec`` is not that of A continuous
-            actions.
+            actions; when called, an entry is not finite.
 
-    Example:
+    Examples:
         >>> from torchrl.envs import GymEnv, TransformedEnv
         >>> model = MAGEModel(MAGEConfig.preset("small"), observation_dim=3, action_dim=1)
         >>> actor = MAGEActor(model)
@@ -134,6 +134,11 @@ class _Act(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Act on the observation entries, each (*B, its size), and the return-to-go (*B, 1)."""
         *observations, return_to_go = inputs
+        if not all(part.isfinite().all() for part in inputs):
+            raise ValueError(
+                "an observation or the return-to-go is not finite; a simulation that diverges "
+                "cannot be acted in."
+            )
         deterministic = exploration_type() in _DETERMINISTIC
         with _evaluating(self.model):
             return self.model.act(

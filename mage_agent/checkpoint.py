@@ -5,24 +5,36 @@ A checkpoint is data, never code: nothing in it is unpickled or executed.
 
 from __future__ import annotations
 
+import glob
+import hashlib
 import json
 import os
 import platform
-import tempfile
-from collections.abc import Mapping
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from mage_agent.config import MAGEConfig
 from mage_agent.model import MAGEModel
 
-__all__ = ["CheckpointError", "load", "load_tensors", "save", "save_tensors", "versions"]
+__all__ = [
+    "CheckpointError",
+    "digest",
+    "load",
+    "load_tensors",
+    "save",
+    "save_tensors",
+    "usable",
+    "versions",
+]
 
 FORMAT = "mage_agent/1"
 
@@ -31,10 +43,40 @@ class CheckpointError(ValueError):
     """The file is no checkpoint of ours, or it is damaged."""
 
 
+@contextmanager
+def usable(path: str | Path, what: str) -> Iterator[None]:
+    """Turn whatever goes wrong with a file's contents into an error that names the file.
+
+    Args:
+        path: the file.
+        what: what it should hold.
+
+    Raises:
+        CheckpointError: it does not.
+    """
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
+        raise CheckpointError(
+            f"{path} holds no usable {what} ({e}); use an intact copy, or train anew."
+        ) from e
+
+
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
     packages = ("mage_agent", "torch", "tensordict", "torchrl", "numpy", "gymnasium")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
+    """SHA-256 of names, types, shapes and values, in hexadecimal digits; equal on every device."""
+    found = hashlib.sha256(text.encode())
+    for key, value in sorted(tensors.items()):
+        found.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: str | Path, header: dict[str, Any]) -> None:
@@ -52,17 +94,25 @@ def save_tensors(tensors: Mapping[str, Tensor], path: str | Path, header: dict[s
     path.parent.mkdir(parents=True, exist_ok=True)
     # safetensors refuses tensors that share memory; clones also free us from their device.
     owned = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
+    text = json.dumps(header)
+    metadata = {"format": FORMAT, "header": text, "sha256": digest(owned, text)}
+    # A writer that was killed leaves its file behind; whoever writes here next clears it away.
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        left.unlink(missing_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        save_file(owned, temporary, metadata={"format": FORMAT, "header": json.dumps(header)})
-        with open(temporary, "rb") as file:
+        with temporary.open("wb") as file:  # safetensors' own writer would leave files of any name
+            file.write(serialize(owned, metadata=metadata))
+            file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except SafetensorError as error:
-        raise OSError(f"cannot write {path}: {error}") from error
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"cannot write {path}: {error.strerror}; what was there before is untouched",
+        ) from error
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -93,6 +143,12 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from error
     if not isinstance(header, dict):
         raise CheckpointError(f"{path} is damaged: its header is no JSON object.")
+    # A weight that changed on the disk would be a weight all the same. Older files have no digest.
+    if "sha256" in metadata and metadata["sha256"] != digest(tensors, metadata["header"]):
+        raise CheckpointError(
+            f"{path} is damaged: its contents are not those that were written; use an intact copy, "
+            "or train anew."
+        )
     return tensors, header
 
 
@@ -129,7 +185,7 @@ def build(tensors: Mapping[str, Tensor], header: Mapping[str, Any], path: str | 
     Raises:
         CheckpointError: something is missing, unknown or of another shape.
     """
-    try:
+    with usable(path, "model"):
         # A crafted header must keep nobody busy: first what loops of Python run over, then shapes.
         for name in ("num_scales", "num_blocks", "num_autoencoder_blocks"):
             if header["config"].get(name, 1) > len(tensors):
@@ -155,10 +211,6 @@ def build(tensors: Mapping[str, Tensor], header: Mapping[str, Any], path: str | 
             config, observation_dim=header["observation_dim"], action_dim=header["action_dim"]
         )
         model.load_state_dict(dict(tensors))
-    except CheckpointError:
-        raise
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path} holds no usable model: {error}") from error
     return model
 
 
@@ -177,6 +229,11 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> tuple[MAGEMode
         CheckpointError: the file is damaged, not ours, or does not fit its own configuration.
     """
     tensors, header = load_tensors(path)
+    if "training" in header:
+        raise CheckpointError(
+            f"{path} is a state of training, not a finished model; finish the training "
+            "(resume=True) and save its result."
+        )
     model = build(tensors, header, path).to(device).eval()
     extra = header.get("extra", {})
     return model, extra if isinstance(extra, dict) else {}

@@ -13,6 +13,9 @@ __all__ = ["PRESETS", "ConditionSite", "MAGEConfig", "Trajectory"]
 Trajectory = Literal["S", "A", "RS", "RSA"]
 ConditionSite = Literal["autoencoder", "first_scale", "finer_scales", "condition_loss"]
 
+LARGEST = 1e30
+"""Of any weight, rate or temperature: what float32 can still compute with."""
+LONGEST_HORIZON = 10**6
 _CONDITION_SITES: tuple[ConditionSite, ...] = get_args(ConditionSite)
 
 
@@ -45,7 +48,10 @@ class MAGEConfig:
             to [0, 1] (Table 23).
         inverse_dynamics: read the action off the latent (Eq. 6) or off the decoded trajectory
             (Table 19).
-        inverse_dynamics_sees_state: whether I also receives s_0 (measured).
+        inverse_dynamics_condition: what I receives besides the plan: nothing (the paper), s_0, or
+            (s_0, R_0) (measured).
+        plan_dropout: rate at which entries of the plan are dropped when I is trained; keeps an I
+            that also receives s_0 from following an implausible plan blindly (measured).
         condition_guidance: where the condition loss acts: in adapters between the frozen decoder's
             layers, in the decoder itself, or nowhere (Tables 22 and 26).
         adapter_dim: width of the adapters' bottleneck.
@@ -56,7 +62,7 @@ class MAGEConfig:
         true_scales: train I also on the data's tokens: on pyramids whose first j scales are the
             data's and whose others are generated, j uniform over 0..K, instead of on wholly
             generated ones (measured).
-        state_dropout: rate at which s_0 is hidden from I in training (measured).
+        state_dropout: rate at which s_0 (and R_0) is hidden from I in training (measured).
         return_dropout: rate at which the return-to-go is hidden from the transformer in training,
             which makes guidance possible (measured).
         guidance_scale: weight w of classifier-free guidance on the token logits,
@@ -103,7 +109,8 @@ class MAGEConfig:
     return_conditioning: tuple[ConditionSite, ...] = _CONDITION_SITES
     return_reweighting: bool = False
     inverse_dynamics: Literal["latent", "explicit"] = "latent"
-    inverse_dynamics_sees_state: bool = False
+    inverse_dynamics_condition: Literal["none", "state", "state_and_return"] = "none"
+    plan_dropout: float = 0.0
     condition_guidance: Literal["adapter", "decoder", "none"] = "adapter"
     adapter_dim: int = 32
     # Training of the generator.
@@ -147,6 +154,7 @@ class MAGEConfig:
         choices: dict[str, tuple[str, ...]] = {
             "trajectory": get_args(Trajectory),
             "inverse_dynamics": ("latent", "explicit"),
+            "inverse_dynamics_condition": ("none", "state", "state_and_return"),
             "condition_guidance": ("adapter", "decoder", "none"),
             "context": ("teacher", "own"),
             "token_choice": ("argmax", "expected"),
@@ -154,11 +162,15 @@ class MAGEConfig:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: {allowed}.")
-        unknown = set(self.return_conditioning) - set(_CONDITION_SITES)
-        if unknown:
+        sites: object = self.return_conditioning
+        if not isinstance(sites, tuple) or any(site not in _CONDITION_SITES for site in sites):
             raise ValueError(
-                f"return_conditioning holds {sorted(unknown)}; allowed: {_CONDITION_SITES}."
+                f"return_conditioning is {sites!r}; it must be a tuple of some of "
+                f"{_CONDITION_SITES}."
             )
+        for name in ("return_reweighting", "true_scales"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be True or False.")
         keys = self.observation_keys
         if not keys or not isinstance(keys, tuple) or not all(isinstance(key, str) for key in keys):
             raise ValueError(
@@ -181,25 +193,30 @@ class MAGEConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} is {value!r}; it must be an integer of at least 1.")
+        for name in ("warmup_steps", "inverse_dynamics_steps"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise ValueError(f"{name} is {value!r}; it must be an integer of at least 0.")
+        if self.horizon > LONGEST_HORIZON:
+            raise ValueError(f"horizon is {self.horizon}; it must be at most {LONGEST_HORIZON}.")
         ranges = {
             "dropout": (0.0, 0.99),
+            "plan_dropout": (0.0, 0.99),
             "state_dropout": (0.0, 1.0),
             "return_dropout": (0.0, 1.0),
             "codebook_decay": (0.0, 0.99999),
             "discount": (1e-6, 1.0),
             "target_return": (0.0, 1.0),
             "return_expectile": (1e-6, 1 - 1e-6),
-            "gumbel_temperature": (1e-6, float("inf")),
-            "temperature": (0.0, float("inf")),
-            "learning_rate": (1e-12, float("inf")),
-            "gradient_clip": (1e-12, float("inf")),
-            "warmup_steps": (0, float("inf")),
-            "inverse_dynamics_steps": (0, float("inf")),
-            "weight_decay": (0.0, float("inf")),
-            "commitment_weight": (0.0, float("inf")),
-            "inverse_dynamics_weight": (0.0, float("inf")),
-            "condition_weight": (0.0, float("inf")),
-            "guidance_scale": (0.0, float("inf")),
+            "gumbel_temperature": (1e-6, LARGEST),
+            "temperature": (0.0, LARGEST),
+            "learning_rate": (1e-12, LARGEST),
+            "gradient_clip": (1e-12, LARGEST),
+            "weight_decay": (0.0, LARGEST),
+            "commitment_weight": (0.0, LARGEST),
+            "inverse_dynamics_weight": (0.0, LARGEST),
+            "condition_weight": (0.0, LARGEST),
+            "guidance_scale": (0.0, LARGEST),
         }
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
@@ -222,11 +239,13 @@ class MAGEConfig:
                 f"{self.temporal_stride}."
             )
         lengths = self.scales
+        if not isinstance(lengths, tuple) or not lengths:
+            raise ValueError(f"scale_lengths is {lengths!r}; it must be a tuple of integers.")
         if len(lengths) != self.num_scales:
             raise ValueError(
                 f"num_scales is {self.num_scales}, but scale_lengths {lengths} has {len(lengths)}."
             )
-        if not all(isinstance(length, int) for length in lengths):
+        if not all(isinstance(length, int) for length in lengths):  # before they are compared
             raise ValueError(f"scale_lengths {lengths} must be integers.")
         if lengths[0] < 1 or list(lengths) != sorted(set(lengths)):
             raise ValueError(f"scale_lengths {lengths} must be strictly increasing from 1 or more.")
@@ -283,6 +302,8 @@ class MAGEConfig:
             ValueError: a name is unknown, or a value is not allowed.
         """
         known = [field.name for field in dataclasses.fields(cls)]
+        if not isinstance(values, dict):
+            raise ValueError(f"a configuration is a dictionary with the keys {known}: {values!r}.")
         unknown = sorted(set(values) - set(known))
         if unknown:
             raise ValueError(f"unknown configuration keys {unknown}; known keys: {known}.")
@@ -318,7 +339,7 @@ _GOAL_KEYS = ("observation", "achieved_goal", "desired_goal")
 _BY_PLAN: dict[str, Any] = {"token_choice": "expected"}
 _BY_PLAN_AND_STATE: dict[str, Any] = {
     "token_choice": "expected",
-    "inverse_dynamics_sees_state": True,
+    "inverse_dynamics_condition": "state",
     "inverse_dynamics_steps": 8_000,
 }
 _MAZE: dict[str, Any] = {
@@ -347,7 +368,13 @@ _DOMAINS: dict[str, dict[str, Any]] = {
         "return_expectile": 0.9,
     },
     "maze2d": {**_MAZE, "codebook_size": 256, "width": 256, "num_blocks": 4},  # Table 13
-    "locomotion": {**_BY_PLAN_AND_STATE, "target_return": 0.9},  # Table 14
+    "locomotion": {  # Table 14
+        **_BY_PLAN_AND_STATE,
+        "inverse_dynamics_condition": "state_and_return",
+        "inverse_dynamics_steps": 40_000,
+        "plan_dropout": 0.5,
+        "target_return": 0.9,
+    },
 }
 PRESETS: dict[str, dict[str, Any]] = {
     **_DOMAINS,

@@ -325,7 +325,8 @@ def make_environment(
     Raises:
         FileNotFoundError: The dataset is not on this machine.
         ImportError: The simulator is not installed; the message says how to install it.
-        ValueError: The dataset does not say which environment it comes from.
+        ValueError: The dataset does not say which environment it comes from, or names code that
+            no registered environment has.
     """
     if isinstance(source, str):
         if source in TASKS:
@@ -342,10 +343,34 @@ def make_environment(
             f"the dataset {facts.get('dataset_id', 'given')!r} does not say which environment it "
             f"comes from; make that with gymnasium.make"
         )
-    written = json.loads(str(spec))
-    package = str(written["entry_point"]).partition(".")[0]
+    return gym.make(_trusted(str(spec)), **kwargs)
+
+
+def _trusted(text: str) -> EnvSpec:
+    """Read the specification of an environment; its code must be that of a registered one.
+
+    Raises:
+        ImportError: The simulator is not installed.
+        ValueError: It names other code, which making the environment would run.
+    """
+    try:
+        written = json.loads(text)
+        entry_point = written["entry_point"]
+        package = entry_point.partition(".")[0]
+        # Datasets of older Gymnasium versions carry fields that EnvSpec no longer has.
+        known = {item.name for item in fields(EnvSpec) if item.init}
+        spec = EnvSpec(**{k: v for k, v in written.items() if k in known})
+    except (AttributeError, gym.error.Error, LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"the dataset names no environment that can be made: {error}") from error
     if any(package in packages for packages in optional.EXTRAS.values()):
         gym.register_envs(optional.require(package))
-    # Datasets of older Gymnasium versions carry fields that EnvSpec no longer has.
-    known = {item.name for item in fields(EnvSpec) if item.init}
-    return gym.make(EnvSpec(**{k: v for k, v in written.items() if k in known}), **kwargs)
+    if spec.additional_wrappers or entry_point not in {
+        registered.entry_point for registered in gym.registry.values()
+    }:
+        raise ValueError(
+            f"the dataset names the environment {spec.id!r} with the code {entry_point!r} and the "
+            f"wrappers {spec.additional_wrappers}; made are environments without wrappers whose "
+            f"code is registered, since a dataset must not choose what runs. If you trust it, "
+            f"register the environment (gymnasium.register), or make it with gymnasium.make"
+        )
+    return spec

@@ -62,7 +62,7 @@ class DiscountedTargetReturn(TargetReturn):  # type: ignore[misc]
     Raises:
         ValueError: a number is out of its range, or the targets do not fit the environment.
 
-    Example:
+    Examples:
         >>> from torchrl.envs import GymEnv, TransformedEnv
         >>> env = TransformedEnv(GymEnv("Pendulum-v1"), DiscountedTargetReturn(-200.0))
         >>> env.reset()["return_to_go"]
@@ -122,6 +122,7 @@ class DiscountedTargetReturn(TargetReturn):  # type: ignore[misc]
                 f"{tuple(target_return.shape)}; DiscountedTargetReturn handles one reward per "
                 "environment, of shape (*batch, 1)."
             )
+        _check_reward(reward.detach().cpu().numpy())
         left: Tensor = next_return_to_go(
             target_return,
             reward.to(target_return.dtype),
@@ -160,7 +161,7 @@ class ReturnToGoWrapper(gym.Wrapper[ObservationDict, ActType, Any, ActType], Rec
         TypeError: the observation space is neither a Box nor a flat Dict of them.
         ValueError: a number is out of its range, or ``return_to_go`` is already there.
 
-    Example:
+    Examples:
         >>> env = ReturnToGoWrapper(gym.make("Pendulum-v1"), target_return=-200.0)
         >>> observation, info = env.reset(seed=0)
         >>> observation["return_to_go"]
@@ -207,6 +208,7 @@ class ReturnToGoWrapper(gym.Wrapper[ObservationDict, ActType, Any, ActType], Rec
     ) -> tuple[ObservationDict, SupportsFloat, bool, bool, dict[str, Any]]:
         """Step, and account for the reward."""
         observation, reward, terminated, truncated, info = self.env.step(action)
+        _check_reward(np.asarray(reward))
         self._return_to_go = next_return_to_go(
             self._return_to_go,
             np.full(1, reward, dtype=np.float32),
@@ -240,7 +242,7 @@ class ReturnToGoVecWrapper(VecEnvWrapper):
         TypeError: the observation space is neither a Box nor a flat Dict of them.
         ValueError: a number is out of its range, or ``return_to_go`` is already there.
 
-    Example:
+    Examples:
         >>> from stable_baselines3.common.env_util import make_vec_env
         >>> venv = ReturnToGoVecWrapper(make_vec_env("Pendulum-v1", n_envs=2), -200.0)
         >>> venv.reset()["return_to_go"].shape
@@ -280,6 +282,7 @@ class ReturnToGoVecWrapper(VecEnvWrapper):
     def step_wait(self) -> VecEnvStepReturn:
         """Step, account for the rewards, and restart the accounts of finished episodes."""
         observation, reward, done, infos = self.venv.step_wait()
+        _check_reward(reward)
         left = next_return_to_go(
             self._return_to_go,
             reward.astype(np.float32)[:, None],
@@ -318,6 +321,16 @@ def _check(
         raise ValueError(
             f"return_to_go_range is {return_to_go_range}; the first number, the smallest "
             "return-to-go, must not exceed the second."
+        )
+
+
+def _check_reward(reward: NDArray[Any]) -> None:
+    """Refuse a reward that would leave no return-to-go to follow."""
+    bad = reward[~np.isfinite(reward)]
+    if bad.size:
+        raise ValueError(
+            f"the environment returned the reward {bad.flat[0]}, which is not finite; a simulation "
+            "that diverges cannot be followed."
         )
 
 

@@ -71,6 +71,7 @@ def evaluate(
     num_envs: int = 16,
     target_return: float | None = None,
     deterministic: bool = True,
+    max_episode_steps: int = 100_000,
     progress_bar: bool = True,
 ) -> list[EpisodeResult]:
     """Run a policy for a number of episodes.
@@ -94,6 +95,8 @@ def evaluate(
         num_envs: episodes to run side by side, at most.
         target_return: return to ask for; None is the policy's own ``target_return``.
         deterministic: whether the policy takes its best action instead of a sample.
+        max_episode_steps: an episode that goes on for longer is an error, since an environment
+            without a time limit would be waited for in vain.
         progress_bar: show progress if it takes more than two seconds.
 
     Returns:
@@ -102,9 +105,10 @@ def evaluate(
     Raises:
         TypeError: ``policy`` cannot act, or ``make_env`` is no function that makes an environment.
         ValueError: a number is out of its range, an observation, a reward or an action is not
-            finite, or an action does not fit the action space.
+            finite, the observations change their shape, an action does not fit the action space,
+            or an episode does not end.
 
-    Example:
+    Examples:
         >>> rest = lambda observation: np.zeros((len(observation), 1))
         >>> results = evaluate(rest, lambda: gym.make("Pendulum-v1"), episodes=3)
         >>> [result.length for result in results]
@@ -118,7 +122,7 @@ def evaluate(
     runners: list[_Runner] = []
     try:
         for _ in range(min(num_envs, episodes)):
-            runners.append(_Runner(make_env, seed))
+            runners.append(_Runner(make_env, seed, max_episode_steps))
         account = _Account(policy, target_return, runners)
         if not deterministic and hasattr(policy, "set_random_seed"):
             policy.set_random_seed(seed)
@@ -216,7 +220,7 @@ class _Account:
 class _Runner:
     """One environment, and the episode it is in."""
 
-    def __init__(self, make_env: Callable[[], gym.Env[Any, Any]], seed: int) -> None:
+    def __init__(self, make_env: Callable[[], gym.Env[Any, Any]], seed: int, limit: int) -> None:
         env = make_env() if callable(make_env) else make_env
         if not callable(make_env) or not isinstance(env, gym.Env):
             raise TypeError(
@@ -225,6 +229,7 @@ class _Runner:
             )
         self.env = env
         self.first_seed = seed
+        self.limit = limit
         self.episode: int | None = None
 
     @property
@@ -248,12 +253,23 @@ class _Runner:
         observation, reward, terminated, truncated, info = self.env.step(action)
         self.length += 1
         reward = float(self._finite(reward, "reward"))
+        before, after = _shapes(self.observation), _shapes(observation)
+        if before != after:
+            raise ValueError(
+                f"the environment's observation changed from the shape {before} to {after} in "
+                f"episode {self.episode} at step {self.length}; it must keep its observation space."
+            )
         self.observation = self._finite(observation, "observation")
         self.total += reward
         success = info.get("success", info.get("is_success"))
         if success is not None:
             self.success = bool(self.success) or bool(success)
         if not (terminated or truncated):
+            if self.length >= self.limit:
+                raise ValueError(
+                    f"episode {self.episode} has not ended after {self.length} steps; limit the "
+                    "environment with gymnasium.wrappers.TimeLimit, or raise max_episode_steps."
+                )
             return reward, None
         return reward, EpisodeResult(
             episode=self.episode,
@@ -303,6 +319,20 @@ def _as_predict(policy: Any) -> Callable[..., tuple[NDArray[Any], Any]]:
 def _stack(observations: Sequence[Any]) -> Observation:
     """Stack the observations of all environments along a new first axis."""
     first = observations[0]
+    shapes = [_shapes(one) for one in observations]
+    if shapes.count(shapes[0]) < len(shapes):
+        other = next(shape for shape in shapes if shape != shapes[0])
+        raise ValueError(
+            f"the environments returned observations of the shapes {shapes[0]} and {other}; all of "
+            "an evaluation must have one observation space, and keep it."
+        )
     if isinstance(first, dict):
         return {key: np.stack([one[key] for one in observations]) for key in first}
     return np.stack(observations)
+
+
+def _shapes(observation: Any) -> Any:
+    """The shape of an observation, or of each of its entries."""
+    if isinstance(observation, dict):
+        return {key: np.shape(part) for key, part in observation.items()}
+    return np.shape(observation)

@@ -76,9 +76,12 @@ class MAGEModel(nn.Module):
         latent_dim = config.latent_length * config.code_dim
         self.inverse_dynamics = InverseDynamics(
             latent_dim if config.inverse_dynamics == "latent" else 2 * observation_dim,
-            observation_dim if config.inverse_dynamics_sees_state else 0,
+            {"none": 0, "state": observation_dim, "state_and_return": observation_dim + 1}[
+                config.inverse_dynamics_condition
+            ],
             action_dim,
             2 * config.width,
+            config.plan_dropout,
         )
         self.transformer = MultiScaleTransformer(
             scale_lengths=config.scales,
@@ -157,7 +160,8 @@ class MAGEModel(nn.Module):
         else:
             decoded = self.decode(latent, state, return_to_go, guided=guided)
             plan = self.split(decoded)["S"][:, :2].flatten(1)
-        action: Tensor = self.inverse_dynamics(plan, state, visible)
+        condition = torch.cat([state, return_to_go], dim=-1)
+        action: Tensor = self.inverse_dynamics(plan, condition, visible)
         return action
 
     # ------------------------------------------------------- stage 2: generation, coarse to fine

@@ -14,6 +14,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "robotics": ("gymnasium_robotics", "mujoco"),
     "visualize": ("matplotlib",),
     "benchmarks": ("rich",),
+    "cluster": ("ray",),
     "dev": ("pytest", "hypothesis", "ruff", "mypy", "codespell"),
 }
 """Extra -> the importable packages that it installs; the extra ``all`` installs every one."""

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mage_agent.checkpoint import load as load_model
 from mage_agent.checkpoint import save as save_model
+from mage_agent.checkpoint import usable
 from mage_agent.config import MAGEConfig
 from mage_agent.envs import ReturnToGoVecWrapper, ReturnToGoWrapper
 from mage_agent.inference import Weights, optimize_for_inference
@@ -54,7 +55,7 @@ class MAGEPolicy(BasePolicy):
     Raises:
         ValueError: the sizes do not fit the model, or the target is not finite.
 
-    Example:
+    Examples:
         >>> policy = MAGEPolicy.from_dataset(dataset, MAGEConfig.preset("small"))
         >>> policy.learn(dataset)
         >>> env = policy.wrap(gym.make("Pendulum-v1"))
@@ -315,7 +316,8 @@ class MAGEPolicy(BasePolicy):
         """
         model, extra = load_model(path, get_device(device))
         known = ("observation_sizes", "target_return", "seed")
-        return cls(model, **{key: extra[key] for key in known if key in extra})
+        with usable(path, "policy"):
+            return cls(model, **{key: extra[key] for key in known if key in extra})
 
     def _entries(self, observation: Any) -> tuple[dict[str, NDArray[np.float32]], bool]:
         """Check an observation; return its entries as batches, and whether it is a single one."""

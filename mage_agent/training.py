@@ -16,9 +16,10 @@ from torchrl.record.loggers.tensorboard import TensorboardLogger
 from tqdm import tqdm
 
 from mage_agent import checkpoint
-from mage_agent.checkpoint import versions
+from mage_agent.checkpoint import usable, versions
 from mage_agent.config import MAGEConfig
 from mage_agent.data import WindowSampler, metadata, observation_keys, replay_buffer
+from mage_agent.health import TrainingError, warn_of_collapse
 from mage_agent.losses import MAGEInverseDynamicsLoss, MAGELoss, MAGETokenizerLoss
 from mage_agent.model import MAGEModel
 
@@ -27,10 +28,6 @@ __all__ = ["STAGES", "Progress", "TrainingError", "build_model", "describe", "fi
 STAGES = ("tokenizer", "generator", "inverse_dynamics")
 LOG_INTERVAL = 50
 """Steps between two entries of the log."""
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on."""
 
 
 @dataclass
@@ -117,8 +114,13 @@ def fit(
         The model, in evaluation mode.
 
     Raises:
-        ValueError: the dataset does not fit the model, or the checkpoint another configuration.
-        TrainingError: a loss is not finite.
+        ValueError: the dataset does not fit the model, or the checkpoint is damaged or that of
+            another configuration, seed or dataset.
+        OSError: the checkpoint cannot be written; the one before it stays as it is.
+        TrainingError: a loss or its gradient is not finite.
+
+    Warns:
+        UserWarning: the tokenizer has collapsed to a few of its codes.
     """
     _check_fit(model, dataset)
     target = _device(device)
@@ -207,6 +209,8 @@ class _Trainer:
     ) -> None:
         self.model, self.dataset, self.seed, self.device = model, dataset, seed, device
         self.path = None if path is None else Path(path)
+        columns = dataset.select(*_columns(model.config))
+        self.fingerprint = "" if path is None else checkpoint.digest(columns.to_dict())
         self.stage_index, self.step, self.total = 0, 0, 0
         self._restored: tuple[dict[str, Tensor], dict[str, Any]] | None = None
 
@@ -218,17 +222,21 @@ class _Trainer:
         self.model.train()
         # The third stage's network is too small to gain.
         self.low_precision = stage != "inverse_dynamics" and _has_bfloat16(self.device)
-        keys = (*config.observation_keys, "action", "return_to_go", "episode")
-        dataset = self.dataset.select(*keys)
+        dataset = self.dataset.select(*_columns(config))
         if stage == "tokenizer":
             self.loss: MAGETokenizerLoss | MAGELoss | MAGEInverseDynamicsLoss
             self.loss = MAGETokenizerLoss(self.model)
             horizon = config.horizon
         elif stage == "generator":
+            if self._restored is None:
+                # Deviation: I starts anew in stage 2, on what can be generated.
+                # In stage 1 it has come to rely on fine tokens that nobody can predict.
+                self.model.inverse_dynamics.apply(_reset)
             self.loss = MAGELoss(self.model)
             # The tokenizer is frozen from here on: its tokens are computed once, and a batch needs
             # the first step of its windows only.
             dataset["token_ids"], _ = self.tokens()
+            warn_of_collapse(dataset["token_ids"], config.codebook_size)
             horizon = 1
         else:
             # Deviation: where I sees s_0, a third stage trains it on the plans that acting meets.
@@ -295,13 +303,15 @@ class _Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.low_precision):
-                losses = self.loss(self.buffer.sample().to(self.device))
+                batch = self.buffer.sample()
+                losses = self.loss(batch.to(self.device))
             total = sum_losses(losses)
             self.optimizer.zero_grad(set_to_none=True)
             total.backward()
             norm = nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
             if not torch.isfinite(total + norm):
-                raise TrainingError(self._describe_failure(losses.detach()))
+                rows = batch["index"][:, 0]
+                raise TrainingError(self._describe_failure(losses.detach(), rows), rows)
             self.optimizer.step()
             self.step += 1
             yield losses.detach()
@@ -331,7 +341,12 @@ class _Trainer:
                 tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value)
         tensors["random.torch"] = torch.get_rng_state()
         tensors["random.windows"] = self.buffer.sampler.state_dict()["rng_state"]
-        loop = {"stage": self.stage, "step": self.step, "seed": self.seed}
+        loop = {
+            "stage": self.stage,
+            "step": self.step,
+            "seed": self.seed,
+            "dataset": self.fingerprint,
+        }
         checkpoint.save_tensors(
             tensors, self.path, checkpoint.model_header(self.model) | {"training": loop}
         )
@@ -344,42 +359,72 @@ class _Trainer:
         if loop is None:
             raise ValueError(f"{self.path} is a finished model, not a state of training.")
         ours = self.model.config.to_dict()
-        theirs = header["config"]
         sizes = {key: getattr(self.model, key) for key in ("observation_dim", "action_dim")}
-        ours, theirs = ours | sizes, theirs | {key: header[key] for key in sizes}
-        if theirs != ours or loop["seed"] != self.seed:
+        ours = ours | sizes | {"seed": self.seed, "dataset": self.fingerprint}
+        with usable(self.path, "state of training"):
+            theirs = {key: header[key] for key in sizes} | {
+                key: loop.get(key) for key in ("seed", "dataset")
+            }
+            theirs = header["config"] | theirs
+        if theirs != ours:
             changed = sorted(key for key in ours if theirs.get(key) != ours[key])
             raise ValueError(
-                f"{self.path} comes from another run: seed {loop['seed']} against {self.seed}, "
-                f"differing configuration {changed}. Use another file, or resume=False."
+                f"{self.path} comes from another run: seed {theirs['seed']} against {self.seed}, "
+                f"{'other' if 'dataset' in changed else 'the same'} data, differing configuration "
+                f"{[key for key in changed if key not in ('seed', 'dataset')]}. Use another file, "
+                "or resume=False."
             )
         prefix = "model."
-        self.model.load_state_dict(
-            {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
-        )
-        self.stage_index = STAGES.index(loop["stage"])
+        with usable(self.path, "state of training"):
+            self.model.load_state_dict(
+                {key[len(prefix) :]: tensors[key] for key in tensors if key.startswith(prefix)}
+            )
+            self.stage_index = STAGES.index(loop["stage"])
         self._restored = (tensors, loop)
 
     def _restore_loop(self, tensors: dict[str, Tensor], loop: dict[str, Any]) -> None:
-        self.step = loop["step"]
+        assert self.path is not None
         state: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith("optimizer."):
-                _, index, name = key.split(".", 2)
-                state.setdefault(int(index), {})[name] = value
-        self.optimizer.load_state_dict(
-            {"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]}
-        )
-        self.buffer.sampler.load_state_dict({"rng_state": tensors["random.windows"]})
-        torch.set_rng_state(tensors["random.torch"])
+        parameters = list(self.loss.parameters())
+        with usable(self.path, "state of training"):
+            self.step = loop["step"]
+            if not isinstance(self.step, int) or not 0 <= self.step <= self.total:
+                raise ValueError(f"step {self.step!r} of {self.total}")
+            for key, value in tensors.items():
+                if key.startswith("optimizer."):
+                    _, number, name = key.split(".", 2)
+                    state.setdefault(int(number), {})[name] = value
+            for index, entries in state.items():
+                # The optimiser itself would not notice, and read past the end of a tensor.
+                shapes = {name: value.shape for name, value in entries.items()}
+                shape = parameters[index].shape
+                if shapes != {"step": torch.Size(), "exp_avg": shape, "exp_avg_sq": shape}:
+                    raise ValueError(f"optimizer state {index} has the shapes {shapes}")
+            self.optimizer.load_state_dict(
+                {"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]}
+            )
+            self.buffer.sampler.load_state_dict({"rng_state": tensors["random.windows"]})
+            torch.set_rng_state(tensors["random.torch"])
 
-    def _describe_failure(self, losses: TensorDict) -> str:
+    def _describe_failure(self, losses: TensorDict, rows: Tensor) -> str:
         kept = f"; the last good state is {self.path}" if self.path and self.path.exists() else ""
         values = {key: float(value) for key, value in losses.items() if key.startswith("loss")}
         return (
             f"the loss or its gradient is not finite at step {self.step} of stage {self.stage!r}: "
-            f"{values}{kept}. Lower learning_rate or gradient_clip."
+            f"{values}{kept}. Its windows begin at the rows {rows[:20].tolist()} of the dataset "
+            f"({len(rows)} in all: the attribute rows of this error). Lower learning_rate or "
+            "gradient_clip, or look for outliers in those rows."
         )
+
+
+def _reset(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        module.reset_parameters()
+
+
+def _columns(config: MAGEConfig) -> tuple[str, ...]:
+    """What training reads of a dataset."""
+    return (*config.observation_keys, "action", "return_to_go", "episode")
 
 
 def sum_losses(losses: TensorDictBase) -> Tensor:

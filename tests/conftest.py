@@ -17,6 +17,9 @@ from tensordict import TensorDict
 
 from mage_agent.data import dataset_from_arrays
 
+# Minari would ask the Hugging Face hub six times, with pauses between, before it gives up.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 # Read before any test changes it.
 REAL_DATASETS = Path(os.environ.get("MINARI_DATASETS_PATH", "~/.minari/datasets")).expanduser()
 
@@ -24,6 +27,7 @@ REAL_DATASETS = Path(os.environ.get("MINARI_DATASETS_PATH", "~/.minari/datasets"
 LENGTHS = (1, 7, 30, 2, 24, 25, 60)
 TERMINATED = (True, False, True, True, False, False, True)
 OBSERVATION_SIZE, ACTION_SIZE = 3, 2
+MAZE = "local/pointmaze/tiny-v0"
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -157,3 +161,24 @@ def goal_minari_dataset(
 def _seeded() -> None:
     """Every test meets the same random numbers, alone or among others."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def _maze_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one small dataset of a point maze."""
+    pytest.importorskip("gymnasium_robotics")
+    from benchmarks.collect.pointmaze import PointMazeRecipe, collect
+
+    root = tmp_path_factory.mktemp("maze")
+    recipe = PointMazeRecipe(
+        dataset_id=MAZE, maze="umaze", steps=240, max_episode_steps=40, reference_episodes=5
+    )
+    collect(recipe, root, progress_bar=False)
+    return root
+
+
+@pytest.fixture
+def maze_dataset(_maze_root: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The id of a small dataset that the benchmarks know the domain of."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(_maze_root))
+    return MAZE

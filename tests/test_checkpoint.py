@@ -1,7 +1,9 @@
 """Checkpoints: what comes back is what went in, and nothing else ever comes in."""
 
 import contextlib
+import errno
 import json
+import os
 import pickle
 import resource
 import struct
@@ -11,11 +13,18 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from mage_agent import checkpoint
-from mage_agent.checkpoint import FORMAT, CheckpointError, load, load_tensors, save, save_tensors
+from mage_agent.checkpoint import (
+    FORMAT,
+    CheckpointError,
+    digest,
+    load,
+    load_tensors,
+    save,
+    save_tensors,
+)
 from mage_agent.model import MAGEModel
 from tests.tiny import STATE, tiny_model
 
@@ -224,20 +233,89 @@ class TestCraftedHeaders:
         assert load(path)[1] == {}
 
 
+class TestDigest:
+    def test_a_changed_weight_is_noticed(self, path: Path) -> None:
+        whole = path.read_bytes()
+        start = 8 + struct.unpack("<Q", whole[:8])[0]
+        for place in (start, (start + len(whole)) // 2, len(whole) - 1):
+            changed = bytearray(whole)
+            changed[place] ^= 1
+            path.write_bytes(bytes(changed))
+            with pytest.raises(CheckpointError, match=r"model\.mage is damaged: its contents"):
+                load(path)
+
+    def test_so_is_a_changed_setting(self, path: Path) -> None:
+        whole = path.read_bytes()
+        assert whole.count(b'\\"discount\\": 0.99') == 1
+        path.write_bytes(whole.replace(b'\\"discount\\": 0.99', b'\\"discount\\": 0.98'))
+        with pytest.raises(CheckpointError, match="its contents are not those"):
+            load(path)
+
+    def test_files_without_one_are_read(self, path: Path) -> None:
+        tensors, header = load_tensors(path)
+        save_file(tensors, path, metadata={"format": FORMAT, "header": json.dumps(header)})
+        load(path)
+
+    def test_tells_values_names_types_and_shapes_apart(self) -> None:
+        zeros = torch.zeros(4)
+        digests = {
+            digest(tensors, text)
+            for tensors, text in (
+                ({"a": zeros}, ""),
+                ({"a": zeros}, "text"),
+                ({"b": zeros}, ""),
+                ({"a": zeros.view(2, 2)}, ""),
+                ({"a": zeros.int()}, ""),
+                ({"a": -zeros}, ""),
+                ({}, ""),
+            )
+        }
+        assert len(digests) == 7
+        assert digest({"a": zeros[::2], "b": zeros}) == digest({"b": zeros, "a": zeros[:2].clone()})
+
+
 class TestAtomicity:
-    @pytest.mark.parametrize("error", [OSError("disk full"), SafetensorError("disk full")])
+    def test_what_a_killed_writer_left_is_cleared_away(self, model: MAGEModel, path: Path) -> None:
+        others = [path.with_name(name) for name in (".other.mage.1a2b.part", "model.mage.part")]
+        left = path.with_name(".model.mage.1a2b.part")
+        for file in (left, *others):
+            file.write_bytes(b"half")
+        save(model, path)
+        assert set(path.parent.iterdir()) == {path, *others}
+
+    def test_others_may_read_what_their_umask_lets_them(self, model: MAGEModel, path: Path) -> None:
+        before = os.umask(0o027)
+        try:
+            save(model, path)
+        finally:
+            os.umask(before)
+        assert path.stat().st_mode & 0o777 == 0o640
+
     def test_a_failing_write_leaves_the_old_file_and_nothing_else(
-        self, model: MAGEModel, path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+        self, model: MAGEModel, path: Path
     ) -> None:
         before = path.read_bytes()
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+        try:
+            with pytest.raises(OSError, match=r"cannot write .*model\.mage: .* is untouched"):
+                save(model, path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert path.read_bytes() == before
+        assert list(path.parent.iterdir()) == [path]
 
-        def fail(tensors: Any, filename: str, metadata: Any = None) -> None:
-            Path(filename).write_bytes(before[:100])
-            raise error
+    def test_so_does_a_full_disk(
+        self, model: MAGEModel, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(_: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        monkeypatch.setattr(checkpoint, "save_file", fail)
-        with pytest.raises(OSError, match="disk full"):
+        before = path.read_bytes()
+        monkeypatch.setattr(checkpoint.os, "fsync", full)
+        with pytest.raises(OSError, match=r"model\.mage: No space left on device") as caught:
             save(model, path)
+        assert caught.value.errno == errno.ENOSPC
         assert path.read_bytes() == before
         assert list(path.parent.iterdir()) == [path]
 

@@ -14,8 +14,8 @@ from gymnasium_robotics.envs.maze.maps import LARGE_MAZE, U_MAZE
 
 from benchmarks.collect.__main__ import main
 from benchmarks.collect.pointmaze import PointMazeRecipe, collect, make_env
-from benchmarks.collect.storage import minari_root
 from benchmarks.collect.waypoints import WaypointController, next_cells
+from mage_agent.recording import minari_root
 
 RECIPE = PointMazeRecipe(
     dataset_id="local/pointmaze/test-v0",

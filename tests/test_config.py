@@ -53,6 +53,18 @@ INVALID: list[tuple[dict[str, Any], list[str]]] = [  # changes -> what the messa
     ({"context": "student"}, ["context is 'student'", "'teacher'"]),
     ({"token_choice": "best"}, ["token_choice is 'best'", "'argmax'"]),
     ({"return_conditioning": ("encoder",)}, ["'encoder'", "'autoencoder'"]),
+    ({"return_conditioning": 5}, ["return_conditioning is 5", "tuple"]),
+    ({"return_conditioning": [["autoencoder"]]}, ["must be a tuple of some of"]),
+    ({"scale_lengths": 5}, ["scale_lengths is 5", "tuple of integers"]),
+    ({"scale_lengths": ()}, ["scale_lengths is ()"]),
+    ({"true_scales": "false"}, ["true_scales is 'false'", "True or False"]),
+    ({"return_reweighting": 1}, ["return_reweighting is 1", "True or False"]),
+    ({"warmup_steps": 1.5}, ["warmup_steps is 1.5", "integer of at least 0"]),
+    ({"inverse_dynamics_steps": float("inf")}, ["inverse_dynamics_steps is inf"]),
+    ({"inverse_dynamics_steps": True}, ["inverse_dynamics_steps is True"]),
+    ({"learning_rate": float("inf")}, ["learning_rate is inf"]),
+    ({"commitment_weight": float("nan")}, ["commitment_weight is nan"]),
+    ({"horizon": 3 * 10**9, "num_scales": 10**9}, ["horizon is 3000000000", "at most"]),
     ({"observation_keys": ()}, ["observation_keys is ()", "at least one"]),
     ({"observation_keys": "observation"}, ["observation_keys is 'observation'", "tuple"]),
     ({"observation_keys": (1,)}, ["observation_keys is (1,)", "tuple"]),
@@ -178,13 +190,14 @@ ALIVE: dict[str, dict[str, Any]] = {
     "return_conditioning": {"return_conditioning": ()},
     "return_reweighting": {"return_reweighting": True},
     "inverse_dynamics": {"inverse_dynamics": "explicit"},
-    "inverse_dynamics_sees_state": {"inverse_dynamics_sees_state": True},
+    "inverse_dynamics_condition": {"inverse_dynamics_condition": "state"},
+    "plan_dropout": {"plan_dropout": 0.5},
     "condition_guidance": {"condition_guidance": "decoder"},
     "adapter_dim": {"adapter_dim": 2},
     "context": {"context": "own"},
     "token_choice": {"token_choice": "expected"},
     "true_scales": {"true_scales": True},
-    "state_dropout": {"state_dropout": 0.5, "inverse_dynamics_sees_state": True},
+    "state_dropout": {"state_dropout": 0.5, "inverse_dynamics_condition": "state"},
     "return_dropout": {"return_dropout": 0.5},
     "guidance_scale": {"guidance_scale": 3.0, "return_dropout": 0.1},
     "return_expectile": {"return_expectile": 0.9},
@@ -207,7 +220,7 @@ ALIVE: dict[str, dict[str, Any]] = {
 }
 # What these need beside them is not what is under test.
 BESIDE: dict[str, dict[str, Any]] = {
-    "state_dropout": {"inverse_dynamics_sees_state": True},
+    "state_dropout": {"inverse_dynamics_condition": "state"},
     "guidance_scale": {"return_dropout": 0.1},
 }
 
@@ -216,6 +229,7 @@ def outcome(config: MAGEConfig, dataset: TensorDict) -> dict[str, Tensor]:
     """What a configuration amounts to: trained weights, what is asked for, and actions."""
     dataset = dataset.exclude("metadata")  # which would insist on its own discount
     model = fit(build_model(dataset, config), dataset, progress_bar=False, device="cpu")
+    config = model.config  # with all observation entries of a goal environment
     actor = MAGEActor(model)
     torch.manual_seed(0)
     with set_interaction_type(ExplorationType.RANDOM):

@@ -1,6 +1,10 @@
-"""The README is true: its code runs, its deviations are the code's."""
+"""The documents are true: their code runs, their deviations and messages are the code's."""
 
+import ast
 import re
+import shlex
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import gymnasium as gym
@@ -8,6 +12,7 @@ import numpy as np
 import pytest
 
 import mage_agent
+from mage_agent.cli import main
 from mage_agent.config import PRESETS
 
 ROOT = Path(mage_agent.__file__).parent
@@ -31,7 +36,7 @@ def pen_human(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gymnasium_robotics = pytest.importorskip("gymnasium_robotics")
     from minari.data_collector import EpisodeBuffer
 
-    from benchmarks.collect.storage import save_minari
+    from mage_agent.recording import save_minari
 
     gym.register_envs(gymnasium_robotics)
     env = gym.make("AdroitHandPen-v1", max_episode_steps=30)
@@ -74,16 +79,98 @@ def pen_human(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+def expanded(text: str) -> str:
+    """A page with the sections of the README that it includes."""
+
+    def section(match: re.Match[str]) -> str:
+        name = match[1]
+        return README.split(f"[start:{name}] -->\n")[1].split(f"\n<!-- --8<-- [end:{name}]")[0]
+
+    return re.sub(r'^--8<-- "README\.md:(\w+)"$', section, text, flags=re.MULTILINE)
+
+
+def blocks(text: str) -> list[tuple[str, str, str]]:
+    """Every block of code: language, code, and why it is not run, if it is not."""
+    fence = re.compile(r"(?:<!-- not run: (.+?) -->\n)?^```(\w*)\n(.*?)^```$", re.M | re.S)
+    return [(match[2], match[3], match[1] or "") for match in fence.finditer(text)]
+
+
+PAGES = {path.stem: expanded(path.read_text()) for path in sorted((ROOT.parent / "docs").glob("*"))}
+INCLUDED = {code for page in PAGES.values() for _, code, _ in blocks(page)}
+# What the pages include of the README runs there.
+PAGES["README"] = re.sub(
+    r"^```\w*\n(.*?)^```$",
+    lambda block: "" if block[1] in INCLUDED else block[0],
+    README,
+    flags=re.M | re.S,
+)
+
+
+def smaller(code: str) -> str:
+    """The same code with less work."""
+    code = code.replace("n_eval_episodes=20", "n_eval_episodes=1")
+    return code.replace("batch_size=512", "batch_size=8").replace("(100, ", "(5, ")
+
+
+def run_command(line: str) -> None:
+    """Run a line of a shell, or check what it says where running it would be too much."""
+    makefile = (ROOT.parent / "Makefile").read_text()
+    pyproject = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())
+    match shlex.split(line, comments=True):
+        case ["mage-agent", *arguments]:
+            if arguments[0] in ("collect", "evaluate"):
+                arguments += ["--max-episode-steps", "20"]
+            if "--help" in arguments:
+                with pytest.raises(SystemExit, match="0"):
+                    main(arguments)
+            else:
+                assert main(arguments) == 0
+        case ["pip", "install", what]:
+            assert re.fullmatch(r"\.(\[\w+\])?", what)
+            extras = re.findall(r"\w+", what)
+            assert set(extras) <= set(pyproject["project"]["optional-dependencies"])
+        case ["make", target]:
+            assert re.search(f"^{target}:", makefile, re.MULTILINE)
+        case []:
+            pass
+        case _:
+            pytest.fail(f"nothing runs {line!r}; say why above its block: <!-- not run: why -->")
+
+
 @pytest.mark.usefixtures("pen_human")
-def test_code_of_the_readme_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(PRESETS, "adroit", TINY)
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 3  # one for each kind of user
-    names: dict[str, object] = {}
-    for block in blocks:
-        smaller = block.replace("n_eval_episodes=20", "n_eval_episodes=1")
-        smaller = smaller.replace("batch_size=512", "batch_size=8").replace("(100, ", "(5, ")
-        exec(compile(smaller, "README.md", "exec"), names)
+@pytest.mark.parametrize("name", [name for name, page in PAGES.items() if blocks(page)])
+def test_code_of_the_documents_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for preset in ("adroit", "small"):
+        monkeypatch.setitem(PRESETS, preset, TINY)
+    names: dict[str, object] = {"__name__": "__main__"}
+    for language, code, reason in blocks(PAGES[name]):
+        if language == "python" and not reason:
+            exec(compile(smaller(code), f"{name}.md", "exec"), names)
+        elif language == "bash" and not reason:
+            for line in code.replace("\\\n", " ").splitlines():
+                run_command(line)
+        else:
+            assert reason or not language, f"{name}.md: who runs a block of {language}?"
+
+
+def literals() -> Iterator[str]:
+    """Every text of the package, with NUL where a value is filled in."""
+    for path in ROOT.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                parts = [v.value if isinstance(v, ast.Constant) else "\0" for v in node.values]
+                yield "".join(map(str, parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+def test_messages_of_the_troubleshooting_page_exist() -> None:
+    messages = re.findall(r"^\| `(.+?)` \|", PAGES["troubleshooting"], re.MULTILINE)
+    texts = list(literals())
+    assert len(messages) > 50
+    for message in messages:
+        pattern = re.compile(".*".join(map(re.escape, message.split("..."))))
+        assert any(pattern.search(text) for text in texts), f"no error says {message!r}"
 
 
 def deviations() -> list[tuple[str, str]]:
@@ -107,9 +194,14 @@ def test_readme_lists_every_deviation_and_no_other() -> None:
     assert sorted(table_of_deviations()) == sorted(deviations())
 
 
+def documents() -> Iterator[tuple[str, str]]:
+    for path in (*ROOT.parent.glob("*.md"), *(ROOT.parent / "docs").glob("*.md")):
+        if path.name != "CHANGELOG.md":
+            yield path.name, path.read_text()
+
+
 def test_files_named_in_the_documents_exist() -> None:
-    for document in ("README.md", "CONTRIBUTING.md"):
-        text = (ROOT.parent / document).read_text()
+    for document, text in documents():
         for name in re.findall(r"`((?:mage_agent|benchmarks|tests|examples)/[\w/.]+)`", text):
             assert (ROOT.parent / name).exists(), f"{document} names {name}"
 
@@ -117,6 +209,5 @@ def test_files_named_in_the_documents_exist() -> None:
 def test_make_targets_named_in_the_documents_exist() -> None:
     makefile = (ROOT.parent / "Makefile").read_text()
     targets = set(re.findall(r"^(\w+):", makefile, re.MULTILINE))
-    for document in ("README.md", "CONTRIBUTING.md"):
-        text = (ROOT.parent / document).read_text()
-        assert set(re.findall(r"\bmake (\w+)`", text)) <= targets
+    for document, text in documents():
+        assert set(re.findall(r"\bmake (\w+)`", text)) <= targets, document

@@ -6,16 +6,25 @@ from pathlib import Path
 
 import pytest
 
+# So few steps train no codebook.
+pytestmark = pytest.mark.filterwarnings("ignore:the codebook has collapsed")
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 ARGUMENTS = {
     "torchrl_loop": ["--episodes", "2", "--steps", "2"],
     "sb3_evaluate": ["--episodes", "2", "--steps", "2", "--eval-episodes", "1"],
     "custom_dataset": ["--episodes", "4", "--steps", "2"],
+    "own_environment": ["--episodes", "4", "--steps", "2", "--eval-episodes", "2"],
+    "own_policy": ["--episodes", "2", "--steps", "2"],
+    "visualize_plan": ["--episodes", "4", "--steps", "2"],
 }
 LAST_LINE = {
     "torchrl_loop": "the controller earned",
     "sb3_evaluate": "asked for",
     "custom_dataset": "step 50: the cart is at",
+    "own_environment": "MAGE: return",
+    "own_policy": "action_error",
+    "visualize_plan": "wrote plan.png",
 }
 
 
@@ -26,8 +35,12 @@ def run(name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_example_runs(
-    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     run(name, ARGUMENTS[name], monkeypatch)
     assert LAST_LINE[name] in capsys.readouterr().out.splitlines()[-1]
 

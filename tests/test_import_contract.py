@@ -21,10 +21,12 @@ ALLOWED: dict[str, set[str]] = {  # module -> modules of the package it may impo
     "data.d4rl_tasks": set(),
     "data.arrays": {"data.ted"},
     "data.checks": {"data.ted"},
-    "data.minari": {"data.ted"},
-    "data.d4rl": {"data.arrays", "data.d4rl_tasks", "data.ted"},
+    "data.hdf5": set(),
+    "data.minari": {"data.hdf5", "data.ted"},
+    "data.d4rl": {"data.hdf5", "data.arrays", "data.d4rl_tasks", "data.ted"},
     "data.load": {"data.arrays", "data.checks", "data.d4rl", "data.minari", "data.ted"},
     "data.replay": {"data.ted"},
+    "data.storage": set(),
     "nn.layers": set(),
     "nn.quantizer": set(),
     "nn.autoencoder": {"nn.layers"},
@@ -43,32 +45,50 @@ ALLOWED: dict[str, set[str]] = {  # module -> modules of the package it may impo
     "actor": {"envs", "model"},
     "checkpoint": {"model"},
     "inference": {"model", "nn.transformer"},
-    "training": {"data", "model", "losses", "checkpoint"},
+    "health": set(),
+    "training": {"data", "model", "losses", "checkpoint", "health"},
     "policy": {"envs", "model", "checkpoint", "inference", "training"},
     "d4rl": {"data.d4rl", "data.d4rl_tasks", "data.load", "data.minari", "data.ted"},
     "evaluation": set(),  # sees only the policy protocol in types
     "visualize": set(),
+    "recording": {"data.storage", "evaluation"},
+    "facts": {"checkpoint", "data", "evaluation"},
+    "cli": {
+        "d4rl",
+        "data",
+        "data.load",
+        "data.minari",
+        "evaluation",
+        "facts",
+        "policy",
+        "recording",
+    },
+    "__main__": {"cli"},
 }
 TORCHRL = {"data.*", "losses", "actor", "envs", "training"}
 THIRD_PARTY: dict[str, set[str]] = {  # package -> the only modules that may name it
     "torchrl": TORCHRL,
-    "tensordict": TORCHRL | {"d4rl"},  # it hands datasets on
+    "tensordict": TORCHRL | {"d4rl", "facts"},  # they hand datasets on
     "stable_baselines3": {"policy", "envs"},
     "vector_quantize_pytorch": {"nn.quantizer"},
-    "minari": {"data.*", "d4rl"},
+    "minari": {"data.*", "d4rl", "recording"},
     "h5py": {"data.*"},
     "safetensors": {"checkpoint"},
     "matplotlib": {"visualize"},
-    "gymnasium": {"data.*", "envs", "policy", "d4rl", "evaluation"},
+    "tyro": {"cli"},
+    "gymnasium": {"data.*", "envs", "policy", "d4rl", "evaluation", "recording", "cli"},
     "gymnasium_robotics": {"data.*", "d4rl"},
 }
 NN_SEES = {"torch", "vector_quantize_pytorch", *sys.stdlib_module_names}
 USERS = {"benchmarks", "examples", "tests"}
 PUBLIC_SUBMODULES = {
+    "checkpoint",
     "d4rl",
     "evaluation",
     "inference",
+    "recording",
     "training",
+    "types",
     "visualize",
 }  # the documented ones
 

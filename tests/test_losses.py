@@ -152,7 +152,7 @@ class TestContract:
         assert (td == before).all()
 
     def test_every_parameter_learns_and_is_named_once(self, make_loss: Callable[..., Loss]) -> None:
-        loss = make_loss(return_expectile=0.9, inverse_dynamics_sees_state=True)
+        loss = make_loss(return_expectile=0.9, inverse_dynamics_condition="state")
         named = list(loss.named_parameters())
         assert len(set(loss.parameters())) == len(named)
         assert len(set(loss.buffers())) == len(list(loss.named_buffers()))
@@ -579,6 +579,18 @@ class TestClosedForms:
             assert any(all(from_data[:j]) and all(own[j:]) for j in range(4))
         assert not all(map(torch.equal, mixed, true))
         assert not all(map(torch.equal, mixed, generated))
+
+        def in_turn(high: int, size: tuple[int, ...], **_: Any) -> Tensor:
+            return (torch.arange(size[0]) % high).view(size)
+
+        # From none of the scales to all of them.
+        monkeypatch.setattr(torch, "randint", in_turn)
+        loss(td)
+        mixed, true, generated = pyramids[-3:]
+        for row in range(8):
+            for k in range(3):
+                source = true if k < row % 4 else generated
+                assert torch.equal(mixed[k][row], source[k][row])
 
 
 class TestContext:

@@ -330,12 +330,15 @@ class TestVariants:
         action = model.inverse_dynamics(plan.latent.flatten(1), observation)
         torch.testing.assert_close(model.denormalize_action(action), plan.action)
 
-    @pytest.mark.parametrize("sees", [True, False])
-    def test_the_state_reaches_inverse_dynamics_only_when_told_to(self, sees: bool) -> None:
-        model = tiny_model(inverse_dynamics_sees_state=sees)
-        latent, state, target = torch.randn(6, 4, 4), torch.randn(6, STATE), torch.zeros(6, 1)
-        one, other = (model.read_action(latent, s, target) for s in (state, -state))
-        assert bool((one != other).any()) == sees
+    @pytest.mark.parametrize("sees", ["none", "state", "state_and_return"])
+    def test_state_and_return_reach_inverse_dynamics_only_when_told_to(self, sees: str) -> None:
+        model = tiny_model(inverse_dynamics_condition=sees)
+        latent, state, target = torch.randn(6, 4, 4), torch.randn(6, STATE), torch.ones(6, 1)
+        action = model.read_action(latent, state, target)
+        with_other_state = model.read_action(latent, -state, target)
+        with_other_return = model.read_action(latent, state, -target)
+        assert bool((action != with_other_state).any()) == (sees != "none")
+        assert bool((action != with_other_return).any()) == (sees == "state_and_return")
 
     def test_one_scale_does_the_whole_thing(self) -> None:
         model, (observation, target) = tiny_model(num_scales=1), ask()
@@ -352,7 +355,7 @@ class TestVariants:
         assert len(model.decoder.adapters) == (2 if guidance == "adapter" else 0)
 
     def test_hidden_states_are_as_frequent_as_told_and_only_in_training(self) -> None:
-        model = tiny_model(state_dropout=0.3, inverse_dynamics_sees_state=True)
+        model = tiny_model(state_dropout=0.3, inverse_dynamics_condition="state")
         state = torch.randn(5000, STATE)
         assert model.hide_state(state) is None
         visible = model.train().hide_state(state)

@@ -1,6 +1,7 @@
 """The policy inside Stable-Baselines3: shapes, state, wrappers, saving, learning."""
 
 import copy
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,14 @@ from tensordict import TensorDict
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from mage_agent.actor import MAGEActor
+from mage_agent.checkpoint import save
 from mage_agent.config import MAGEConfig
 from mage_agent.data import dataset_from_arrays
 from mage_agent.envs import ReturnToGoVecWrapper, ReturnToGoWrapper
 from mage_agent.evaluation import ReturnConditionedPolicy, evaluate
 from mage_agent.policy import MAGEPolicy
 from tests.acting import GOAL_KEYS, TINY, Reach, make_model
+from tests.tiny import tiny_model
 
 SIZES = {"observation": 3, "achieved_goal": 2, "desired_goal": 2}
 
@@ -318,6 +321,26 @@ class TestFiles:
         torch.save({"weights": torch.zeros(3)}, tmp_path / "foreign.mage")
         with pytest.raises(ValueError, match="no MAGE checkpoint"):
             MAGEPolicy.load(tmp_path / "foreign.mage")
+
+    @pytest.mark.parametrize(
+        "extra",
+        [
+            {"target_return": "high"},
+            {"target_return": math.nan},
+            {"target_return": []},
+            {"seed": "0"},
+            {"seed": 10**30},
+            {"seed": None},
+            {"observation_sizes": 3},
+            {"observation_sizes": {"observation": "three"}},
+            {"observation_sizes": {"observation": 10**12}},
+        ],
+        ids=str,
+    )
+    def test_a_crafted_policy_is_refused(self, tmp_path: Path, extra: dict[str, Any]) -> None:
+        save(tiny_model(), tmp_path / "crafted.mage", extra)
+        with pytest.raises(ValueError, match=r"crafted\.mage holds no usable policy"):
+            MAGEPolicy.load(tmp_path / "crafted.mage")
 
 
 class TestLearn:

@@ -160,7 +160,7 @@ class TestGradients:
 class TestCodebook:
     def test_equals_vector_quantize_pytorch_with_one_scale(self) -> None:
         quantizer = MultiScaleQuantizer((4,), 8, 3, codebook_decay=0.8)
-        theirs = VectorQuantize(dim=3, codebook_size=8, decay=0.8)
+        theirs = VectorQuantize(dim=3, codebook_size=8, decay=0.8, rotation_trick=False)
         start = torch.randn(1, 8, 3)
         for codebook in (quantizer.codebook._codebook, theirs._codebook):
             codebook.embed.copy_(start)
@@ -168,9 +168,14 @@ class TestCodebook:
             codebook.cluster_size.fill_(10.0)
             codebook.initted.fill_(True)
         for _ in range(5):
-            latent = torch.randn(6, 4, 3)
-            quantised, ids, _ = theirs(latent)
-            encoding = quantizer.encode(latent, update_codebook=True)
+            latent, weight = torch.randn(6, 4, 3), torch.randn(6, 4, 3)
+            ours, their = (latent.clone().requires_grad_() for _ in range(2))
+            quantised, ids, commitment = theirs(their)
+            encoding = quantizer.encode(ours, update_codebook=True)
+            assert encoding.commitment.mean().item() == pytest.approx(commitment.item())
+            ((quantised * weight).sum() + commitment.sum()).backward()
+            ((encoding.latent * weight).sum() + encoding.commitment.mean()).backward()
+            torch.testing.assert_close(ours.grad, their.grad)  # straight through
             assert torch.equal(encoding.token_ids[0], ids)
             torch.testing.assert_close(encoding.latent, quantised)
             torch.testing.assert_close(quantizer.codes, theirs.codebook)

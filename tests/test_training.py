@@ -14,9 +14,11 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from mage_agent import checkpoint, training
-from mage_agent.data import load_dataset
+from mage_agent.data import load_dataset, replay_buffer
+from mage_agent.health import warn_of_collapse
 from mage_agent.losses import MAGELoss
 from mage_agent.model import MAGEModel
+from mage_agent.nn.quantizer import MultiScaleQuantizer
 from mage_agent.training import STAGES, Progress, TrainingError, build_model, describe, fit
 from tests.tiny import ACTION, STATE, tiny_config
 
@@ -25,7 +27,7 @@ RANDOM: dict[str, Any] = {
     "dropout": 0.3,
     "return_dropout": 0.2,
     "state_dropout": 0.3,
-    "inverse_dynamics_sees_state": True,
+    "inverse_dynamics_condition": "state",
     "true_scales": True,
     "return_expectile": 0.9,
 }
@@ -217,6 +219,63 @@ class TestResuming:
         with pytest.raises(ValueError, match="seed 0 against 1"):
             train(seed=1, **options)
 
+    @pytest.mark.parametrize("key", ["observation", "action", "return_to_go", "episode"])
+    def test_other_data_of_the_same_size_is_refused(
+        self, toy_dataset: TensorDict, train: Train, tmp_path: Path, key: str
+    ) -> None:
+        path = tmp_path / "training.mage"
+        train(checkpoint_path=path)
+        other = toy_dataset.clone()
+        other[key][-1] += 1
+        with pytest.raises(ValueError, match=r"training\.mage comes from .* other data, differing"):
+            fit(
+                build_model(other, tiny_config()),
+                other,
+                checkpoint_path=path,
+                resume=True,
+                progress_bar=False,
+            )
+
+    def test_what_training_does_not_read_may_differ(
+        self, toy_dataset: TensorDict, train: Train, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "training.mage"
+        train(checkpoint_path=path)
+        toy_dataset["next", "observation"] += 1
+        train(checkpoint_path=path, resume=True)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"optimizer.0.exp_avg": torch.zeros(1)},  # shorter than its parameter
+            {"optimizer.0.step": torch.zeros(2)},
+            {"optimizer.0.surprise": torch.zeros(())},
+            {"optimizer.99.step": torch.zeros(())},
+            {"optimizer.x.step": torch.zeros(())},
+            {"model.surprise": torch.zeros(3)},
+            {"random.torch": torch.zeros(3, dtype=torch.uint8)},
+            {"random.torch": torch.zeros(5056, dtype=torch.uint8)},
+            {"random.windows": torch.zeros(3)},
+            {"step": -1},
+            {"step": 5},
+            {"step": 1.5},
+            {"stage": "dreaming"},
+            {"stage": None},
+        ],
+        ids=str,
+    )
+    def test_a_crafted_state_is_refused(
+        self, train: Train, tmp_path: Path, change: dict[str, Any]
+    ) -> None:
+        path = tmp_path / "training.mage"
+        train(checkpoint_path=path)
+        tensors, header = checkpoint.load_tensors(path)
+        for key, value in change.items():
+            (tensors if "." in key else header["training"])[key] = value
+        checkpoint.save_tensors(tensors, path, header)
+        with pytest.raises(checkpoint.CheckpointError, match=r"training\.mage holds no usable"):
+            train(checkpoint_path=path, resume=True)
+
     def test_a_model_of_other_sizes_is_refused(
         self, toy_dataset: TensorDict, train: Train, tmp_path: Path
     ) -> None:
@@ -254,8 +313,12 @@ class TestResuming:
 
 
 class TestFailure:
-    def test_a_loss_that_is_not_finite_names_step_and_last_checkpoint(
-        self, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    def test_a_loss_that_is_not_finite_names_step_rows_and_last_checkpoint(
+        self,
+        train: Train,
+        toy_dataset: TensorDict,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         forward = MAGELoss.forward
         calls = itertools.count()
@@ -273,7 +336,14 @@ class TestFailure:
         message = str(caught.value)
         for part in ("step 2", "'generator'", "'loss_token': nan", str(path), "learning_rate"):
             assert part in message
+        # The rows are those of the third batch of the second stage.
+        buffer = replay_buffer(toy_dataset, horizon=1, batch_size=16, seed=1)
+        rows = [buffer.sample()["index"][:, 0] for _ in range(3)][-1]
+        assert torch.equal(caught.value.rows, rows)
+        assert str(rows.tolist()) in message
         _, header = checkpoint.load_tensors(path)
+        fingerprint = header["training"].pop("dataset")
+        assert len(fingerprint) == 64
         assert header["training"] == {"stage": "generator", "step": 2, "seed": 0}
         calls = itertools.count()
         with pytest.raises(TrainingError) as caught:
@@ -307,6 +377,31 @@ class TestFailure:
         with pytest.raises(Interrupt):
             train(callback=fail)
         assert torch.equal(torch.get_rng_state(), before)
+
+
+class TestCollapse:
+    @pytest.mark.parametrize(
+        ("tokens", "codes"), [([0] * 1000, 1), ([0] * 980 + [*range(20)], 20)], ids=["one", "few"]
+    )
+    def test_few_codes_are_reported(self, tokens: list[int], codes: int) -> None:
+        with pytest.warns(UserWarning, match=rf"collapsed: {codes} of 64 codes .* codebook_size"):
+            warn_of_collapse(torch.tensor(tokens).view(100, 10), 64)
+
+    @pytest.mark.parametrize(
+        ("tokens", "size"), [([*range(64)] * 10, 64), ([0, 1] * 8, 8), ([0] * 9, 1), ([0], 64)]
+    )
+    def test_many_are_not(self, tokens: list[int], size: int) -> None:
+        warn_of_collapse(torch.tensor(tokens)[None], size)  # warnings are errors here
+
+    def test_training_says_so_once(self, train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+        def useless(self: MultiScaleQuantizer, vectors: Tensor) -> Tensor:
+            return torch.zeros(vectors.shape[:-1], dtype=torch.int64)
+
+        monkeypatch.setattr(MultiScaleQuantizer, "nearest", useless)
+        with pytest.warns(UserWarning, match="1 of 8 codes are used") as caught:
+            train()
+        assert len(caught) == 1
+        assert caught[0].filename == __file__
 
 
 class TestWrongData:

@@ -30,7 +30,7 @@ CORE: dict[str, Any] = {
     "return_conditioning": ("autoencoder", "first_scale", "finer_scales", "condition_loss"),
     "return_reweighting": False,
     "inverse_dynamics": "latent",
-    "inverse_dynamics_sees_state": False,
+    "inverse_dynamics_condition": "none",
     "condition_guidance": "adapter",
     "adapter_dim": 4,
     "context": "teacher",

@@ -1,109 +1,65 @@
-"""Behaviour cloning: a plain network that repeats what the data did."""
+"""Behaviour cloning, of all data or of its best episodes."""
 
-from typing import Any
+from typing import ClassVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from tensordict import TensorDictBase
-from torch import Tensor, nn
-from tqdm import trange
+from tensordict import TensorDict, TensorDictBase, TensorDictParams
+from torch import Tensor
+from torchrl.objectives import BCLoss
 
-__all__ = ["BehaviourCloning"]
+from benchmarks.baselines.base import Baseline, Settings
+from benchmarks.baselines.loop import cosine
+from benchmarks.baselines.networks import Network, mlp
+
+__all__ = ["BehaviourCloning", "TenPercentCloning"]
 
 
-class BehaviourCloning(nn.Module):
-    """A multi-layer perceptron fitted to actions by least squares; acts as an SB3 policy does.
+class BehaviourCloning(Baseline):
+    """A perceptron fitted to actions by least squares.
 
-    Args:
-        dataset: TED TensorDict, as ``mage_agent.load_dataset`` returns it.
-        observation_keys: observation entries, concatenated in this order.
-        width: units of each of the two hidden layers.
-        seed: seeds the initial weights.
+    Size, batch and squashing are those that TD3+BC's and CORL's comparisons use.
     """
 
-    mean: Tensor
-    std: Tensor
-    low: Tensor
-    high: Tensor
+    defaults: ClassVar[Settings] = {"hidden": [256, 256], "batch_size": 256, "learning_rate": 1e-3}
 
-    def __init__(
-        self,
-        dataset: TensorDictBase,
-        *,
-        observation_keys: tuple[str, ...] = ("observation",),
-        width: int = 256,
-        seed: int = 0,
-    ) -> None:
-        super().__init__()
-        self.observation_keys = observation_keys
-        observation = self._concatenate(dataset)
-        facts = dataset.get_non_tensor("metadata")
-        self.register_buffer("mean", observation.mean(0))
-        self.register_buffer("std", observation.std(0).clamp_min(1e-6))
-        self.register_buffer("low", torch.tensor(facts["action_low"]))
-        self.register_buffer("high", torch.tensor(facts["action_high"]))
-        with torch.random.fork_rng(devices=[]):  # initialisers know the global generator only
-            torch.manual_seed(seed)
-            self.network = nn.Sequential(
-                nn.Linear(observation.shape[1], width),
-                nn.ReLU(),
-                nn.Linear(width, width),
-                nn.ReLU(),
-                nn.Linear(width, dataset["action"].shape[1]),
-            )
+    def build(self, dataset: TensorDictBase) -> None:
+        """Make the networks and the loss."""
+        sizes = [self.observation_dim, *self.hyperparameters["hidden"], self.action_dim]
+        self.policy = mlp(sizes, tanh=True)
+        self.loss = _Loss(Network(self.policy, ["observation"], ["action"]), loss_function="l2")
 
-    def _concatenate(self, observation: Any) -> Tensor:
-        return torch.cat(
-            [torch.as_tensor(observation[key]).float() for key in self.observation_keys], -1
-        )
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Adam; its rate falls to zero."""
+        rate = self.hyperparameters["learning_rate"]
+        return torch.optim.Adam(self.policy.parameters(), lr=rate, fused=True)
 
-    def forward(self, observation: Tensor) -> Tensor:
-        """Actions (B, A) for observations (B, S), not yet clipped."""
-        action: Tensor = self.network((observation - self.mean) / self.std)
-        return action
+    def schedule(self, step: int, steps: int) -> list[float]:
+        """One falling rate."""
+        return [cosine(step, steps)]
 
-    def learn(
-        self,
-        dataset: TensorDictBase,
-        *,
-        steps: int = 30_000,
-        batch_size: int = 256,
-        learning_rate: float = 1e-3,
-        seed: int = 0,
-        progress_bar: bool = True,
-    ) -> "BehaviourCloning":
-        """Fit the network with Adam, its rate falling to zero along a cosine; return self."""
-        observation, action = self._concatenate(dataset), dataset["action"]
-        optimizer = torch.optim.Adam(self.parameters(), lr=learning_rate)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        generator = torch.Generator().manual_seed(seed)
-        self.train()
-        for _ in trange(steps, desc="behaviour cloning", disable=not progress_bar):
-            rows = torch.randint(len(action), (batch_size,), generator=generator)
-            loss = nn.functional.mse_loss(self(observation[rows]), action[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-        return self.eval()
+    def losses(self, batch: TensorDictBase, step: int) -> dict[str, Tensor]:
+        """Squared error of the actions."""
+        return {"bc": self.loss(batch)["loss_bc"]}
 
-    @torch.no_grad()
-    def describe(self, dataset: TensorDictBase) -> dict[str, float]:
-        """Mean squared action error on a dataset, in environment units."""
-        action = self(self._concatenate(dataset)).clamp(self.low, self.high)
-        return {"action_error": float((action - dataset["action"]).square().mean())}
 
-    @torch.no_grad()
-    def predict(
-        self,
-        observation: Any,
-        state: tuple[npt.NDArray[Any], ...] | None = None,
-        episode_start: npt.NDArray[np.bool_] | None = None,
-        deterministic: bool = True,
-    ) -> tuple[npt.NDArray[np.float32], tuple[npt.NDArray[Any], ...] | None]:
-        """Return the actions for a batch of observations; there is no state and no noise."""
-        if not isinstance(observation, dict):
-            observation = {"observation": observation}
-        action = self(self._concatenate(observation))
-        return action.clamp(self.low, self.high).numpy(), state
+class _Loss(BCLoss):  # type: ignore[misc]
+    """The same, with a declaration that TorchRL 0.14 forgets and warns about."""
+
+    target_actor_network_params: TensorDictParams
+
+
+class TenPercentCloning(BehaviourCloning):
+    """Cloning of the tenth of the episodes with the highest returns.
+
+    Returns are discounted, as in CORL, so that among successes in a maze the fastest count as best.
+    """
+
+    defaults: ClassVar[Settings] = {**BehaviourCloning.defaults, "fraction": 0.1}
+
+    def columns(self, dataset: TensorDictBase) -> TensorDict:
+        """The best episodes; those on the border are drawn by their order in the data."""
+        starts = dataset["step_count"].flatten() == 0
+        returns = dataset["return_to_go"].flatten()[starts]
+        count = max(1, int(self.hyperparameters["fraction"] * len(returns)))
+        best = dataset["episode"][starts][returns.argsort(descending=True, stable=True)[:count]]
+        return super().columns(dataset[torch.isin(dataset["episode"], best)])

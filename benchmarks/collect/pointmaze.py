@@ -12,8 +12,8 @@ from gymnasium_robotics.envs.maze import maps
 from minari.data_collector import EpisodeBuffer
 from tqdm import tqdm
 
-from benchmarks.collect.storage import free_place, save_minari
 from benchmarks.collect.waypoints import WaypointController
+from mage_agent.recording import free_place, save_minari
 
 __all__ = ["PointMazeRecipe", "collect", "make_env"]
 

@@ -1,23 +1,43 @@
 """The controller behind D4RL's maze data: a grid planner hands waypoints to a PD controller."""
 
 from collections import deque
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from gymnasium_robotics.envs.maze.maze_v4 import Maze
 
-__all__ = ["WaypointController", "next_cells"]
+__all__ = ["Maze", "WaypointController", "next_cells"]
 
 Cell = tuple[int, int]
 WALL = 1
 
 
-def next_cells(maze_map: list[list[int | str]], target: Cell) -> dict[Cell, Cell]:
+class Maze(Protocol):
+    """What the controller asks of a maze; those of Gymnasium-Robotics answer it."""
+
+    @property
+    def maze_map(self) -> list[list[int | str]]:
+        """Rows of cells from top to bottom; 1 is a wall."""
+        ...
+
+    def cell_xy_to_rowcol(self, position: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+        """Row and column, shape (2,), of the cell around a position, shape (2,)."""
+        ...
+
+    def cell_rowcol_to_xy(self, cell: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Centre of a cell, shape (2,), from its row and column, shape (2,)."""
+        ...
+
+
+def next_cells(
+    maze_map: list[list[int | str]], target: Cell, *, avoid: Cell | None = None
+) -> dict[Cell, Cell]:
     """Find, for every cell, the next cell on a shortest path to the target.
 
     Args:
         maze_map: rows of cells; 1 is a wall. The border must be walls.
         target: (row, column) to reach.
+        avoid: a cell that paths may leave but not enter, unless it is the target.
 
     Returns:
         Mapping from each cell that can reach the target to its successor; the target maps to
@@ -35,7 +55,8 @@ def next_cells(maze_map: list[list[int | str]], target: Cell) -> dict[Cell, Cell
         ):
             if neighbour not in successor and maze_map[neighbour[0]][neighbour[1]] != WALL:
                 successor[neighbour] = cell
-                frontier.append(neighbour)
+                if neighbour != avoid:
+                    frontier.append(neighbour)
     return successor
 
 
@@ -52,6 +73,7 @@ class WaypointController:
         proportional_gain: action per metre of distance to the waypoint (D4RL: 10).
         derivative_gain: action per metre per second of velocity (D4RL: -1).
         reached: distance in metres at which a target counts as visited.
+        last_is_end: whether to keep off the last target's cell until the others are visited.
     """
 
     def __init__(
@@ -62,12 +84,14 @@ class WaypointController:
         proportional_gain: float = 10.0,
         derivative_gain: float = -1.0,
         reached: float = 0.3,
+        last_is_end: bool = False,
     ) -> None:
         self._maze = maze
         self._targets = deque(targets)
         self._proportional_gain = proportional_gain
         self._derivative_gain = derivative_gain
         self._reached = reached
+        self._avoid = self._cell(targets[-1]) if last_is_end else None
         self._plan_to_next_target()
 
     def _cell(self, position: npt.NDArray[np.float64]) -> Cell:
@@ -75,7 +99,8 @@ class WaypointController:
         return int(row), int(column)
 
     def _plan_to_next_target(self) -> None:
-        self._successor = next_cells(self._maze.maze_map, self._cell(self._targets[0]))
+        target = self._cell(self._targets[0])
+        self._successor = next_cells(self._maze.maze_map, target, avoid=self._avoid)
 
     def act(
         self, position: npt.NDArray[np.float64], velocity: npt.NDArray[np.float64]

@@ -53,8 +53,9 @@ def check_dataset(
     for key in (*required_observations, "action"):
         if not any(column.any() for column in _tensors(dataset[key])):
             raise ValueError(
-                f"{key!r} is zero in all {len(dataset)} steps: the data was not read properly (the "
-                f"cache of torchrl 0.14's MinariExperienceReplay, for instance, holds only zeros)"
+                f"{key!r} is zero in all {len(dataset)} steps: either nothing happened, or the "
+                f"data was not read properly (the cache of torchrl 0.14's MinariExperienceReplay, "
+                f"for instance, holds only zeros)"
             )
     check_contiguous(dataset["episode"])
     _check_bounds(dataset)

@@ -25,6 +25,7 @@ from tensordict import TensorDict
 
 from mage_agent.data.arrays import from_arrays
 from mage_agent.data.d4rl_tasks import TASKS
+from mage_agent.data.hdf5 import check_hdf5
 from mage_agent.data.ted import Bounds
 
 REQUIRED = ("observations", "actions", "rewards", "terminals")
@@ -47,6 +48,7 @@ def read_hdf5(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {str(path)!r}")
     try:
+        check_hdf5(path)
         with h5py.File(path, "r") as file:
             missing = [key for key in REQUIRED if not isinstance(file.get(key), h5py.Dataset)]
             if missing:
@@ -68,7 +70,7 @@ def read_hdf5(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
     for key in ("rewards", "terminals", "timeouts"):
         if key in columns:
             columns[key] = columns[key].reshape(-1)
-    lengths = {key: len(column) for key, column in columns.items()}
+    lengths = {key: column.shape[:1] for key, column in columns.items()}
     if len(set(lengths.values())) != 1:
         raise ValueError(f"the columns of {str(path)!r} have different lengths: {lengths}")
     return columns

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import minari
@@ -57,32 +58,47 @@ def load_dataset(
         torch.Size([5000, 45])
     """
     _check_discount(discount)
-    if isinstance(source, str) and Path(source).suffix not in HDF5_SUFFIXES:
-        source = open_minari(source, download=download)
-    if isinstance(source, minari.MinariDataset):
-        dataset = read_minari(
-            source, discount=discount, action_low=action_low, action_high=action_high
-        )
-    elif isinstance(source, TensorDictBase):
-        dataset = from_tensordict(
-            source, discount=discount, action_low=action_low, action_high=action_high
-        )
-    elif isinstance(source, (str, os.PathLike)):
-        dataset = read_d4rl(
-            source,
-            discount=discount,
-            max_episode_steps=max_episode_steps,
-            action_low=action_low,
-            action_high=action_high,
-        )
-    else:
+    bounds: dict[str, Bounds] = {"action_low": action_low, "action_high": action_high}
+    if isinstance(source, TensorDictBase):
+        dataset = from_tensordict(source, discount=discount, **bounds)
+        check_dataset(dataset)
+        return dataset
+    if not isinstance(source, (str, os.PathLike, minari.MinariDataset)):
         raise TypeError(
             f"cannot load a dataset from {type(source).__name__}; give a Minari id, a "
             f"MinariDataset, the path of a D4RL .hdf5 file, or a TensorDict in TED format "
             f"(dataset_from_arrays makes one from arrays)"
         )
-    check_dataset(dataset)
+    with _naming(source):
+        if isinstance(source, str) and Path(source).suffix not in HDF5_SUFFIXES:
+            source = open_minari(source, download=download)
+        if isinstance(source, minari.MinariDataset):
+            dataset = read_minari(source, discount=discount, **bounds)
+        else:
+            dataset = read_d4rl(
+                source, discount=discount, max_episode_steps=max_episode_steps, **bounds
+            )
+        check_dataset(dataset)
     return dataset
+
+
+@contextmanager
+def _naming(source: str | os.PathLike[str] | minari.MinariDataset) -> Iterator[None]:
+    """Let every error name what could not be loaded, and be one of the documented ones.
+
+    What HDF5, Minari and Gymnasium raise over a damaged file can be anything.
+    """
+    name = source.id if isinstance(source, minari.MinariDataset) else os.fspath(source)
+    try:
+        yield
+    except (FileNotFoundError, MemoryError):
+        raise
+    except Exception as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        if isinstance(error, kind) and name in str(error):
+            raise
+        reason = str(error) or type(error).__name__
+        raise kind(f"the dataset {name!r} cannot be loaded: {reason}") from error
 
 
 def dataset_from_arrays(

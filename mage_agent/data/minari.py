@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import h5py
 import minari
 import numpy as np
 import torch
+from minari.dataset.minari_dataset import parse_dataset_id
+from minari.storage import get_dataset_path, hosting
 from tensordict import TensorDict
 from torch import Tensor
 
+from mage_agent.data.hdf5 import check_hdf5
 from mage_agent.data.ted import Bounds, as_float, assemble
+
+LARGEST_SPACE = 10**7
+"""Numbers in one observation or action."""
 
 
 def open_minari(dataset_id: str, *, download: bool = True) -> minari.MinariDataset:
@@ -24,17 +34,63 @@ def open_minari(dataset_id: str, *, download: bool = True) -> minari.MinariDatas
 
     Raises:
         FileNotFoundError: The dataset is not on this machine and was not or could not be fetched.
+        ValueError: It is damaged, or opening it would run code that it names.
     """
     try:
-        return minari.load_dataset(dataset_id)
-    except FileNotFoundError as error:
+        parse_dataset_id(dataset_id)
+    except ValueError as error:
+        raise FileNotFoundError(
+            f"{dataset_id!r} is neither the id of a Minari dataset, such as D4RL/pen/human-v2, nor "
+            f"the path of a D4RL .hdf5 file"
+        ) from error
+    data = get_dataset_path(dataset_id) / "data"
+    if not data.exists():
         if not download:
-            raise FileNotFoundError(_missing(dataset_id, "and download=False was given")) from error
-    try:
-        return minari.load_dataset(dataset_id, download=True)
-    except Exception as error:  # Minari lets every error of its storage providers through
-        reason = f"and downloading it failed ({type(error).__name__}: {error})"
-        raise FileNotFoundError(_missing(dataset_id, reason)) from error
+            raise FileNotFoundError(_missing(dataset_id, "and download=False was given"))
+        try:
+            hosting.download_dataset(dataset_id)
+        except Exception as error:  # Minari lets every error of its storage providers through
+            reason = f"and downloading it failed ({type(error).__name__}: {error})"
+            raise FileNotFoundError(_missing(dataset_id, reason)) from error
+    check_minari(data)
+    return minari.load_dataset(dataset_id)
+
+
+def check_minari(data: Path) -> None:
+    """Refuse a dataset that Minari should not even open.
+
+    Args:
+        data: Its folder ``data``.
+
+    Raises:
+        OSError: A file is missing or truncated.
+        ValueError: Opening the dataset would run code that it names, or exhaust memory.
+    """
+    stored = json.loads((data / "metadata.json").read_text())
+    for name in ("observation_space", "action_space"):
+        if not isinstance(stored.get(name), str):
+            raise ValueError(
+                f"it does not say its {name}, so that Minari would make the environment it names, "
+                f"with whatever code that names; if you trust it, open it with "
+                f"minari.load_dataset and pass the MinariDataset"
+            )
+        _check_space(json.loads(stored[name]))
+    present = sum(1 for _ in data.iterdir())
+    if (data / "main_data.hdf5").exists():
+        check_hdf5(data / "main_data.hdf5")
+        with h5py.File(data / "main_data.hdf5", "r") as file:
+            present = len(file)
+    if not 0 <= int(stored["total_episodes"]) <= present:
+        raise ValueError(f"it counts {stored['total_episodes']} episodes and holds {present}")
+
+
+def _check_space(space: Mapping[str, Any]) -> None:
+    """Refuse a space whose bounds would not fit into memory."""
+    if math.prod(space.get("shape", ())) > LARGEST_SPACE:
+        raise ValueError(f"it has a space of the shape {space['shape']}")
+    parts = space.get("subspaces", ())
+    for part in parts.values() if isinstance(parts, Mapping) else parts:
+        _check_space(part)
 
 
 def _missing(dataset_id: str, reason: str) -> str:

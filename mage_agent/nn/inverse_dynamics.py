@@ -11,37 +11,44 @@ __all__ = ["InverseDynamics"]
 
 
 class InverseDynamics(nn.Module):
-    """a_0 = I(sum_k z_k), optionally also given s_0.
+    """a_0 = I(sum_k z_k), optionally also given what the plan was made for.
 
     Args:
         plan_dim: size of the flattened plan: L_K * C for the latent, 2 S for two decoded states.
-        observation_dim: size of s_0, or 0 to read the plan alone.
+        condition_dim: size of what I is told besides: s_0, (s_0, R_0), or 0 to read the plan alone.
         action_dim: action size A.
         width: hidden width.
+        dropout: rate at which entries of the plan are dropped in training.
     """
 
-    def __init__(self, plan_dim: int, observation_dim: int, action_dim: int, width: int) -> None:
+    def __init__(
+        self, plan_dim: int, condition_dim: int, action_dim: int, width: int, dropout: float = 0.0
+    ) -> None:
         super().__init__()
-        self.observation_dim = observation_dim
-        # The flag tells a hidden state from a state of zeros.
-        extra = observation_dim + 1 if observation_dim else 0
+        self.condition_dim = condition_dim
+        self.dropout = nn.Dropout(dropout)
+        # The flag tells a hidden condition from a condition of zeros.
+        extra = condition_dim + 1 if condition_dim else 0
         self.mlp = MLP(plan_dim + extra, width, width, action_dim)
 
-    def forward(self, plan: Tensor, observation: Tensor, visible: Tensor | None = None) -> Tensor:
+    def forward(self, plan: Tensor, condition: Tensor, visible: Tensor | None = None) -> Tensor:
         """Read the action off a plan.
 
         Args:
             plan: shape (B, plan_dim).
-            observation: s_0, shape (B, S).
-            visible: 0 where s_0 is hidden, shape (B, 1); None shows it everywhere.
+            condition: s_0 or (s_0, R_0), of which the first ``condition_dim`` entries are used,
+                shape (B, at least condition_dim).
+            visible: 0 where the condition is hidden, shape (B, 1); None shows it everywhere.
 
         Returns:
             Action in normalised units, shape (B, A).
         """
-        # Deviation: in mazes and locomotion, I also sees s_0.
-        if self.observation_dim:
+        plan = self.dropout(plan)
+        # Deviation: in mazes and locomotion, I also sees s_0, in locomotion R_0 too.
+        if self.condition_dim:
             if visible is None:
-                visible = torch.ones_like(observation[:, :1])
-            plan = torch.cat([plan, observation * visible, visible], dim=-1)
+                visible = torch.ones_like(condition[:, :1])
+            known = condition[:, : self.condition_dim] * visible
+            plan = torch.cat([plan, known, visible], dim=-1)
         action: Tensor = self.mlp(plan)
         return action

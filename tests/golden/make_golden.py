@@ -94,5 +94,5 @@ def compute(config: MAGEConfig) -> dict[str, Tensor]:
 
 
 if __name__ == "__main__":
-    chosen = tiny_config(num_blocks=2, return_expectile=0.9, inverse_dynamics_sees_state=True)
+    chosen = tiny_config(num_blocks=2, return_expectile=0.9, inverse_dynamics_condition="state")
     save_file(compute(chosen), FILE, metadata={"config": json.dumps(chosen.to_dict())})

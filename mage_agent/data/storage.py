@@ -1,6 +1,8 @@
 """Saving a Minari dataset all or nothing."""
 
+import glob
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,12 +34,16 @@ def minari_root(root: Path) -> Iterator[None]:
 
 
 def free_place(root: Path, dataset_id: str) -> Path:
-    """Return the folder a dataset will have.
+    """Return the folder a dataset will have; clear away what a killed collection left.
 
     Raises:
         FileExistsError: the dataset is there already.
+        ValueError: the id is not of the form that Minari wants.
     """
+    parse_dataset_id(dataset_id)
     path = root / dataset_id
+    for left in root.glob(glob.escape(_staging_prefix(dataset_id)) + "*"):
+        shutil.rmtree(left, ignore_errors=True)
     if path.exists():
         raise FileExistsError(
             f"{path} exists; delete it to collect it anew, or choose another dataset id."
@@ -65,7 +71,8 @@ def save_minari(
     target = free_place(root, dataset_id)
     root.mkdir(parents=True, exist_ok=True)
     # Hidden from Minari's listings, and on the same file system, so that the move is atomic.
-    with tempfile.TemporaryDirectory(dir=root, prefix=".unfinished-") as staging:
+    prefix = _staging_prefix(dataset_id)
+    with tempfile.TemporaryDirectory(dir=root, prefix=prefix) as staging:
         with minari_root(Path(staging)):
             minari.create_dataset_from_buffers(dataset_id, episodes, **metadata)
         namespace = parse_dataset_id(dataset_id)[0]
@@ -76,3 +83,7 @@ def save_minari(
         target.parent.mkdir(parents=True, exist_ok=True)
         (Path(staging) / dataset_id).rename(target)
     return target
+
+
+def _staging_prefix(dataset_id: str) -> str:
+    return f".unfinished-{dataset_id.replace('/', '--')}."

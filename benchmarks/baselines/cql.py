@@ -1,0 +1,142 @@
+"""Conservative Q-learning: soft actor-critic whose critics are pushed down off the data.
+
+Kumar et al., 2020, https://arxiv.org/abs/2006.04779; settings of CORL, which the paper's tables
+quote.
+"""
+
+import math
+from typing import ClassVar
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import ProbabilisticTensorDictModule, ProbabilisticTensorDictSequential
+from torch import Tensor, nn
+from torchrl.data import Bounded
+from torchrl.modules import TanhNormal
+
+from benchmarks.baselines.actor_critic import ActorCritic
+from benchmarks.baselines.base import Settings
+from benchmarks.baselines.losses import ConservativeLoss
+from benchmarks.baselines.networks import Network, critics, mlp
+
+__all__ = ["CQL"]
+
+_ADROIT = {"conservatism": 1.0, "actor_learning_rate": 1e-4}
+
+
+class CQL(ActorCritic):
+    """CQL(H) with importance sampling, with or without its Lagrange multiplier."""
+
+    defaults: ClassVar[Settings] = {
+        **ActorCritic.defaults,
+        "hidden": [256, 256, 256],
+        "critic_hidden": [256, 256, 256],
+        "actor_learning_rate": 3e-5,
+        "conservatism": 10.0,
+        "sampled_actions": 10,
+        "lagrange": False,
+        "target_gap": 5.0,
+        "max_backup": False,
+        "smallest_gap": None,
+    }
+    published: ClassVar[dict[str, Settings]] = {
+        **dict.fromkeys(("pen", "door", "hammer", "relocate", "kitchen"), _ADROIT),
+        "pen/expert": {"lagrange": True, "actor_learning_rate": 3e-5},
+        "pointmaze": {"lagrange": True},
+        "antmaze": {
+            "critic_hidden": [256] * 5,
+            "actor_learning_rate": 1e-4,
+            "discount": 0.99,
+            "conservatism": 5.0,
+            "lagrange": True,
+            "target_gap": 0.8,
+            "max_backup": True,
+            "smallest_gap": -200.0,
+            "reward_scale": 10.0,
+            "reward_shift": -5.0,
+        },
+    }
+
+    def build(self, dataset: TensorDictBase) -> None:
+        """Make the networks and the loss."""
+        settings = self.hyperparameters
+        state, action = self.observation_dim, self.action_dim
+        gaussian = _Gaussian(mlp([state, *settings["hidden"], 2 * action]))
+        self.policy = _Mode(gaussian)
+        self.actor = ProbabilisticTensorDictSequential(
+            Network(gaussian, ["observation"], ["loc", "scale"]),
+            ProbabilisticTensorDictModule(
+                ["loc", "scale"], ["action"], distribution_class=TanhNormal
+            ),
+        )
+        self.attach(
+            ConservativeLoss(
+                self.actor,
+                critics(lambda: _orthogonal(mlp([state + action, *settings["critic_hidden"], 1]))),
+                action_spec=Bounded(-1, 1, (action,)),
+                loss_function="l2",
+                num_random=settings["sampled_actions"],
+                max_q_backup=settings["max_backup"],
+                with_lagrange=settings["lagrange"],
+                lagrange_thresh=settings["target_gap"],
+            )
+        )
+
+    def actor_parameters(self) -> list[nn.Parameter]:
+        """The entropy's weight learns at the actor's rate."""
+        return [*super().actor_parameters(), self.loss.log_alpha]
+
+    def losses(self, batch: TensorDictBase, step: int) -> dict[str, Tensor]:
+        """The losses of actor, entropy's weight and critics, the conservative one, and its dual."""
+        settings, loss = self.hyperparameters, self.loss
+        losses = {"qvalue": loss.q_loss(batch)[0]}
+        gaps = loss.gaps(batch)
+        if settings["smallest_gap"] is not None:
+            gaps = gaps.clamp(min=settings["smallest_gap"])
+        gap = gaps.mean(-1)  # one per critic
+        if settings["lagrange"]:
+            gap = gap - settings["target_gap"]
+            multiplier = loss.log_alpha_prime.exp().clamp(max=1e6)
+            weighted = settings["conservatism"] * gap.detach()
+            losses["multiplier"] = -multiplier * weighted.mean()
+            gap = multiplier.detach() * gap
+        losses["conservative"] = settings["conservatism"] * gap.sum()
+        losses["actor"], sampled = loss.actor_loss(batch)
+        losses["entropy"] = loss.alpha_loss(sampled)[0]
+        return losses
+
+
+class _Gaussian(nn.Module):
+    """Mean and standard deviation before squashing."""
+
+    def __init__(self, layers: nn.Sequential) -> None:
+        super().__init__()
+        self.layers = layers
+        last = layers[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.xavier_uniform_(last.weight, gain=1e-2)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_std = self.layers(observation).chunk(2, -1)
+        return mean, (log_std - 1).clamp(-20, 2).exp()  # starts narrower than 1
+
+
+class _Mode(nn.Module):
+    """The squashed mean."""
+
+    def __init__(self, gaussian: _Gaussian) -> None:
+        super().__init__()
+        self.gaussian = gaussian
+
+    def forward(self, observation: Tensor) -> Tensor:
+        return torch.tanh(self.gaussian(observation)[0])
+
+
+def _orthogonal(layers: nn.Sequential) -> nn.Sequential:
+    """Start from orthogonal weights and a small last layer."""
+    linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
+    for layer in linear:
+        nn.init.orthogonal_(layer.weight, gain=1e-2 if layer is linear[-1] else math.sqrt(2))
+        nn.init.zeros_(layer.bias)
+    return layers

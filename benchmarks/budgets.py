@@ -1,0 +1,99 @@
+"""Budgets: how many gradient steps a method may take, so that all train equally long.
+
+Learning-rate schedules need the number of steps in advance, so a budget of minutes is turned into
+steps before training starts. Time is the processor time of this process, which, unlike the clock on
+the wall, does not depend on what else the machine is doing.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tensordict import TensorDictBase
+
+from benchmarks.methods import Method
+
+__all__ = ["MINUTES", "Plan", "make_plan"]
+
+MINUTES: dict[str, float | None] = {"quick": 2.0, "standard": 20.0, "paper": None}
+"""Minutes of training by budget; None is the published number of steps."""
+
+_ROWS = 4096  # of the dataset, for the throw-away steps
+_FEW = 24  # steps
+_ENOUGH = 2.0  # seconds of steps that are timed
+_SHARE = 0.02  # of the budget, at most, for the steps that are timed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How long a cell trains, fixed before it starts.
+
+    Attributes:
+        steps: gradient steps.
+        hyperparameters: what is trained; another plan is needed when they change.
+        seconds_per_step: measured processor seconds; None if steps are the published number.
+        fixed_seconds: measured processor seconds besides the steps, such as tokenizing the dataset.
+    """
+
+    steps: int
+    hyperparameters: dict[str, Any]
+    seconds_per_step: float | None = None
+    fixed_seconds: float | None = None
+
+    def steps_in(self, seconds: float) -> int:
+        """Return about how many steps are taken in a time."""
+        return max(1, round(seconds / self.seconds_per_step)) if self.seconds_per_step else 1000
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-ready values."""
+        return asdict(self)
+
+
+def make_plan(build: Callable[[], Method], dataset: TensorDictBase, minutes: float | None) -> Plan:
+    """Turn minutes into steps, by timing a few steps that are thrown away.
+
+    Args:
+        build: makes the untrained method.
+        dataset: what it will be trained on.
+        minutes: processor time for training; None takes the published number of steps, which is
+            also the most that any budget allows.
+    """
+    method = build()
+    published, hyperparameters = method.published_steps, method.hyperparameters
+    if minutes is None:
+        return Plan(steps=published, hyperparameters=hyperparameters)
+    budget = 60 * minutes
+    fixed, per_step = _time_steps(build, dataset, min(_ENOUGH, _SHARE * budget))
+    steps = int((budget - fixed) / per_step)
+    return Plan(
+        steps=max(1, min(steps, published)),
+        hyperparameters=hyperparameters,
+        seconds_per_step=per_step,
+        fixed_seconds=fixed,
+    )
+
+
+def _time_steps(
+    build: Callable[[], Method], dataset: TensorDictBase, enough: float
+) -> tuple[float, float]:
+    """Return the processor seconds of a training without steps, and of each step."""
+    sample = dataset[:_ROWS]
+
+    def seconds(steps: int) -> float:
+        method = build()
+        began = time.process_time()
+        method.learn(sample, steps=steps, progress_bar=False)
+        return time.process_time() - began
+
+    seconds(_FEW)  # the first steps of a process load libraries
+    few, steps = seconds(_FEW), _FEW
+    while True:
+        steps *= 4
+        many = seconds(steps)
+        if many - few >= enough:
+            break
+    per_step = (many - few) / (steps - _FEW)
+    # What is not done step by step is done row by row, on the whole dataset.
+    fixed = max(0.0, few - _FEW * per_step) * len(dataset) / len(sample)
+    return fixed, per_step

@@ -1,0 +1,86 @@
+"""A cell of the suite: one method on one dataset with one seed and one budget."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.records import Key, Record, key_of
+
+__all__ = ["Cell", "Settings", "folder_of"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """What is trained; two cells that are equal are one.
+
+    Attributes:
+        dataset: id of the dataset.
+        method: name of the method.
+        seed: of the training.
+        budget: name of the budget.
+        minutes: processor minutes of training; None is the published number of steps.
+        variant: name of a changed method; empty for the method as published.
+        changes: the settings that the variant changes.
+    """
+
+    dataset: str
+    method: str
+    seed: int
+    budget: str
+    minutes: float | None
+    variant: str = ""
+    changes: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def facts(self) -> Record:
+        """The part of the record that tells this cell from others."""
+        facts = {name: value for name, value in vars(self).items() if name != "changes"}
+        return {**facts, "changes": dict(self.changes)}
+
+    @property
+    def key(self) -> Key:
+        """What identifies this cell among records."""
+        return key_of(self.facts)
+
+    def __str__(self) -> str:
+        variant = f" [{self.variant}]" if self.variant else ""
+        return f"{self.dataset} {self.method}{variant} seed {self.seed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What all cells of a suite share.
+
+    Attributes:
+        output: folder of the suite.
+        hold_out: share of the episodes that is kept from training.
+        episodes: evaluation episodes per cell; None is the task's number.
+        targets: returns to ask for besides the method's own.
+        curve_points: interim evaluations per cell.
+        threads: of each cell.
+        gpus: of each cell; 0 trains on the processor.
+        save: whether to keep the trained models.
+    """
+
+    output: Path
+    hold_out: float = 0.05
+    episodes: int | None = None
+    targets: tuple[float, ...] = ()
+    curve_points: int = 3
+    threads: int = 1
+    gpus: float = 0.0
+    save: bool = False
+
+
+def folder_of(cell: Cell, settings: Settings) -> Path:
+    """Return where a cell keeps its plan, checkpoint and, if asked for, its model."""
+    digest = hashlib.sha256(json.dumps(cell.key).encode()).hexdigest()[
+        :8
+    ]  # names may clash, or be too long for a folder
+    parts = (cell.dataset, cell.method, cell.variant, f"seed{cell.seed}", cell.budget)
+    name = "_".join(re.sub(r"[^\w.=+-]+", "-", part) for part in parts if part)
+    return settings.output / "cells" / f"{name[:150]}_{digest}"

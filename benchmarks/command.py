@@ -1,0 +1,169 @@
+"""The command line of the suite."""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.budgets import MINUTES
+from benchmarks.cells import Cell, Settings
+from benchmarks.cluster import RayExecutor
+from benchmarks.executors import Executor, LocalExecutor, fitting_workers
+from benchmarks.methods import expand
+from benchmarks.suite import SuiteError, run_suite
+from benchmarks.tables import TABLES, find_table, stand_in
+from benchmarks.tasks import task_of
+
+__all__ = ["main"]
+
+_INTERRUPTED = 130  # what shells report for Ctrl-C
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the suite that the command line names; return the exit status."""
+    parser = _parser()
+    args = parser.parse_args(arguments)
+    console = Console()
+    try:
+        cells = select(args)
+        workers = args.workers or min(fitting_workers(args.threads), len(cells))
+        executor: Executor = (
+            RayExecutor(args.address, workers) if args.executor == "ray" else LocalExecutor(workers)
+        )
+        done, report = run_suite(
+            cells,
+            _settings(args),
+            executor,
+            workers=workers,
+            retry_failed=args.retry_failed,
+            console=console,
+        )
+    except KeyboardInterrupt:
+        console.print("interrupted; the same command goes on from here")
+        return _INTERRUPTED
+    except (ValueError, ImportError, SuiteError) as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    failed = [record for record in done if record["status"] == "failed"]
+    if failed:
+        console.print(f"{len(failed)} of {len(cells)} cells failed; --retry-failed runs them again")
+    console.print(f"report: {report}", soft_wrap=True)
+    return 1 if failed else 0
+
+
+def select(args: argparse.Namespace) -> list[Cell]:
+    """Return the cells that the command line selects, dataset by dataset.
+
+    Raises:
+        ValueError: a dataset, method or table is unknown, or settings do not go together.
+    """
+    table = None if args.table is None else find_table(args.table)
+    if args.datasets is not None:
+        datasets = _words(args.datasets)
+    elif table is not None:
+        datasets = [stand_in(dataset) for dataset in table.datasets]
+    else:
+        raise ValueError("give --datasets, or a --table of the paper.")
+    for dataset in datasets:
+        task_of(dataset)  # knows the dataset's domain, or complains
+    if args.methods is not None:
+        methods = expand(_words(args.methods))
+    else:
+        methods = expand(table.methods if table is not None else ["all"])
+    changes = _changes(args.config)
+    variants: dict[str, dict[str, Any]] = {"": {}}
+    if changes:
+        if len(methods) > 1 or (table is not None and set(table.variants) != {""}):
+            raise ValueError("--config changes one method: name it by --methods.")
+        name = "+".join(f"{key}={value}" for key, value in sorted(changes.items()))
+        variants = {name: changes}
+    elif table is not None:
+        variants = table.variants
+    minutes = MINUTES[args.budget]
+    if args.minutes is not None:
+        if minutes is None:
+            raise ValueError("--minutes does not go with --budget paper, which counts steps.")
+        minutes = args.minutes
+    return [
+        Cell(
+            dataset=dataset,
+            method=method,
+            seed=seed,
+            budget=args.budget,
+            minutes=minutes,
+            variant=variant,
+            changes=changed,
+        )
+        for dataset in dict.fromkeys(datasets)
+        for seed in range(args.seeds)
+        for method in methods
+        # An ablation changes MAGE; other methods of its table stand there as they are.
+        for variant, changed in (variants if changes or method == "mage" else {"": {}}).items()
+    ]
+
+
+def _changes(text: str) -> dict[str, Any]:
+    try:
+        changes = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--config is no JSON ({error}): {text!r}") from error
+    if not isinstance(changes, dict):
+        raise ValueError(f"--config is {text!r}; it must be an object of settings and values.")
+    return changes
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    names = [field.name for field in dataclasses.fields(Settings)]
+    values = {name: getattr(args, name) for name in names}
+    targets = tuple(float(value) for value in _words(args.targets))
+    return Settings(**{**values, "output": args.output.resolve(), "targets": targets})
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in text.split(",") if word]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="run_suite.py",
+        description="Train and score MAGE beside the bundled baselines, on the same data, seeds "
+        "and evaluation. Interrupted at any moment, the same command goes on.",
+    )
+    add = parser.add_argument
+    add("--datasets", help="comma-separated Minari ids or D4RL names; default: the table's")
+    add("--methods", help="comma-separated: all, bundled ones, module:Class; default: all")
+    add("--table", type=int, help=f"run a table of the paper: {', '.join(map(str, TABLES))}")
+    add("--seeds", type=_positive, default=5, help="number of training seeds (default: 5)")
+    add("--budget", choices=tuple(MINUTES), default="standard", help="length of a training")
+    add("--minutes", type=float, help="processor minutes of a training; default: the budget's")
+    add("--output", type=Path, default=Path("runs/suite"), help="folder (default: runs/suite)")
+    add("--executor", choices=("local", "ray"), default="local", help="where cells run")
+    add("--workers", type=_positive, help="cells at a time; default: as many as fit")
+    add("--threads", type=_positive, default=1, help="of each cell (default: 1)")
+    add("--gpus", type=float, default=0.0, help="of each cell; 0 trains on the processor")
+    add("--address", help="of a Ray cluster; default: one on this machine")
+    add("--retry-failed", action="store_true", help="run failed cells again")
+    add("--config", default="{}", help="JSON of settings to change, of one method")
+    add("--targets", default="", help="comma-separated returns to ask for as well")
+    add("--episodes", type=_positive, help="evaluation episodes; default: the task's")
+    add("--hold-out", type=_share, default=0.05, help="share of episodes (default: 0.05)")
+    add("--curve-points", type=int, default=3, help="interim evaluations (default: 3)")
+    add("--save", action="store_true", help="keep the trained models")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is below 1")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not in [0, 1)")
+    return value

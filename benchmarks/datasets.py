@@ -1,0 +1,84 @@
+"""The datasets of the suite: fetched or collected, loaded once, with episodes held out."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+
+import minari
+import numpy as np
+import torch
+from minari.storage.datasets_root_dir import get_dataset_path
+from tensordict import TensorDictBase
+
+from mage_agent import load_dataset
+from mage_agent.d4rl import TASKS, make
+
+__all__ = ["collect_missing", "fetch", "hold_out", "load_split"]
+
+
+def collect_missing(dataset_id: str) -> Path | None:
+    """Collect a maze dataset that has a recipe and is not there; return where it was put."""
+    root = get_dataset_path()
+    if not dataset_id.startswith("local/pointmaze/") or (root / dataset_id).exists():
+        return None
+    from benchmarks.collect.recipes import RECIPES, collect  # needs the simulator
+
+    return collect(RECIPES[dataset_id], root) if dataset_id in RECIPES else None
+
+
+def fetch(dataset_ids: Sequence[str]) -> dict[str, str]:
+    """Fetch the datasets that are not on this machine.
+
+    Returns:
+        Why a dataset cannot be had, for each that cannot.
+    """
+    here = minari.list_local_datasets()
+    missing = [name for name in dict.fromkeys(dataset_ids) if name not in here]
+    with ThreadPoolExecutor() as pool:  # without a network, each takes long to give up
+        reasons = dict(zip(missing, pool.map(_fetch, missing), strict=True))
+    return {name: reason for name, reason in reasons.items() if reason is not None}
+
+
+def _fetch(dataset_id: str) -> str | None:
+    try:
+        _open(dataset_id, 0.99)
+    except (FileNotFoundError, ValueError) as error:
+        return str(error)
+    return None
+
+
+@lru_cache(maxsize=1)  # cells come dataset by dataset, and another one may be large
+def load_split(
+    dataset_id: str, discount: float, share: float
+) -> tuple[TensorDictBase, TensorDictBase]:
+    """Load a dataset once per process; return what to train on, and what is held out."""
+    return hold_out(_open(dataset_id, discount), share)
+
+
+def hold_out(dataset: TensorDictBase, share: float) -> tuple[TensorDictBase, TensorDictBase]:
+    """Split whole episodes off the end of a fixed random order.
+
+    Args:
+        dataset: TED TensorDict.
+        share: of the episodes to hold out, in [0, 1); at least one, unless the share is 0.
+    """
+    episodes = dataset["episode"].unique()
+    count = max(1, round(share * len(episodes))) if share else 0
+    order = np.random.default_rng(0).permutation(len(episodes))
+    held = torch.isin(dataset["episode"], episodes[order[:count].tolist()])
+    return dataset[~held], dataset[held]
+
+
+def _open(dataset_id: str, discount: float) -> TensorDictBase:
+    """Load a dataset by its id on Minari, or by D4RL's."""
+    task = TASKS.get(dataset_id)
+    if task is None or task.minari_id is not None:
+        name = dataset_id if task is None else str(task.minari_id)
+        return load_dataset(name, discount=discount, download=not name.startswith("local/"))
+    path = Path(os.environ.get("D4RL_DATASET_DIR", "~/.d4rl/datasets")).expanduser()
+    path /= task.file_name
+    if not path.is_file():
+        make(dataset_id).get_dataset()  # leaves D4RL's file there
+    return load_dataset(path, discount=discount)

@@ -1,0 +1,191 @@
+"""The paper's maze game (Figures 3 and 4): ``python -m benchmarks.mazegame``.
+
+Collects the dataset if it is missing, trains a Decision Transformer, MAGE, and MAGE without the
+condition loss on it, lets each play the same episodes, and writes counts and a picture.
+"""
+
+import argparse
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from minari.storage.datasets_root_dir import get_dataset_path
+from rich.console import Console
+from rich.table import Table
+from tensordict import TensorDictBase
+
+from benchmarks.baselines.dt import DT
+from benchmarks.mazegame.collect import MazeGameRecipe, collect
+from benchmarks.mazegame.figure import draw_results
+from benchmarks.mazegame.measure import Episode, count, plans_of, play, wall_statistics
+from benchmarks.tasks import TASKS
+from mage_agent import MAGEConfig, MAGEPolicy, load_dataset
+from mage_agent.d4rl import make_environment
+from mage_agent.recording import minari_root
+from mage_agent.training import versions
+
+__all__ = ["run"]
+
+TASK = TASKS["mazegame"]
+RECIPE = MazeGameRecipe(dataset_id="local/mazegame/mixed-v0")
+CONFIG = MAGEConfig.preset(f"{TASK.preset}-small", **TASK.config)
+WITHOUT = "MAGE without the condition loss"
+EVALUATION_SEED = 100_000  # all methods meet the same starts and goals
+
+
+def run(
+    output: Path,
+    models: Path,
+    *,
+    root: Path,
+    recipe: MazeGameRecipe = RECIPE,
+    config: MAGEConfig = CONFIG,
+    transformer_steps: int = 10_000,
+    transformer_settings: dict[str, Any] | None = None,
+    episodes: int = TASK.episodes,
+    seed: int = 0,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Run the whole experiment; what is there already is used again.
+
+    Args:
+        output: folder for the counts and the picture.
+        models: folder for the trained methods.
+        root: folder of Minari datasets.
+        recipe: what to collect.
+        config: of MAGE.
+        transformer_steps: gradient steps of the Decision Transformer.
+        transformer_settings: its hyperparameters that differ from the published ones.
+        episodes: evaluation episodes per method.
+        seed: of the trainings.
+        console: where to write.
+
+    Returns:
+        What is written to ``counts.json``.
+    """
+    console = console or Console()
+    if not (root / recipe.dataset_id).exists():
+        collect(recipe, root)
+    with minari_root(root):
+        dataset = load_dataset(recipe.dataset_id, discount=config.discount)
+    models.mkdir(parents=True, exist_ok=True)
+    output.mkdir(parents=True, exist_ok=True)
+
+    transformer = DT(
+        dataset,
+        domain="mazegame",
+        observation_keys=config.observation_keys,
+        discount=config.discount,
+        seed=seed,
+        **(transformer_settings or {}),
+    )
+    transformer.learn(
+        dataset, steps=transformer_steps, seed=seed, checkpoint_path=models / "dt.safetensors"
+    )
+    unguided = config.replace(condition_guidance="none")
+    methods: dict[str, Any] = {
+        "DT": transformer,
+        "MAGE": _trained(dataset, config, models / "mage.mage", seed),
+        WITHOUT: _trained(dataset, unguided, models / "unguided.mage", seed),
+    }
+    played: dict[str, list[Episode]] = {}
+    counts: dict[str, dict[str, Any]] = {}
+    for name, method in methods.items():
+        played[name] = play(
+            method,
+            partial(make_environment, dataset),
+            episodes=episodes,
+            seed=EVALUATION_SEED,
+            deterministic=TASK.deterministic,
+        )
+        counts[name] = dict(count(played[name]))
+        if isinstance(method, MAGEPolicy):
+            plans = plans_of(method, played[name][:20], deterministic=TASK.deterministic)
+            counts[name]["plans"] = wall_statistics(*plans)
+    console.print(_table(counts, episodes))
+
+    longest = max(range(episodes), key=lambda i: len(played["MAGE"][i].observations))
+    shown = {name: episodes[longest] for name, episodes in played.items()}
+    planners = {name: methods[name] for name in ("MAGE", WITHOUT)}
+    figure = draw_results(
+        shown,
+        counts,
+        {name: _many_plans(policy, shown[name]) for name, policy in planners.items()},
+        _plan(methods["MAGE"], shown["MAGE"], 1, partial=True),
+    )
+    record = {
+        "dataset": recipe.dataset_id,
+        "episodes": episodes,
+        "evaluation_seed": EVALUATION_SEED,
+        "seed": seed,
+        "methods": counts,
+        "config": config.to_dict(),
+        "transformer": {"steps": transformer_steps, **transformer.hyperparameters},
+        "versions": versions(),
+    }
+    (output / "counts.json").write_text(json.dumps(record, indent=1) + "\n")
+    figure.savefig(output / "mazegame.png", dpi=100)
+    console.print(f"wrote {output / 'counts.json'} and {output / 'mazegame.png'}")
+    return record
+
+
+def _trained(dataset: TensorDictBase, config: MAGEConfig, path: Path, seed: int) -> MAGEPolicy:
+    """A trained policy: the one in the file if it is of this configuration, or a new one."""
+    if path.exists():
+        policy = MAGEPolicy.load(path, device="cpu")
+        if policy.config == config and policy.seed == seed:
+            return policy
+    policy = MAGEPolicy.from_dataset(dataset, config, device="cpu", seed=seed)
+    policy.learn(dataset, checkpoint_path=path.with_suffix(".training"), resume=True)
+    policy.save(path)
+    return policy
+
+
+def _plan(policy: MAGEPolicy, episode: Episode, number: int, *, partial: bool = False) -> Any:
+    """Plans for the beginning of an episode."""
+    return policy.model.plan(
+        torch.as_tensor(episode.observations[0]).expand(number, -1),
+        torch.as_tensor(episode.asked[0]).expand(number, -1),
+        partial=partial,
+        temperature=0.0 if TASK.deterministic else policy.config.temperature,
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
+def _many_plans(policy: MAGEPolicy, episode: Episode, number: int = 20) -> Any:
+    return _plan(policy, episode, number).observation[..., :2].numpy()
+
+
+def _table(counts: dict[str, dict[str, Any]], episodes: int) -> Table:
+    table = Table("", "silver", "gold", "goal", "all three", "plans through walls")
+    table.title = f"{episodes} episodes each"
+    for name, numbers in counts.items():
+        shares = [f"{numbers[key]:.0%}" for key in ("silver", "gold", "goal", "success")]
+        plans = numbers.get("plans")
+        table.add_row(name, *shares, f"{plans['cross_walls']:.0%}" if plans else "")
+    return table
+
+
+def main() -> None:
+    """Run the experiment as the command line asks."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.mazegame",
+        description=(__doc__ or "").splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--output", type=Path, default=Path("benchmarks/results/mazegame"))
+    add("--models", type=Path, default=Path("runs/mazegame"), help="folder of trained methods")
+    add("--root", type=Path, default=get_dataset_path(), help="folder of Minari datasets")
+    add("--episodes", type=int, default=TASK.episodes)
+    add("--seed", type=int, default=0, help="of the trainings")
+    add("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    run(args.output, args.models, root=args.root, episodes=args.episodes, seed=args.seed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,304 @@
+"""The sections behind the scores: curves, steering, speed, failures, protocol, provenance."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from benchmarks.report import figures
+from benchmarks.report.document import Block, Entry, Figures, Panel, Points, Section, Table
+from benchmarks.report.results import Cell, Record, Results, display_name, numbers
+
+__all__ = [
+    "asked_section",
+    "curve_section",
+    "failure_section",
+    "protocol_section",
+    "provenance_section",
+    "speed_section",
+]
+
+_MISSING = Entry("–", tone="missing")
+_LONGEST_ERROR = 300
+
+
+def _panels(
+    results: Results,
+    chosen: Callable[[Record], bool],
+    draw: Callable[[str, str, Sequence[Cell], Sequence[str]], Panel],
+    name: str,
+) -> tuple[list[Panel], list[str]]:
+    """Draw a panel for every task with a chosen record; name the methods drawn."""
+    panels, drawn = [], set()
+    for number, task in enumerate(results.tasks):
+        cells = [
+            cell
+            for cell in results.competing(task).values()
+            if any(chosen(record) for record in cell.finished)
+        ]
+        if cells:
+            drawn |= {cell.method for cell in cells}
+            panels.append(draw(f"{name}{number}", results.label(task), cells, results.methods))
+    return panels, [method for method in results.methods if method in drawn]
+
+
+def asked_section(results: Results) -> Section:
+    """Show whether asking for more return gets more."""
+    section = Section(anchor="asked", title="Asking for more")
+    panels, methods = _panels(
+        results, lambda record: len(record["asked"]) > 1, figures.asked_and_achieved, "asked"
+    )
+    if panels:
+        caption = (
+            "Methods that are told how much return to achieve: mean score achieved, over the "
+            "return asked for; one line per training seed. The rank correlation is Spearman's over "
+            "all points; 1 means that asking for more always gets more."
+        )
+        legend = figures.legend("asked-legend", methods, results.methods)
+        section.blocks = [Figures(caption=caption, panels=panels, legend=legend)]
+    return section
+
+
+def curve_section(results: Results) -> Section:
+    """Show scores over training."""
+    section = Section(anchor="curves", title="Learning curves")
+    panels, methods = _panels(
+        results, lambda record: bool(record["learning_curve"]), figures.learning_curves, "curve"
+    )
+    if panels:
+        caption = (
+            "Score during training, measured in fewer episodes than the final one and used for "
+            "nothing but this picture. Thin: one seed; thick: mean of the seeds."
+        )
+        legend = figures.legend("curve-legend", methods, results.methods)
+        section.blocks = [Figures(caption=caption, panels=panels, legend=legend)]
+    return section
+
+
+def speed_section(results: Results) -> Section:
+    """Tabulate time per action, training throughput and training time."""
+    section = Section(anchor="speed", title="Speed")
+    groups: dict[tuple[int, str, str], list[Record]] = defaultdict(list)
+    for record in results.records:
+        if record["status"] == "ok" and not record["variant"]:
+            where = f"{record.get('hardware') or 'unknown'}, {_threads(record)}"
+            groups[results.methods.index(record["method"]), record["method"], where].append(record)
+    rows: list[list[Entry | str]] = []
+    for (_, method, where), group in sorted(groups.items()):
+        values = [
+            *(numbers(group, "latency_ms", f"batch_{n}", q) for n in (1, 64) for q in _QUANTILES),
+            [steps / max(seconds, 1e-9) for steps, seconds in _paces(group)],
+            numbers(group, "samples_per_second"),
+            [seconds / 60 for seconds in numbers(group, "training_seconds")],
+        ]
+        if any(values):
+            row = [_number(float(np.median(v))) if v else _MISSING for v in values]
+            rows.append([Entry(display_name(method), note=where), *row])
+    if rows:
+        caption = (
+            "Medians over trainings. Milliseconds to act on one observation and on a batch of 64 "
+            "(median and 99th percentile of the calls); gradient steps and samples per second of "
+            "training; minutes of training. The paper's Table 8 names 27.3 ms per action for MAGE "
+            "and 6.5 ms for DT, on Adroit, on its authors' hardware."
+        )
+        header = [
+            "method (hardware)",
+            "1 obs.",
+            "p99",
+            "64 obs.",
+            "p99",
+            "steps/s",
+            "samples/s",
+            "minutes",
+        ]
+        section.blocks = [Table(caption=caption, header=header, rows=rows)]
+    return section
+
+
+def _paces(records: Sequence[Record]) -> list[tuple[float, float]]:
+    """Steps and seconds of every training that has both."""
+    pairs = [(numbers([r], "steps"), numbers([r], "training_seconds")) for r in records]
+    return [(steps[0], seconds[0]) for steps, seconds in pairs if steps and seconds]
+
+
+_QUANTILES = ("median", "p99")
+
+
+def _threads(record: Record) -> str:
+    threads = record.get("threads")
+    return f"{threads} {'thread' if threads == 1 else 'threads'}" if threads else "threads unknown"
+
+
+def _number(value: float) -> str:
+    """Three significant digits, without an exponent."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def failure_section(results: Results) -> Section:
+    """List what failed, what could not be run, and records that could not be used."""
+    section = Section(anchor="failures", title="Failures and gaps")
+    seeds: dict[tuple[str, str, str, str], list[int]] = defaultdict(list)
+    for cell in results.cells.values():
+        name = display_name(cell.method) + (f" ({cell.variant})" if cell.variant else "")
+        for record in [*cell.failed, *cell.unavailable]:
+            key = (name, results.label(cell.task), record["status"], _error(record))
+            seeds[key].append(record["seed"])
+    blocks: list[Block] = []
+    if seeds:
+        caption = "Trainings without a score, and why."
+        header = ["method", "dataset", "seeds", "status", "error"]
+        rows: list[list[Entry | str]] = [
+            [
+                name,
+                label,
+                ", ".join(map(str, which)),
+                Entry(status, tone="failed"),
+                Entry(error, tone="code"),
+            ]
+            for (name, label, status, error), which in seeds.items()
+        ]
+        blocks.append(Table(caption=caption, header=header, rows=rows, text=True))
+    tried = [task for task in results.tasks if any(results.cell(task, m) for m in results.methods)]
+    gaps = [
+        f"{display_name(method)} was not run on {', '.join(missing)}."
+        for method in results.methods
+        if (missing := [results.label(task) for task in tried if not results.cell(task, method)])
+    ]
+    mixed = [
+        f"The seeds of {display_name(cell.method)} on {results.label(cell.task)} were trained with "
+        f"{len(digests)} different configurations."
+        for cell in results.cells.values()
+        if len(digests := {r["config_digest"] for r in cell.finished if r.get("config_digest")}) > 1
+    ]
+    remarks = [*gaps, *mixed, *results.problems]
+    blocks.append(Points(items=remarks or ["No gaps: every method was run on every dataset."]))
+    section.blocks = blocks
+    return section
+
+
+def _error(record: Record) -> str:
+    lines = str(record.get("error") or "no message").strip().splitlines()
+    last = lines[-1].strip()  # a traceback ends with what went wrong
+    return last if len(last) <= _LONGEST_ERROR else last[: _LONGEST_ERROR - 1] + "…"
+
+
+def protocol_section(results: Results) -> Section:
+    """Say in words how the numbers came about."""
+    budgets = Counter(task.budget for task in results.tasks)
+    minutes = sorted({task.minutes for task in results.tasks if task.minutes})
+    items = [
+        "A score is 100 (return − reference minimum) / (reference maximum − reference minimum), "
+        "with the references in the dataset's metadata (D4RL's, where D4RL has the task).",
+        "Every method trains on the same data and is scored with its final weights, never with the "
+        "best of a training. All methods meet the same evaluation episodes, every episode started "
+        "is counted, and the error is over training seeds.",
+        "Every method uses its published hyperparameters; MAGE has one configuration per domain, "
+        "not per dataset.",
+    ]
+    if any(budgets):
+        named = ", ".join(sorted(filter(None, budgets)))
+        same = len({record.get("hardware") for record in results.records}) == 1
+        hardware = " on the same hardware" if same else " (the hardware differs, see below)"
+        items.append(
+            f"Budget: {named}. "
+            + (
+                f"Every method trains for the same processor time{hardware}, "
+                f"{' or '.join(f'{m:g}' for m in minutes)} minutes a training (less if its "
+                "published number of steps is reached before), so that none wins by training "
+                "longer."
+                if minutes
+                else "Every method trains for its own number of steps."
+            )
+        )
+    items += _evaluation(results)
+    return Section(anchor="protocol", title="Protocol", blocks=[Points(items=items)])
+
+
+def _evaluation(results: Results) -> list[str]:
+    finished = [record for record in results.records if record["status"] == "ok"]
+    seeds = sorted({r["evaluation_seed"] for r in finished if r.get("evaluation_seed") is not None})
+    items = []
+    if seeds:
+        items.append(
+            f"Episodes are reset with evaluation seeds that count up from "
+            f"{', '.join(map(str, seeds))}"
+            + (
+                " (a block for each training seed, the same for all methods)." * (len(seeds) > 1)
+                or "."
+            )
+        )
+    episodes: dict[int, list[str]] = defaultdict(list)
+    for task in results.tasks:
+        counts = {
+            int(r.get("episodes") or len(r.get("scores") or []))
+            for (t, _, _), cell in results.cells.items()
+            if t == task
+            for r in cell.finished
+        }
+        for count in sorted(counts):
+            episodes[count].append(results.label(task))
+    items += [
+        f"{count} evaluation episodes a seed: {', '.join(names)}."
+        for count, names in sorted(episodes.items())
+    ]
+    acting: dict[bool, dict[str, set[str]]] = {True: defaultdict(set), False: defaultdict(set)}
+    for record in finished:
+        if isinstance(record.get("deterministic"), bool):
+            acting[record["deterministic"]][results.label_of(record)].add(record["method"])
+    sampling = [
+        label
+        if label not in acting[True]
+        else f"{label} ({', '.join(map(display_name, sorted(methods)))})"
+        for label, methods in sorted(acting[False].items())
+    ]
+    if sampling:
+        items.append(
+            f"Policies that can sample do so on {', '.join(sampling)}; elsewhere they take their "
+            "likeliest action."
+        )
+    return items
+
+
+def provenance_section(results: Results) -> Section:
+    """Tabulate versions, hardware, commits and configurations."""
+    facts: dict[str, Counter[str]] = defaultdict(Counter)
+    for record in results.records:
+        versions = record.get("versions")
+        for package, version in (versions if isinstance(versions, dict) else {}).items():
+            facts[f"version of {package}"][str(version)] += 1
+        facts["hardware"][str(record.get("hardware") or "unknown")] += 1
+        facts["threads"][str(record.get("threads") or "unknown")] += 1
+        facts["commit"][str(record.get("commit") or "unknown")[:12]] += 1
+    rows: list[list[Entry | str]] = [[name, _spread(facts[name])] for name in sorted(facts)]
+    rows += _configurations(results)
+    table = Table(
+        caption="What the records were made with; where they differ, with the number of records.",
+        header=["what", "value"],
+        rows=rows,
+        text=True,
+    )
+    blocks: list[Block] = [table] if rows else []
+    return Section(anchor="provenance", title="Versions and hardware", blocks=blocks)
+
+
+def _configurations(results: Results) -> list[list[Entry | str]]:
+    """One row for each method: digests of its configurations, with their datasets."""
+    digests: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for (task, method, variant), cell in results.cells.items():
+        name = display_name(method) + (f" ({variant})" if variant else "")
+        for record in cell.finished:
+            if digest := record.get("config_digest"):
+                digests[name][str(digest)].add(results.label(task))
+    return [
+        [
+            f"configuration of {name}",
+            "; ".join(f"{digest}: {', '.join(sorted(on))}" for digest, on in sorted(found.items())),
+        ]
+        for name, found in digests.items()
+    ]
+
+
+def _spread(values: Counter[str]) -> str:
+    if len(values) == 1:
+        return next(iter(values))
+    return ", ".join(f"{value} ({count})" for value, count in sorted(values.items()))

@@ -1,0 +1,274 @@
+"""Records as the suite wrote them, put in order: which method did how well on which task."""
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Cell", "Results", "Task", "display_name", "read_records"]
+
+Record = dict[str, Any]
+
+NAMES = {  # the order of the tables, and what the methods are called there
+    "mage": "MAGE",
+    "bc": "BC",
+    "ten_percent_bc": "10% BC",
+    "td3_bc": "TD3+BC",
+    "rebrac": "ReBRAC",
+    "cql": "CQL",
+    "iql": "IQL",
+    "dt": "DT",
+}
+
+
+def display_name(method: str) -> str:
+    """Name of a method in tables; a user's own method is called what the user calls it."""
+    return NAMES.get(method, method)
+
+
+def read_records(path: Path) -> list[Record]:
+    """Read JSON lines; a last line that an interruption cut short is left out.
+
+    Args:
+        path: a file, or a folder whose ``*.jsonl`` files are read in the order of their names.
+
+    Raises:
+        FileNotFoundError: there is no such file, or no ``*.jsonl`` in the folder.
+        ValueError: a line other than the last of its file is no record.
+    """
+    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    if not files:
+        raise FileNotFoundError(f"no *.jsonl file in {path}; the suite writes its records there.")
+    records = []
+    for file in files:
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                if number < len(lines):
+                    raise ValueError(
+                        f"line {number} of {file} is no record: {error}. Remove the line; the "
+                        "suite runs its cell again."
+                    ) from error
+    return records
+
+
+@dataclass(frozen=True, order=True)
+class Task:
+    """What methods are compared on: a dataset, at one budget of training.
+
+    Attributes:
+        dataset: Minari id.
+        budget: name of the budget; empty if the records name none.
+        minutes: training time per cell that the budget allows; 0 if it is not by time.
+    """
+
+    dataset: str
+    budget: str = ""
+    minutes: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One method on one task, over all its training seeds.
+
+    Attributes:
+        method: name of the method.
+        variant: name of the ablation; empty for the method as it stands.
+        task: dataset and budget.
+        finished: records of finished trainings, by seed.
+        failed: records of trainings that failed, by seed.
+        unavailable: records of seeds that could not start, such as for want of the dataset.
+    """
+
+    method: str
+    variant: str
+    task: Task
+    finished: list[Record]
+    failed: list[Record]
+    unavailable: list[Record]
+
+    @property
+    def scores(self) -> np.ndarray:
+        """Mean score of every finished training, shape (seeds,)."""
+        return np.array([record["score"] for record in self.finished], dtype=float)
+
+    @property
+    def episode_scores(self) -> np.ndarray:
+        """Scores of all evaluation episodes of all finished trainings, shape (episodes,)."""
+        lists = [record.get("scores") or [record["score"]] for record in self.finished]
+        return np.array([score for scores in lists for score in scores], dtype=float)
+
+    @property
+    def mean(self) -> float:
+        """Mean over training seeds."""
+        return float(self.scores.mean())
+
+    @property
+    def error(self) -> float | None:
+        """Standard error: over training seeds; of one training, over its episodes."""
+        values = self.scores if len(self.scores) > 1 else self.episode_scores
+        return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
+
+
+@dataclass(kw_only=True)
+class Results:
+    """All records, in order, and the cells they make.
+
+    Attributes:
+        records: cleaned records, sorted; of several for one training, the finished or last one.
+        tasks: all tasks, sorted.
+        methods: all methods, in the order of the tables.
+        cells: by (task, method, variant).
+        problems: sentences on records that could not be used.
+    """
+
+    records: list[Record]
+    tasks: list[Task] = field(default_factory=list)
+    methods: list[str] = field(default_factory=list)
+    cells: dict[tuple[Task, str, str], Cell] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, records: Iterable[Any]) -> "Results":
+        """Clean and group records."""
+        kept, problems = _clean(records)
+        groups: dict[tuple[Task, str, str], list[Record]] = defaultdict(list)
+        for record in kept:
+            groups[_task(record), record["method"], record["variant"]].append(record)
+        cells = {
+            (task, method, variant): Cell(
+                method=method,
+                variant=variant,
+                task=task,
+                finished=[record for record in group if record["status"] == "ok"],
+                failed=[record for record in group if record["status"] == "failed"],
+                unavailable=[record for record in group if record["status"] == "unavailable"],
+            )
+            for (task, method, variant), group in groups.items()
+        }
+        known = list(NAMES)
+        return cls(
+            records=kept,
+            tasks=sorted({task for task, _, _ in cells}),
+            methods=sorted(
+                {method for _, method, _ in cells},
+                key=lambda name: (known.index(name) if name in known else len(known), name),
+            ),
+            cells=cells,
+            problems=problems,
+        )
+
+    def cell(self, task: Task, method: str, variant: str = "") -> Cell | None:
+        """Find a cell; None if nothing was recorded of it."""
+        return self.cells.get((task, method, variant))
+
+    def competing(self, task: Task) -> dict[str, Cell]:
+        """Methods, as they stand, with at least one finished training on a task."""
+        cells = {method: self.cell(task, method) for method in self.methods}
+        return {method: cell for method, cell in cells.items() if cell and cell.finished}
+
+    def label(self, task: Task) -> str:
+        """Shortest name that tells a task from the others: ``pen/expert``."""
+        short = _short(task.dataset)
+        ids = {other.dataset for other in self.tasks if _short(other.dataset) == short}
+        name = short if len(ids) == 1 else task.dataset
+        if len({(other.budget, other.minutes) for other in self.tasks}) > 1:
+            minutes = f"{task.minutes:g} min" if task.minutes else ""
+            details = ", ".join(part for part in (task.budget, minutes) if part)
+            name += f" ({details or 'no budget'})"
+        return name
+
+    def label_of(self, record: Record) -> str:
+        """Label of the task of a record."""
+        return self.label(_task(record))
+
+
+def _short(dataset: str) -> str:
+    parts = dataset.split("/")[-2:]
+    return "/".join([*parts[:-1], parts[-1].rpartition("-v")[0] or parts[-1]])
+
+
+def _task(record: Record) -> Task:
+    return Task(record["dataset"], record["budget"], record["minutes"])
+
+
+def _key(record: Record) -> tuple[Any, ...]:
+    return (_task(record), record["method"], record["variant"], record["seed"])
+
+
+def _clean(records: Iterable[Any]) -> tuple[list[Record], list[str]]:
+    """Fill in what old or odd records lack, and keep one record for each training."""
+    chosen: dict[tuple[Any, ...], Record] = {}
+    problems, repeated = [], 0
+    for number, raw in enumerate(records, start=1):
+        try:
+            record = _complete(raw)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            problems.append(f"Record {number} is left out, since it is no record: {error!r}.")
+            continue
+        before = chosen.get(_key(record))
+        repeated += before is not None
+        # A training that failed and was run again counts as what it became.
+        if before is None or record["status"] == "ok" or before["status"] != "ok":
+            chosen[_key(record)] = record
+    if repeated:
+        problems.append(
+            f"{repeated} records repeat a training that has another record; the last finished one "
+            "counts."
+        )
+    return [chosen[key] for key in sorted(chosen)], problems
+
+
+def _complete(raw: Record) -> Record:
+    record = {
+        **raw,
+        "method": str(raw["method"]),
+        "dataset": str(raw["dataset"]),
+        "variant": str(raw.get("variant") or ""),
+        "budget": str(raw.get("budget") or ""),
+        "minutes": float(raw.get("minutes") or 0),
+        "seed": int(raw.get("seed") or 0),
+        "status": raw.get("status") or "ok",
+        "learning_curve": [
+            point
+            for point in raw.get("learning_curve") or raw.get("curve") or []
+            if _is_number(point.get("step")) and _is_number(point.get("score"))
+        ],
+        "asked": {k: v for k, v in (raw.get("asked") or {}).items() if _is_number(v)},
+    }
+    if record["status"] == "ok":
+        scores = [score for score in raw.get("scores") or [] if _is_number(score)]
+        score = raw.get("score")
+        if _is_number(score) and len(scores) == len(raw.get("scores") or []):
+            return record
+        if score is None and scores and len(scores) == len(raw["scores"]):
+            return {**record, "score": float(np.mean(scores))}
+        return {**record, "status": "failed", "error": f"its score is no number: {score!r}"}
+    if record["status"] != "unavailable":  # what else is not finished has failed
+        record["status"] = "failed"
+    return record
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def numbers(records: Sequence[Record], *keys: str) -> list[float]:
+    """Collect a nested number from the records that have it."""
+    found = []
+    for record in records:
+        value: Any = record
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        if _is_number(value):
+            found.append(float(value))
+    return found

@@ -1,0 +1,234 @@
+"""The sections on who did how well: headline, score table and aggregates over datasets."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from benchmarks.report import figures
+from benchmarks.report.document import Block, Entry, Figures, Paragraph, Points, Section, Table
+from benchmarks.report.results import Cell, Results, display_name
+from benchmarks.report.statistics import (
+    RESAMPLES,
+    Estimate,
+    Verdict,
+    best_and_tied,
+    headline,
+    interquartile_mean,
+    largest_block,
+    performance_profile,
+)
+
+__all__ = ["aggregate_section", "headline_section", "score_entry", "score_section"]
+
+_STANDINGS = {
+    "best": "best",
+    "tied": "tied with the best",
+    "behind": "behind",
+    "failed": "failed",
+}
+
+
+def headline_section(results: Results) -> Section:
+    """Say on how many datasets MAGE is best or statistically tied, and how sure that is."""
+    section = Section(anchor="headline", title="Headline")
+    verdicts = headline(results)
+    if not verdicts:
+        text = "No dataset has scores of MAGE and of another method: nothing to compare yet."
+        section.blocks = [Paragraph(text=text, lead=True)]
+        return section
+    count = Counter(verdict.standing for verdict in verdicts)
+    total = f"{len(verdicts)} {'dataset' if len(verdicts) == 1 else 'datasets'}"
+    lead = (
+        f"MAGE is best or statistically tied with the best on {count['best'] + count['tied']} of "
+        f"{total}: significantly best on {count['best']}, tied on {count['tied']}"
+    )
+    lead += f", behind on {count['behind']}" if count["behind"] else ""
+    lead += f", failed on {count['failed']}" if count["failed"] else ""
+    section.blocks = [
+        Paragraph(text=lead + ".", lead=True),
+        Paragraph(text=_power(verdicts)),
+        Table(
+            caption=(
+                "MAGE against the best of the other methods on each dataset: difference of means, "
+                "95% confidence interval, and p value of Welch's t test."
+            ),
+            header=["dataset", "MAGE", "best other", "difference", "95% interval", "p", "verdict"],
+            rows=[_verdict_row(results, verdict) for verdict in verdicts],
+        ),
+    ]
+    return section
+
+
+def _power(verdicts: Sequence[Verdict]) -> str:
+    gaps = [verdict.difference for verdict in verdicts if verdict.difference]
+    text = (
+        "The test is Welch's t test (5%, two-sided, no correction for multiple tests, since a "
+        "correction would only call more methods tied) on the mean scores of the training seeds. "
+        "Tied means not significantly below the best; it does not mean equal."
+    )
+    reaches = [gap.high - gap.mean for gap in gaps if np.isfinite(gap.high)]
+    if reaches:
+        text += (
+            " With few seeds the test sees large differences only: against the best other method, "
+            f"one of less than {np.median(reaches):.1f} points (median over datasets) would pass "
+            "for a tie."
+        )
+    if any(gap.over == "episodes" for gap in gaps):
+        text += (
+            " Where a method has one training seed, marked †, the test is over episodes and says "
+            "nothing about other trainings."
+        )
+    return text
+
+
+def _verdict_row(results: Results, verdict: Verdict) -> list[Entry | str]:
+    cells = results.competing(verdict.task)
+    rival = cells[verdict.rival]
+    name = results.label(verdict.task)
+    best_other = Entry(f"{rival.mean:.1f}", note=display_name(verdict.rival))
+    gap = verdict.difference
+    if gap is None:
+        missing = Entry("–", tone="missing")
+        own: Entry | str = Entry("failed", tone="failed")
+        return [name, own, best_other, missing, missing, missing, Entry("failed", tone="failed")]
+    return [
+        name,
+        Entry(f"{cells['mage'].mean:.1f}", bold=verdict.standing in ("best", "tied")),
+        best_other,
+        f"{gap.mean:+.1f}",
+        f"{gap.low:+.1f} to {gap.high:+.1f}" if np.isfinite(gap.low) else "unknown",
+        ("< 0.001" if gap.p_value < 0.001 else f"{gap.p_value:.3f}")
+        + (" †" if gap.over == "episodes" else ""),
+        Entry(_STANDINGS[verdict.standing], bold=verdict.standing == "best"),
+    ]
+
+
+def score_entry(cell: Cell | None, usual_seeds: int, *, bold: bool = False) -> Entry:
+    """Write mean and standard error of a cell, or why there are none."""
+    if cell is None:
+        return Entry("–", tone="missing")
+    if not cell.finished:
+        return Entry("failed", tone="failed") if cell.failed else Entry("n/a", tone="missing")
+    text = f"{cell.mean:.1f}" + ("" if cell.error is None else f" ± {cell.error:.1f}")
+    notes = []
+    if len(cell.finished) == 1:
+        text += " †"
+    if len(cell.finished) != usual_seeds:
+        notes.append(f"{len(cell.finished)} {'seed' if len(cell.finished) == 1 else 'seeds'}")
+    if cell.failed:
+        notes.append(f"{len(cell.failed)} failed")
+    if cell.unavailable:
+        notes.append(f"{len(cell.unavailable)} n/a")
+    return Entry(text, bold=bold, note=", ".join(notes))
+
+
+def usual_seeds(cells: Sequence[Cell]) -> int:
+    """Most frequent number of finished seeds, the larger of equally frequent ones."""
+    counts = Counter(len(cell.finished) for cell in cells if cell.finished)
+    return max(counts, key=lambda seeds: (counts[seeds], seeds), default=0)
+
+
+def score_section(results: Results) -> Section:
+    """Tabulate every method on every dataset."""
+    section = Section(anchor="scores", title="Scores")
+    main = [cell for (_, _, variant), cell in results.cells.items() if not variant]
+    methods = [method for method in results.methods if any(c.method == method for c in main)]
+    seeds = usual_seeds(main)
+    rows: list[list[Entry | str]] = []
+    for task in results.tasks:
+        competing = results.competing(task)
+        marked = best_and_tied(competing) if len(competing) > 1 else []  # alone is not best
+        cells = {method: results.cell(task, method) for method in methods}
+        if any(cells.values()):
+            row = [score_entry(cells[m], seeds, bold=m in marked) for m in methods]
+            rows.append([results.label(task), *row])
+    if not rows:
+        return section
+    caption = (
+        "Normalised score of the final weights, mean ± standard error over training seeds "
+        f"({seeds} {'seed' if seeds == 1 else 'seeds'} unless noted). Bold: the best and those "
+        "not significantly below it (Welch's t test over seeds, 5%)."
+    )
+    texts = [entry.text for row in rows for entry in row if isinstance(entry, Entry)]
+    for mark, meaning in (
+        ("†", "one seed, so ± is over its episodes and says nothing about other trainings"),
+        ("–", "not run"),
+        ("failed", "every training failed"),
+        ("n/a", "could not be run, such as for want of the dataset"),
+    ):
+        if any(mark in text for text in texts):
+            caption += f" {mark}: {meaning}."
+    header = ["dataset", *(display_name(method) for method in methods)]
+    section.blocks = [Table(caption=caption, header=header, rows=rows)]
+    return section
+
+
+def aggregate_section(results: Results) -> Section:
+    """Aggregate over datasets: interquartile means and performance profiles."""
+    section = Section(anchor="aggregates", title="Over all datasets")
+    methods, tasks = largest_block(results)
+    if len(methods) < 2 or len(tasks) < 2:
+        return section
+    names = ", ".join(results.label(task) for task in tasks)
+    left_out = [
+        f"{display_name(method)} (no score on {', '.join(missing)})"
+        for method in results.methods
+        if method not in methods
+        and (missing := [results.label(t) for t in tasks if method not in results.competing(t)])
+    ]
+    without = [results.label(t) for t in results.tasks if t not in tasks and results.competing(t)]
+    notes = [f"Aggregated are the {len(tasks)} datasets {names}."]
+    if left_out:
+        notes.append(f"Left out: {'; '.join(left_out)}.")
+    if without:
+        notes.append(f"Not every method has a score on {', '.join(without)}: left out.")
+    notes.append(
+        "The interquartile mean is the mean of the middle half of all trainings on all datasets. "
+        f"Intervals are 95% percentile intervals of a bootstrap ({RESAMPLES:,} resamples, seeded, "
+        "scipy.stats.bootstrap) that draws training seeds within each dataset. With few seeds "
+        "such intervals are too narrow."
+    )
+    cells = {method: [results.competing(task)[method] for task in tasks] for method in methods}
+    means = {method: interquartile_mean(cells[method]) for method in methods}
+    thresholds = _thresholds([cell for group in cells.values() for cell in group])
+    shares = {m: performance_profile(cells[m], thresholds) for m in methods}
+    blocks: list[Block] = [
+        Points(items=notes),
+        Table(
+            caption="Aggregates over these datasets, with 95% intervals.",
+            header=["method", "interquartile mean", "95% interval", "mean", "median", "trainings"],
+            rows=[_aggregate_row(method, means[method], cells[method]) for method in methods],
+        ),
+        Figures(
+            caption=(
+                "Interquartile means with their intervals; and performance profiles, the share of "
+                "trainings above each score (further up and right is better)."
+            ),
+            legend=figures.legend("aggregate-legend", methods, results.methods),
+            panels=[
+                figures.interquartile_means(means, results.methods),
+                figures.profiles(shares, thresholds, results.methods),
+            ],
+        ),
+    ]
+    section.blocks = blocks
+    return section
+
+
+def _thresholds(cells: Sequence[Cell]) -> np.ndarray:
+    scores = np.concatenate([cell.scores for cell in cells])
+    return np.linspace(min(0.0, float(scores.min())), float(scores.max()) * 1.02 + 1.0, 81)
+
+
+def _aggregate_row(method: str, mean: Estimate, cells: Sequence[Cell]) -> list[Entry | str]:
+    over_tasks = [cell.mean for cell in cells]
+    interval = "one seed only" if mean.low is None else f"{mean.low:.1f} to {mean.high:.1f}"
+    return [
+        display_name(method),
+        f"{float(mean.value):.1f}",
+        interval,
+        f"{np.mean(over_tasks):.1f}",
+        f"{np.median(over_tasks):.1f}",
+        str(sum(len(cell.finished) for cell in cells)),
+    ]

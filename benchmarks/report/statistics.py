@@ -1,0 +1,223 @@
+"""What the scores allow to say: differences, ties, aggregates and their intervals.
+
+The bootstrap is SciPy's with a seeded generator. rliable computes the same estimates, but draws its
+samples from NumPy's global generator, whatever random state it is given, so that its intervals are
+not repeatable.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from benchmarks.report.results import Cell, Results, Task
+
+__all__ = [
+    "Difference",
+    "Estimate",
+    "Verdict",
+    "best_and_tied",
+    "difference",
+    "headline",
+    "interquartile_mean",
+    "largest_block",
+    "performance_profile",
+]
+
+SIGNIFICANCE = 0.05
+RESAMPLES = 2000
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Difference of two means by Welch's t test.
+
+    Attributes:
+        mean: first mean less second.
+        low: lower end of the 95% confidence interval.
+        high: upper end.
+        p_value: of the two-sided test that the means are equal.
+        over: what the samples are: training seeds, or episodes where a method has one seed only.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p_value: float
+    over: Literal["seeds", "episodes"]
+
+    @property
+    def significant(self) -> bool:
+        """Whether the means differ at the 5% level."""
+        return self.p_value < SIGNIFICANCE
+
+
+def difference(first: Cell, second: Cell) -> Difference:
+    """Compare two cells over training seeds, or over episodes if either has one seed only.
+
+    Samples too few for any test give an infinite interval.
+    """
+    over: Literal["seeds", "episodes"] = "seeds"
+    a, b = first.scores, second.scores
+    if min(len(a), len(b)) < 2:
+        over, a, b = "episodes", first.episode_scores, second.episode_scores
+    gap = float(a.mean() - b.mean())
+    if min(len(a), len(b)) < 2:
+        return Difference(mean=gap, low=-np.inf, high=np.inf, p_value=1.0, over=over)
+    parts = np.array([a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)])  # squared standard errors
+    error = float(parts.sum() ** 0.5)
+    if error == 0:  # every seed scored the same, such as 0 throughout a maze
+        return Difference(mean=gap, low=gap, high=gap, p_value=float(gap == 0), over=over)
+    # Welch and Satterthwaite; scaled first, since tiny variances squared would underflow.
+    shares = parts / parts.sum()
+    freedom = 1 / float((shares**2 / np.array([len(a) - 1, len(b) - 1])).sum())
+    reach = float(stats.t.ppf(1 - SIGNIFICANCE / 2, freedom)) * error
+    return Difference(
+        mean=gap,
+        low=gap - reach,
+        high=gap + reach,
+        p_value=2 * float(stats.t.sf(abs(gap) / error, freedom)),
+        over=over,
+    )
+
+
+def best_and_tied(cells: Mapping[str, Cell]) -> list[str]:
+    """Name the method with the highest mean, first, and those not significantly below it."""
+    if not cells:
+        return []
+    best = max(cells, key=lambda method: cells[method].mean)
+    others = [method for method in cells if method != best]
+    tied = [m for m in others if not difference(cells[best], cells[m]).significant]
+    return [best, *tied]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """How one method stands on one task.
+
+    Attributes:
+        task: dataset and budget.
+        standing: ``best`` (significantly above every other), ``tied`` (the best or not
+            significantly below it), ``behind``, or ``failed``.
+        rival: the best of the other methods.
+        difference: to that rival; None where the method failed.
+    """
+
+    task: Task
+    standing: Literal["best", "tied", "behind", "failed"]
+    rival: str
+    difference: Difference | None
+
+
+def headline(results: Results, method: str = "mage") -> list[Verdict]:
+    """Judge a method on every task on which it was tried and another method finished."""
+    verdicts = []
+    for task in results.tasks:
+        cells = results.competing(task)
+        own = cells.pop(method, None)
+        if not cells or results.cell(task, method) is None:
+            continue
+        rival = max(cells, key=lambda name: cells[name].mean)
+        if own is None:
+            verdicts.append(Verdict(task=task, standing="failed", rival=rival, difference=None))
+            continue
+        gaps = {name: difference(own, cell) for name, cell in cells.items()}
+        standing: Literal["best", "tied", "behind"] = "behind"
+        if all(gap.mean > 0 and gap.significant for gap in gaps.values()):
+            standing = "best"
+        elif method in best_and_tied({method: own, **cells}):
+            standing = "tied"
+        verdicts.append(Verdict(task=task, standing=standing, rival=rival, difference=gaps[rival]))
+    return verdicts
+
+
+def largest_block(results: Results, anchor: str = "mage") -> tuple[list[str], list[Task]]:
+    """Find the largest complete block of the score table, methods by tasks.
+
+    Aggregates need a score in every cell. Candidates are the tasks that some method shares with
+    the anchor; the block with most cells wins, of equal ones that with more tasks.
+
+    Returns:
+        Methods in the order of the tables, and sorted tasks; both empty without any score.
+    """
+    covered = {
+        method: frozenset(task for task in results.tasks if method in results.competing(task))
+        for method in results.methods
+    }
+    base = covered.get(anchor) or frozenset(results.tasks)
+    candidates = {tasks & base for tasks in covered.values()} - {frozenset()}
+    if not candidates:
+        return [], []
+
+    def methods(tasks: frozenset[Task]) -> list[str]:
+        return [method for method in results.methods if tasks <= covered[method]]
+
+    block = max(
+        candidates, key=lambda tasks: (len(methods(tasks)) * len(tasks), len(tasks), sorted(tasks))
+    )
+    return methods(block), sorted(block)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """An aggregate with its 95% stratified bootstrap interval.
+
+    Attributes:
+        value: of the scores as they are.
+        low: lower end; None where a task has one seed, so that nothing can be resampled.
+        high: upper end, or None.
+    """
+
+    value: Any
+    low: Any
+    high: Any
+
+
+def _bootstrap(cells: Sequence[Cell], statistic: Any) -> Estimate:
+    """Resample seeds within every task (the strata), as rliable does."""
+    samples = [cell.scores for cell in cells]
+    value = statistic(*samples, axis=-1)
+    if min(len(sample) for sample in samples) < 2:
+        return Estimate(value=value, low=None, high=None)
+    interval = stats.bootstrap(
+        samples,
+        statistic,
+        n_resamples=RESAMPLES,
+        vectorized=True,
+        axis=-1,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return Estimate(value=value, low=interval.low, high=interval.high)
+
+
+def interquartile_mean(cells: Sequence[Cell]) -> Estimate:
+    """Mean of the middle half of all trainings on all tasks (Agarwal et al., 2021)."""
+
+    def statistic(*samples: Floats, axis: int) -> Any:
+        return stats.trim_mean(np.concatenate(samples, axis=axis), 0.25, axis=axis)
+
+    return _bootstrap(cells, statistic)
+
+
+def performance_profile(cells: Sequence[Cell], thresholds: Floats) -> Estimate:
+    """Share of trainings, over all tasks, that score above each threshold.
+
+    Args:
+        cells: one method on every task.
+        thresholds: scores, shape (N,).
+
+    Returns:
+        Shares with pointwise intervals, shape (N,) each.
+    """
+
+    def statistic(*samples: Floats, axis: int) -> Floats:
+        scores = np.concatenate(samples, axis=axis)  # (..., trainings)
+        return np.stack([(scores > threshold).mean(axis=axis) for threshold in thresholds])
+
+    return _bootstrap(cells, statistic)

@@ -1,0 +1,146 @@
+"""A suite: cells that share a folder, run until each has its record, and reported."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from benchmarks import records
+from benchmarks.cells import Cell, Settings
+from benchmarks.course import write_json
+from benchmarks.datasets import collect_missing, fetch
+from benchmarks.executors import Executor
+from benchmarks.experiment import DiskFullError, clear, failure
+from benchmarks.records import Record, RecordError
+from benchmarks.view import View
+
+__all__ = ["RECORDS", "SuiteError", "run_suite"]
+
+RECORDS = "records.jsonl"
+
+_COMMON = ("hold_out", "episodes", "threads")  # settings that must not differ within a folder
+
+
+class SuiteError(RuntimeError):
+    """A suite cannot begin, or cannot go on."""
+
+
+def run_suite(
+    cells: Sequence[Cell],
+    settings: Settings,
+    executor: Executor,
+    *,
+    workers: int,
+    retry_failed: bool = False,
+    console: Console,
+) -> tuple[list[Record], Path]:
+    """Run the cells that have no record yet, and write the report of all records in the folder.
+
+    Args:
+        cells: what is to have a record in the end.
+        settings: common to all cells.
+        executor: runs them.
+        workers: how many run at a time, for the estimate of the time left.
+        retry_failed: whether cells that failed run again.
+        console: where to write.
+
+    Returns:
+        The record of each of the cells, and the path of the report.
+
+    Raises:
+        SuiteError: another suite uses the folder, or the disk is full; no record is lost.
+        ValueError: the records are damaged.
+    """
+    settings.output.mkdir(parents=True, exist_ok=True)
+    path = settings.output / RECORDS
+    with _alone(settings.output):
+        _check_common(settings)
+        finished = _finished(path, retry_failed)
+        missing = [cell for cell in cells if cell.key not in finished]
+        try:
+            missing = _available(missing, settings, console)
+            with View(missing, workers, len(cells) - len(missing), console) as view:
+                for cell, record in executor.run(missing, settings, view.started):
+                    records.append(path, record)
+                    if record["status"] == "ok":
+                        clear(cell, settings)
+                    view.finished(cell, record)
+        except (DiskFullError, RecordError) as error:
+            raise SuiteError(
+                f"{error}\nThe suite stopped; all records so far are in {path}. Make room and run "
+                "the same command again."
+            ) from error
+        everything = records.latest(records.read(path))
+        keys = {cell.key for cell in cells}
+        return [r for r in everything if records.key_of(r) in keys], _report(
+            everything, settings.output
+        )
+
+
+def _report(everything: list[Record], output: Path) -> Path:
+    from benchmarks import report  # pictures need matplotlib, which workers do without
+
+    return report.write(everything, output)
+
+
+@contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Keep every other suite out of a folder."""
+    lock = FileLock(output / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise SuiteError(
+            f"another suite is writing to {output}; wait for it, or choose another --output."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _check_common(settings: Settings) -> None:
+    """Refuse to mix records that do not compare."""
+    path = settings.output / "suite.json"
+    ours = {name: getattr(settings, name) for name in _COMMON}
+    if not path.exists():
+        write_json(path, ours)
+        return
+    theirs = json.loads(path.read_text())
+    if theirs != ours:
+        raise SuiteError(
+            f"{settings.output} holds a suite with {theirs}; these are {ours}. Use the same, or "
+            "another --output."
+        )
+
+
+def _finished(path: Path, retry_failed: bool) -> set[records.Key]:
+    """Return the keys of cells that need not run; what was unavailable may be there by now."""
+    again = {"unavailable", "failed"} if retry_failed else {"unavailable"}
+    return {
+        records.key_of(record)
+        for record in records.latest(records.read(path))
+        if record.get("status", "ok") not in again
+    }
+
+
+def _available(cells: Sequence[Cell], settings: Settings, console: Console) -> list[Cell]:
+    """Collect or fetch what is not there; return the cells with data, record why others lack it."""
+    datasets = list(dict.fromkeys(cell.dataset for cell in cells))
+    for dataset in datasets:
+        collected = collect_missing(dataset)
+        if collected is not None:
+            console.print(f"collected {dataset} into {collected}", soft_wrap=True)
+    reasons = fetch(datasets)
+    for dataset, reason in reasons.items():
+        console.print(f"{dataset} is unavailable: {reason}", soft_wrap=True)
+    path = settings.output / RECORDS
+    known = {records.key_of(record) for record in records.read(path)}
+    for cell in cells:
+        if cell.dataset in reasons and cell.key not in known:
+            record = failure(cell, reasons[cell.dataset])
+            records.append(path, {**record, "status": "unavailable"})
+    return [cell for cell in cells if cell.dataset not in reasons]

@@ -1,0 +1,37 @@
+"""What the numbers of a record may hang on besides the method: code, packages, machine."""
+
+import platform
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from benchmarks.records import Record
+from mage_agent.training import versions
+
+__all__ = ["surroundings"]
+
+
+@cache
+def surroundings() -> Record:
+    """Return the commit, the versions of packages and the name of the hardware."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
+    return {"commit": commit.stdout.strip(), "versions": versions(), "hardware": device}
+
+
+def _processor() -> str:
+    """Return the name of the processor."""
+    try:
+        names = re.findall(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()

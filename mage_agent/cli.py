@@ -1,0 +1,332 @@
+"""The command line, ``mage-agent`` or ``python -m mage_agent``: a thin layer over the functions.
+
+Every mistake of the user ends in one sentence on standard error and exit status 1 (2 where the
+command line itself is wrong), never in a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import gymnasium as gym
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+
+from mage_agent.config import MAGEConfig
+from mage_agent.d4rl import TASKS, make_environment
+from mage_agent.data import load_dataset
+from mage_agent.data.load import HDF5_SUFFIXES
+from mage_agent.data.minari import open_minari
+from mage_agent.evaluation import EpisodeResult, normalized_score
+from mage_agent.evaluation import evaluate as evaluate_policy
+from mage_agent.facts import checkpoint_facts, dataset_facts, spread
+from mage_agent.policy import MAGEPolicy
+from mage_agent.recording import record
+
+__all__ = ["main"]
+
+DEFAULT_PRESET = "small"
+USER_ERRORS = (
+    ValueError,
+    TypeError,
+    KeyError,
+    ImportError,
+    OSError,
+    RuntimeError,
+    gym.error.Error,
+)
+
+Environment = tuple[Callable[[], gym.Env[Any, Any]], tuple[float, float] | None]
+"""How to make it, and the returns that score 0 and 100."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that the command line names.
+
+    Args:
+        arguments: the command line; None is the program's own.
+
+    Returns:
+        Exit status: 0, 1 for an error that was told on standard error, or 130 for an interrupt. A
+        command line that cannot be understood raises ``SystemExit`` with status 2.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        commands: dict[str, Callable[..., None]] = {
+            # The defaults of all settings are those of the preset, so that is read first.
+            "train": functools.partial(train, config=MAGEConfig.preset(_preset(arguments))),
+            "evaluate": evaluate,
+            "collect": collect,
+            "info": info,
+        }
+        options: dict[str, Any] = {
+            "config": (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+        }
+        if arguments and arguments[0] in commands:
+            name, *rest = arguments
+            tyro.cli(commands[name], prog=f"mage-agent {name}", args=rest, **options)
+        else:  # prints what there is, or what is wrong
+            description = "MAGE: offline reinforcement learning that plans coarse to fine."
+            tyro.extras.subcommand_cli_from_dict(
+                commands, prog="mage-agent", description=description, args=arguments, **options
+            )
+    except BrokenPipeError:  # who reads our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except USER_ERRORS as error:
+        message = error.args[0] if isinstance(error, KeyError) else str(error)
+        if isinstance(error, gym.error.UnregisteredEnv):
+            message += (
+                " If another package registers it, name its module as well, as in "
+                "gymnasium_robotics:AdroitHandPen-v1."
+            )
+        print(f"mage-agent: {message}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("mage-agent: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def train(
+    dataset: Annotated[str, tyro.conf.arg(metavar="DATASET"), tyro.conf.Positional],
+    config: MAGEConfig,
+    *,
+    output: Path,
+    preset: str = DEFAULT_PRESET,
+    seed: int = 0,
+    device: str = "auto",
+    log_dir: Path | None = None,
+    checkpoint_path: Path | None = None,
+    resume: bool = False,
+    max_episode_steps: int | None = None,
+    quiet: bool = False,
+) -> None:
+    """Train on a dataset and save the policy.
+
+    Args:
+        dataset: Minari id (downloaded if it is not on this machine), or path of a D4RL .hdf5 file.
+        config: the settings; those not given are the preset's.
+        output: file to write the trained policy to; it must not exist yet.
+        preset: adroit, kitchen, antmaze, maze2d, locomotion (the paper's size), the same with
+            -small appended (minutes on two CPU cores), or small. ``--preset NAME --help`` shows its
+            settings.
+        seed: of weights, batches and samples.
+        device: auto, cpu, cuda, ...
+        log_dir: folder for TensorBoard logs.
+        checkpoint_path: file that keeps the state of training.
+        resume: go on from the file of ``--checkpoint-path`` if it exists.
+        max_episode_steps: step limit, for .hdf5 files without timeouts.
+        quiet: no progress bars.
+    """
+    if output.exists():
+        raise FileExistsError(f"{output} exists; delete it, or name another --output.")
+    if resume and checkpoint_path is None:
+        raise ValueError("--resume needs --checkpoint-path, the file to go on from.")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    loaded = load_dataset(dataset, discount=config.discount, max_episode_steps=max_episode_steps)
+    policy = MAGEPolicy.from_dataset(loaded, config, device=device, seed=seed)
+    policy.learn(
+        loaded,
+        progress_bar=not quiet,
+        log_dir=log_dir,
+        checkpoint_path=checkpoint_path,
+        resume=resume,
+    )
+    policy.save(output)
+    print(
+        f"saved {output}, trained with preset {preset} (configuration {policy.config.digest}) on "
+        f"{len(loaded)} steps; it asks for a discounted return of {policy.target_return:.4g}"
+    )
+
+
+def evaluate(
+    policy: Annotated[Path, tyro.conf.arg(metavar="POLICY"), tyro.conf.Positional],
+    *,
+    dataset: str | None = None,
+    env: str | None = None,
+    episodes: int = 20,
+    seed: int = 0,
+    target_return: float | None = None,
+    sample: bool = False,
+    max_episode_steps: int | None = None,
+    num_envs: int = 16,
+    device: str = "auto",
+    quiet: bool = False,
+) -> None:
+    """Let a trained policy act, and print what it achieves.
+
+    Args:
+        policy: file that ``train`` wrote.
+        dataset: evaluate where this dataset comes from, with its reference scores: a Minari id or
+            a D4RL task such as pen-expert-v1. Give this or ``--env``.
+        env: evaluate in this Gymnasium environment; ``module:Name-v0`` imports the module that
+            registers it first, as in gymnasium_robotics:AdroitHandPen-v1.
+        episodes: number of episodes.
+        seed: episode i is reset with this plus i.
+        target_return: discounted return to ask for instead of the policy's own.
+        sample: sample the actions instead of taking the best ones.
+        max_episode_steps: step limit instead of the environment's own.
+        num_envs: episodes to run side by side.
+        device: auto, cpu, cuda, ...
+        quiet: no progress bar.
+    """
+    if (dataset is None) == (env is None):
+        raise ValueError("give either --dataset or --env, to say where the policy shall act.")
+    loaded = MAGEPolicy.load(policy, device=device)
+    make_env, references = (
+        _environment(env, max_episode_steps) if env else _origin(str(dataset), max_episode_steps)
+    )
+    results = evaluate_policy(
+        loaded,
+        make_env,
+        episodes=episodes,
+        seed=seed,
+        num_envs=num_envs,
+        target_return=target_return,
+        deterministic=not sample,
+        progress_bar=not quiet,
+    )
+    asked = loaded.target_return if target_return is None else target_return
+    print(f"asked for {asked:.4g} (discounted)")
+    _print_results(results, references)
+
+
+def collect(
+    env: Annotated[str, tyro.conf.arg(metavar="ENVIRONMENT"), tyro.conf.Positional],
+    dataset_id: Annotated[str, tyro.conf.arg(metavar="DATASET"), tyro.conf.Positional],
+    *,
+    policy: Path | None = None,
+    episodes: int = 100,
+    seed: int = 0,
+    target_return: float | None = None,
+    deterministic: bool = False,
+    max_episode_steps: int | None = None,
+    num_envs: int = 16,
+    device: str = "auto",
+    quiet: bool = False,
+) -> None:
+    """Record episodes in an environment as a Minari dataset.
+
+    Args:
+        env: Gymnasium environment; ``module:Name-v0`` imports the module that registers it first.
+        dataset_id: Minari id to save under, such as local/pendulum/random-v0.
+        policy: file that ``train`` wrote; without it, actions are uniformly random.
+        episodes: number of episodes.
+        seed: episode i is reset with this plus i.
+        target_return: discounted return to ask the policy for instead of its own.
+        deterministic: take the policy's best actions instead of samples.
+        max_episode_steps: step limit instead of the environment's own.
+        num_envs: episodes to run side by side.
+        device: auto, cpu, cuda, ...
+        quiet: no progress bar.
+    """
+    make_env, _ = _environment(env, max_episode_steps)
+    results = record(
+        _random_policy(make_env, seed) if policy is None else MAGEPolicy.load(policy, device),
+        make_env,
+        dataset_id,
+        episodes=episodes,
+        seed=seed,
+        num_envs=num_envs,
+        target_return=target_return,
+        deterministic=deterministic,
+        progress_bar=not quiet,
+    )
+    print(f"saved {dataset_id}")
+    _print_results(results, None)
+
+
+def info(
+    source: Annotated[str, tyro.conf.arg(metavar="SOURCE"), tyro.conf.Positional],
+    *,
+    discount: float = 0.99,
+) -> None:
+    """Print the facts of a dataset, of a trained policy, or of a checkpoint of training.
+
+    Args:
+        source: Minari id, path of a D4RL .hdf5 file, or file that ``train`` wrote.
+        discount: of the discounted returns of a dataset.
+    """
+    path = Path(source)
+    if path.is_file() and path.suffix not in HDF5_SUFFIXES:
+        facts = checkpoint_facts(path)
+    else:
+        facts = dataset_facts(load_dataset(source, discount=discount))
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        print(f"{name:<{width}}  {value}")
+
+
+def _preset(arguments: Sequence[str]) -> str:
+    """Find ``--preset`` wherever it stands on the command line."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset", nargs="?", default=DEFAULT_PRESET, const=DEFAULT_PRESET)
+    return str(parser.parse_known_args(arguments)[0].preset)
+
+
+def _environment(env_id: str, max_episode_steps: int | None) -> Environment:
+    """How to make a Gymnasium environment, which has no reference returns."""
+    return functools.partial(gym.make, env_id, max_episode_steps=max_episode_steps), None
+
+
+def _origin(dataset: str, max_episode_steps: int | None) -> Environment:
+    """How to make the environment of a dataset, and its reference returns."""
+    limit: dict[str, Any] = {}
+    if max_episode_steps is not None:
+        limit["max_episode_steps"] = max_episode_steps
+    if dataset in TASKS:
+        task = TASKS[dataset]
+        references = task.ref_min_score, task.ref_max_score
+        return functools.partial(make_environment, dataset, **limit), references
+    if Path(dataset).suffix in HDF5_SUFFIXES:
+        raise ValueError(
+            f"the file {dataset} does not say which environment it comes from; name that by --env, "
+            "or give the D4RL task, such as pen-expert-v1, as --dataset."
+        )
+    opened = open_minari(dataset)
+    facts = opened.storage.metadata
+    known = "ref_min_score" in facts and "ref_max_score" in facts
+    return functools.partial(make_environment, opened, **limit), (
+        (float(facts["ref_min_score"]), float(facts["ref_max_score"])) if known else None
+    )
+
+
+def _random_policy(
+    make_env: Callable[[], gym.Env[Any, Any]], seed: int
+) -> Callable[[Any], NDArray[Any]]:
+    """Uniformly random actions; as Gymnasium samples them where the space has no bounds."""
+    env = make_env()
+    space = env.action_space
+    env.close()
+    space.seed(seed)
+
+    def act(observation: Any) -> NDArray[Any]:
+        entries = observation if isinstance(observation, dict) else {"observation": observation}
+        return np.stack([space.sample() for _ in next(iter(entries.values()))])
+
+    return act
+
+
+def _print_results(
+    results: Sequence[EpisodeResult], references: tuple[float, float] | None
+) -> None:
+    """Print a summary of episodes."""
+    returns = [result.episode_return for result in results]
+    print(f"episodes  {len(results)}")
+    print(f"return    {spread(returns)}")
+    if references is not None:
+        scores = normalized_score(returns, *references)
+        error = scores.std(ddof=1) / np.sqrt(len(scores)) if len(scores) > 1 else float("nan")
+        print(f"score     {scores.mean():.1f} +- {error:.1f} (standard error over episodes)")
+    print(f"length    {spread([result.length for result in results])}")
+    successes = [result.success for result in results if result.success is not None]
+    if successes:
+        print(f"success   {np.mean(successes):.0%}")

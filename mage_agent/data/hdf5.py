@@ -1,0 +1,74 @@
+"""Is this HDF5 file safe to read? Asked before anything in it is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import h5py
+from h5py import h5d, h5g, h5l, h5o
+
+__all__ = ["check_hdf5"]
+
+MOST = 64 * 2**20
+"""Bytes that any file may unfold to."""
+RATIO = 100
+"""How many times its own size a file may unfold to; recordings were measured at 1 to 10."""
+DEPTH = 16
+"""How deep groups may be nested."""
+
+
+def check_hdf5(path: str | os.PathLike[str]) -> None:
+    """Refuse a file that leads out of itself, or that unfolds to far more than it holds.
+
+    HDF5 can read other files through links, and a few bytes can declare arrays of any size.
+
+    Args:
+        path: The file.
+
+    Raises:
+        OSError: It is truncated or no HDF5 file.
+        ValueError: It has a link to another file or object, external or virtual storage, or more
+            data than a file of its size can hold.
+    """
+    size, unfolded = Path(path).stat().st_size, 0
+    with h5py.File(path, "r") as file:
+        groups = [(file.id, "", 0)]
+        while groups:
+            group, path_of_group, depth = groups.pop()
+            for key in group:
+                where = f"{path_of_group}/{key.decode(errors='replace')}"
+                kind = _kind(group, key, where)
+                if kind == h5o.TYPE_DATASET:
+                    unfolded += _size(h5d.open(group, key), where)
+                elif kind == h5o.TYPE_GROUP:
+                    if depth == DEPTH:
+                        raise ValueError(f"{where} is nested more than {DEPTH} deep")
+                    groups.append((h5g.open(group, key), where, depth + 1))
+    if unfolded > max(MOST, RATIO * size):
+        raise ValueError(
+            f"it has {size} bytes and declares {unfolded} bytes of data, more than {RATIO} times "
+            f"as many; it is damaged, or made to exhaust memory. If it is sound, write it anew "
+            f"with less compression"
+        )
+
+
+# h5py's lower level, since thousands of episodes have tens of thousands of members.
+
+
+def _kind(group: h5g.GroupID, key: bytes, where: str) -> int:
+    """Return the type of a member, which must lie in this file and nowhere else in it."""
+    if group.links.get_info(key).type != h5l.TYPE_HARD:
+        raise ValueError(f"{where} is a link to something else; it must hold its data itself")
+    member = h5o.get_info(group, key)
+    if member.rc != 1:
+        raise ValueError(f"{where} is linked more than once; it must hold its data once")
+    return int(member.type)
+
+
+def _size(dataset: h5d.DatasetID, where: str) -> int:
+    """Return the bytes that a dataset unfolds to, which must lie in this file."""
+    stored = dataset.get_create_plist()
+    if stored.get_layout() == h5d.VIRTUAL or stored.get_external_count():
+        raise ValueError(f"the data of {where} lie in another file; they must lie in this one")
+    return int(dataset.get_space().get_simple_extent_npoints() * dataset.get_type().get_size())

@@ -1,0 +1,111 @@
+"""What there is to know about a dataset or a checkpoint, in words, for people."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from tensordict import TensorDictBase
+
+from mage_agent import checkpoint
+from mage_agent.data import metadata, observation_keys
+from mage_agent.evaluation import normalized_score
+
+__all__ = ["checkpoint_facts", "dataset_facts", "spread"]
+
+
+def dataset_facts(dataset: TensorDictBase) -> dict[str, str]:
+    """Size, returns, entries and origin of a dataset.
+
+    Args:
+        dataset: from ``load_dataset``.
+    """
+    facts = metadata(dataset)
+    lengths = dataset["episode"].bincount()
+    lengths = lengths[lengths > 0].float()
+    first = dataset["step_count"].flatten() == 0
+    _, episode = dataset["episode"].unique_consecutive(return_inverse=True)
+    returns = torch.zeros(len(lengths), dtype=torch.float64)
+    returns.index_add_(0, episode, dataset["next", "reward"].flatten().double())
+    ends = {key: int(dataset["next", key].sum()) for key in ("terminated", "truncated")}
+    words = {
+        "dataset": str(facts.get("dataset_id", "given")),
+        "size": f"{len(dataset)} steps in {len(lengths)} episodes",
+        "episode length": spread(lengths.numpy()),
+        "episodes end": ", ".join(f"{count} {key}" for key, count in ends.items()),
+        "return": spread(returns.numpy()),
+        f"with discount {facts['discount']:g}": spread(dataset["return_to_go"][first].numpy()),
+        "observation": ", ".join(
+            f"{key} ({dataset[key].shape[-1]})" for key in observation_keys(dataset)
+        ),
+        "action": f"{dataset['action'].shape[-1]}, from {_bound(facts['action_low'])} to "
+        f"{_bound(facts['action_high'])}",
+    }
+    if "ref_min_score" in facts and "ref_max_score" in facts:
+        low, high = facts["ref_min_score"], facts["ref_max_score"]
+        score = float(normalized_score(returns.mean(), low, high))
+        words["score"] = (
+            f"{score:.1f} on average (return {low:.4g} scores 0, {high:.4g} scores 100)"
+        )
+    spec = facts.get("eval_env_spec") or facts.get("env_spec")
+    if spec is not None:
+        words["environment"] = str(json.loads(spec)["id"])
+    return words
+
+
+def checkpoint_facts(path: str | Path) -> dict[str, str]:
+    """Sizes, training and configuration of a checkpoint.
+
+    Args:
+        path: file that a policy or a training wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: the file is damaged, not ours, or does not fit its own configuration.
+    """
+    tensors, header = checkpoint.load_tensors(path)
+    loop: dict[str, Any] | None = header.get("training")
+    if loop is not None:
+        prefix = "model."
+        tensors = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    model = checkpoint.build(tensors, header, path)
+    extra = header.get("extra") or {}
+    target = extra.get("target_return")
+    low, high = model.return_to_go_range
+    return {
+        "checkpoint": str(path),
+        "holds": (
+            "a trained policy"
+            if loop is None
+            else f"a state of training, stage {loop['stage']}, step {loop['step']}"
+        ),
+        "parameters": f"{sum(weight.numel() for weight in model.parameters()):,}",
+        "observation": ", ".join(
+            f"{key} ({size})" for key, size in extra.get("observation_sizes", {}).items()
+        )
+        or f"{', '.join(model.config.observation_keys)} ({model.observation_dim} in all)",
+        "action": f"{model.action_dim}, from {_bound(model.action_low.tolist())} to "
+        f"{_bound(model.action_high.tolist())}",
+        "asks for return": f"{model.default_target_return if target is None else target:.4g} "
+        f"(discounted; the data holds {low:.4g} to {high:.4g})",
+        "versions": ", ".join(f"{k} {v}" for k, v in header.get("versions", {}).items()),
+        "configuration": model.config.digest,
+        **{f"  {key}": str(value) for key, value in model.config.to_dict().items()},
+    }
+
+
+def spread(numbers: ArrayLike) -> str:
+    """Mean, extremes and median of numbers, in words."""
+    values = np.asarray(numbers, dtype=np.float64)
+    low, middle, high = np.quantile(values, (0.0, 0.5, 1.0))
+    return f"mean {np.mean(values):.4g}, from {low:.4g} to {high:.4g}, median {middle:.4g}"
+
+
+def _bound(bound: list[float]) -> str:
+    return (
+        f"{bound[0]:g}" if len(set(bound)) == 1 else "[" + ", ".join(f"{b:g}" for b in bound) + "]"
+    )

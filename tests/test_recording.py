@@ -1,0 +1,116 @@
+"""Recording a policy: what is saved is what happened, all or nothing."""
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import minari
+import numpy as np
+import pytest
+
+from mage_agent import ReturnToGoWrapper, load_dataset
+from mage_agent.d4rl import make_environment
+from mage_agent.evaluation import evaluate
+from mage_agent.recording import record
+
+ID = "local/counter/plain-v0"
+
+
+class Counter(gym.Env[Any, Any]):
+    """Observes the number of its step in an array that it uses again and again."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (2,))
+    action_space = gym.spaces.Box(-1.0, 1.0, (1,))
+
+    def __init__(self, terminates: bool = True) -> None:
+        self.terminates = terminates
+        self.state = np.zeros(2, dtype=np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.state[:] = seed or 0, 0
+        return self.state, {}
+
+    def step(self, action: Any) -> Any:
+        self.state[1] += 1
+        done = self.state[1] >= 3 + self.state[0] % 3
+        return self.state, float(action[0]), done and self.terminates, done, {}
+
+
+def half(observation: Any) -> Any:
+    return np.full((len(observation), 1), 0.5, dtype=np.float32)
+
+
+def test_dataset_holds_what_happened() -> None:
+    results = record(half, Counter, ID, episodes=5, seed=10, num_envs=2)
+    assert [result.length for result in results] == [4, 5, 3, 4, 5]
+    assert results == evaluate(half, Counter, episodes=5, seed=10)
+    episodes = list(minari.load_dataset(ID).iterate_episodes())
+    for result, episode in zip(results, episodes, strict=True):
+        steps = np.arange(result.length + 1)
+        np.testing.assert_array_equal(episode.observations[:, 0], result.seed)
+        np.testing.assert_array_equal(episode.observations[:, 1], steps)
+        np.testing.assert_array_equal(episode.actions, np.full((result.length, 1), 0.5))
+        assert episode.rewards.sum() == result.episode_return
+        assert episode.terminations.tolist() == [False] * (result.length - 1) + [True]
+    dataset = load_dataset(ID)
+    assert len(dataset) == 21
+    assert int(dataset["next", "terminated"].sum()) == 5
+
+
+def test_dataset_can_make_a_registered_environment_again() -> None:
+    push = lambda observation: -observation[:, 2:]  # noqa: E731
+    record(
+        push,
+        lambda: gym.make("Pendulum-v1", g=5.0, max_episode_steps=7),
+        ID,
+        episodes=2,
+        ref_min_score=-20.0,
+        ref_max_score=0.0,
+    )
+    env = make_environment(ID)
+    assert env.unwrapped.g == 5.0
+    assert env.spec is not None
+    assert env.spec.max_episode_steps == 7
+    assert load_dataset(ID).get_non_tensor("metadata")["ref_min_score"] == -20.0
+
+
+def test_entries_of_an_observation_keep_their_names() -> None:
+    def act(observation: Any) -> Any:
+        return half(observation["observation"])
+
+    record(act, lambda: ReturnToGoWrapper(Counter(), 3.0, discount=1.0), ID, episodes=2)
+    dataset = load_dataset(ID)
+    assert dataset["return_to_go"].shape == (7, 1)
+    episode = minari.load_dataset(ID)[0]
+    np.testing.assert_allclose(episode.observations["return_to_go"][:, 0], [3, 2.5, 2, 1.5])
+
+
+def test_nothing_is_run_where_a_dataset_is(tmp_path: Path) -> None:
+    record(half, Counter, ID, episodes=1, root=tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+
+    def never() -> gym.Env[Any, Any]:
+        raise AssertionError("an environment was made")
+
+    with pytest.raises(FileExistsError, match="choose another dataset id"):
+        record(half, never, ID, episodes=1, root=tmp_path)
+    with pytest.raises(ValueError, match="Malformed"):
+        record(half, never, "no id", episodes=1, root=tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_nothing_is_saved_when_an_episode_fails(tmp_path: Path) -> None:
+    class Failing(Counter):
+        def step(self, action: Any) -> Any:
+            observation, _, *rest = super().step(action)
+            return observation, float("nan"), *rest
+
+    with pytest.raises(ValueError, match="not finite"):
+        record(half, Failing, ID, episodes=1, root=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_discrete_actions_are_refused() -> None:
+    with pytest.raises(TypeError, match="only continuous actions"):
+        record(half, lambda: gym.make("CartPole-v1"), ID, episodes=1)

@@ -1,0 +1,409 @@
+"""The suite, from the command line to the records, with methods that learn nothing."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from filelock import FileLock
+
+pytest.importorskip("gymnasium_robotics")
+pytest.importorskip("rich")
+
+from benchmarks import command, datasets, records
+from benchmarks.cells import Cell, Settings, folder_of
+from benchmarks.collect import recipes
+from benchmarks.course import Course, undisturbed
+from benchmarks.executors import LocalExecutor, fitting_workers
+from benchmarks.experiment import attempt
+from benchmarks.measure import play
+from benchmarks.methods import MAGE
+from benchmarks.published import read_published
+from benchmarks.tables import TABLES, stand_in
+from benchmarks.tasks import task_of
+from mage_agent import MAGEConfig, MAGEPolicy
+from mage_agent.d4rl import TASKS
+from tests.suite_methods import Still
+from tests.tiny import CORE
+
+ROOT = Path(__file__).parents[1]
+OURS = "tests.suite_methods"
+KEYS = ("observation", "achieved_goal", "desired_goal")
+
+
+class Inline:
+    """Runs cells in this process, so that a test is fast."""
+
+    def __init__(self, workers: int) -> None:
+        pass
+
+    def run(
+        self, cells: Sequence[Cell], settings: Settings, started: Callable[[Cell], None]
+    ) -> Iterator[tuple[Cell, Any]]:
+        for cell in cells:
+            started(cell)
+            yield cell, attempt(cell, settings)
+
+
+@pytest.fixture
+def suite(
+    tmp_path: Path, maze_dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, list[dict[str, Any]]]]:
+    """Return a function that runs the command; it returns the exit status and all records."""
+    monkeypatch.setattr(command, "LocalExecutor", Inline)
+    datasets.load_split.cache_clear()
+
+    def run(*arguments: str, methods: str = "Still") -> tuple[int, list[dict[str, Any]]]:
+        named = ",".join(f"{OURS}:{name}" for name in methods.split(","))
+        common = ("--datasets", maze_dataset, "--methods", named, "--budget", "paper")
+        short = ("--seeds", "1", "--episodes", "2", "--curve-points", "0")
+        status = command.main([*common, *short, "--output", str(tmp_path / "out"), *arguments])
+        return status, records.read(tmp_path / "out" / "records.jsonl")
+
+    return run
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        command.main(arguments)
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_every_cell_has_one_record_and_runs_once(suite: Any, tmp_path: Path) -> None:
+    status, found = suite("--seeds", "2", "--curve-points", "3")
+    assert status == 0
+    assert [record["seed"] for record in found] == [0, 1]
+    for record in found:
+        assert record["status"] == "ok"
+        assert len(record["scores"]) == len(record["returns"]) == record["episodes"] == 2
+        assert record["score"] == pytest.approx(sum(record["scores"]) / 2, abs=1e-3)
+        assert record["evaluation_seed"] == 100_000 + 1_000 * record["seed"]
+        assert [point["step"] for point in record["learning_curve"]] == [5, 10, 15, 20]
+        assert record["latency_ms"]["batch_1"]["median"] > 0
+        assert record["steps"] == Still.published_steps
+        assert record["held_out"]["action_error"] > 0
+    assert not list(tmp_path.rglob("checkpoint"))
+    assert (tmp_path / "out" / "report.html").exists()
+    assert suite("--seeds", "2")[1] == found
+    assert len(suite("--seeds", "3")[1]) == 3
+
+
+def test_failure_is_recorded_and_stops_nothing(suite: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    status, found = suite(methods="Failing,Still")
+    assert status == 1
+    assert [record["status"] for record in found] == ["failed", "ok"]
+    assert found[0]["error"] == "RuntimeError: nothing can be learnt from this"
+    assert "in step" in found[0]["traceback"]
+    assert suite(methods="Failing,Still") == (1, found)
+
+    monkeypatch.setenv("FAILING_IS_MENDED", "1")
+    status, found = suite("--retry-failed", methods="Failing,Still")
+    assert status == 0
+    assert [record["status"] for record in records.latest(found)] == ["ok", "ok"]
+    assert records.latest(found)[0]["interruptions"] == 1  # it went on from its checkpoint
+
+
+def test_records_cut_short_are_mended_by_going_on(suite: Any, tmp_path: Path) -> None:
+    suite("--seeds", "2")
+    path = tmp_path / "out" / "records.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text(lines[0] + lines[1][:50])
+    _, found = suite("--seeds", "2")
+    assert [record["seed"] for record in found] == [0, 1]
+
+
+def test_two_suites_in_one_folder_are_refused(
+    suite: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite()
+    with FileLock(tmp_path / "out" / ".lock"), pytest.raises(SystemExit):
+        suite()
+    assert "another suite is writing to" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        suite("--hold-out", "0.2")
+    assert "Use the same, or another --output" in capsys.readouterr().err
+
+
+def test_full_disk_stops_the_suite_and_keeps_its_records(
+    suite: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        suite("--seeds", "3", methods="Full")
+    message = capsys.readouterr().err
+    assert "No space left" in message
+    assert "run the same command again" in message
+    assert [r["seed"] for r in records.read(tmp_path / "out" / "records.jsonl")] == [0]
+
+
+def test_missing_dataset_is_a_line_and_a_record(
+    suite: Any, capsys: pytest.CaptureFixture[str], maze_dataset: str
+) -> None:
+    gone = "local/pen/nowhere-v0"
+    for _ in range(2):
+        status, found = suite("--datasets", f"{gone},{maze_dataset}")
+        assert status == 0
+        assert sorted(record["status"] for record in found) == ["ok", "unavailable"]
+        assert f"{gone} is unavailable: " in capsys.readouterr().out
+
+
+def test_changed_settings_are_another_cell(suite: Any) -> None:
+    suite()
+    _, found = suite("--config", '{"batch_size": 8}')
+    assert [record["variant"] for record in found] == ["", "batch_size=8"]
+    assert found[1]["hyperparameters"]["batch_size"] == 8
+    assert found[0]["config_digest"] != found[1]["config_digest"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "--datasets, or a --table"),
+        (("--table", "99"), "can be run are [1, 2, 3, 4, 5"),
+        (("--datasets", "local/chess/a-v0"), "known: ['ant', 'antmaze'"),
+        (("--datasets", "a/pen/b-v0", "--methods", "magic"), "known: mage, "),
+        (("--datasets", "a/pen/b-v0", "--methods", "no_module:X"), "on PYTHONPATH"),
+        (("--datasets", "a/pen/b-v0", "--methods", f"{OURS}:X"), "cannot import the method"),
+        (("--table", "5", "--config", '{"a": 1}'), "changes one method"),
+        (("--datasets", "a/pen/b-v0", "--config", "{a: 1}"), "is no JSON"),
+        (("--datasets", "a/pen/b-v0", "--config", "[]"), "must be an object"),
+        (
+            ("--datasets", "a/pen/b-v0", "--budget", "paper", "--minutes", "1"),
+            "does not go with --budget paper",
+        ),
+        (("--datasets", "a/pen/b-v0", "--seeds", "0"), "0 is below 1"),
+        (("--datasets", "a/pen/b-v0", "--hold-out", "1"), "not in [0, 1)"),
+    ],
+)
+def test_bad_input_names_what_is_allowed(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    assert message in refusal(capsys, *arguments)
+
+
+def test_mage_is_trained_within_its_minutes_and_asked_and_saved(suite: Any, tmp_path: Path) -> None:
+    # Observation keys are the preset's.
+    tiny = {key: value for key, value in CORE.items() if key != "observation_keys"}
+    common = ("--methods", "mage", "--config", json.dumps(tiny), "--targets", "0.1,0.9", "--save")
+    _, (record,) = suite(*common, "--budget", "quick", "--minutes", "0.05")
+    assert set(record["asked"]) == {"0.1", "0.9"}
+    assert record["held_out"]["action_error_acting"] > 0
+    assert 1.0 < record["training_seconds"] < 6.0  # of three
+    used = record["hyperparameters"]
+    assert used["tokenizer_steps"] == used["generator_steps"]  # as in the configuration
+    (folder,) = (tmp_path / "out" / "cells").iterdir()
+    assert MAGEPolicy.load(folder / "policy.mage").config.to_dict() == used
+
+
+def test_interim_evaluations_change_nothing(maze_dataset: str, tmp_path: Path) -> None:
+    dataset, _ = datasets.load_split(maze_dataset, 0.99, 0.0)
+    task = task_of(maze_dataset)
+    changes = {**CORE, "observation_keys": KEYS, "dropout": 0.3}  # with a discount of 0.99
+    weights = []
+    for points in (0, 3):
+        method = MAGE(dataset, domain="pointmaze", seed=0, **changes)
+
+        def interim(method: MAGE = method) -> dict[str, Any]:
+            with undisturbed(method):
+                return {"score": play(method, dataset, task, episodes=1, seed=0)[0].episode_return}
+
+        course = Course(tmp_path / str(points), steps=180, points=points, evaluate=interim)
+        method.learn(dataset, steps=180, progress_bar=False, callback=course)
+        assert len(course.curve) == points
+        weights.append(method.policy.state_dict())
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name]), name
+
+
+def test_stages_share_steps_as_in_the_preset(maze_dataset: str) -> None:
+    dataset, _ = datasets.load_split(maze_dataset, 0.99, 0.0)
+    mage = MAGE(dataset, domain="pointmaze", observation_keys=KEYS, discount=0.99, seed=0)
+    assert mage._share(12_000) == {
+        "tokenizer_steps": 1_500,
+        "generator_steps": 2_500,
+        "inverse_dynamics_steps": 8_000,
+    }
+    assert mage._share(1) == {
+        "tokenizer_steps": 1,
+        "generator_steps": 1,
+        "inverse_dynamics_steps": 1,
+    }
+    assert mage.published_steps == 158_000
+
+
+def test_held_out_episodes_are_whole_and_apart(toy_dataset: Any) -> None:
+    training, held = datasets.hold_out(toy_dataset, 0.3)
+    assert len(training) + len(held) == len(toy_dataset)
+    assert not set(training["episode"].tolist()) & set(held["episode"].tolist())
+    assert held["episode"].unique().numel() == 2  # 0.3 of seven
+    again, _ = datasets.hold_out(toy_dataset, 0.3)
+    assert torch.equal(again["observation"], training["observation"])
+    assert len(datasets.hold_out(toy_dataset, 0.0)[1]) == 0
+
+
+def cells_of(dataset: str, method: str, *seeds: int) -> list[Cell]:
+    return [
+        Cell(dataset=dataset, method=f"{OURS}:{method}", seed=seed, budget="paper", minutes=None)
+        for seed in seeds
+    ]
+
+
+@pytest.mark.slow
+def test_dead_workers_take_no_other_cell_with_them(tmp_path: Path, maze_dataset: str) -> None:
+    settings = Settings(output=tmp_path, episodes=1, curve_points=0)
+    cells = cells_of(maze_dataset, "Dying", 0, 1, 2)
+    begun: list[Cell] = []
+    found = dict(LocalExecutor(2).run(cells, settings, begun.append))
+    assert [found[cell]["status"] for cell in cells] == ["failed", "ok", "ok"]
+    assert "died 3 times (SIGKILL)" in found[cells[0]]["error"]
+    assert [begun.count(cell) for cell in cells] == [3, 2, 1]
+    assert found[cells[1]]["interruptions"] == 1
+
+
+def test_workers_fit_the_machine() -> None:
+    assert 1 <= fitting_workers(1) <= (os.cpu_count() or 1)
+    assert fitting_workers(10_000) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_suite_killed_at_any_moment_goes_on(
+    suite: Any, tmp_path: Path, maze_dataset: str
+) -> None:
+    arguments = ("--seeds", "3")
+    clock = random.Random(0)
+    kills = 0
+    while True:
+        child = os.fork()
+        if child == 0:
+            status, _ = suite(*arguments, methods="Slow")
+            os._exit(status)
+        killer = time.monotonic() + clock.uniform(0.1, 1.2)
+        while os.waitpid(child, os.WNOHANG) == (0, 0):
+            if time.monotonic() > killer:
+                os.kill(child, signal.SIGKILL)
+                _, code = os.waitpid(child, 0)
+                kills += os.WIFSIGNALED(code)
+                break
+            time.sleep(0.01)
+        else:
+            break
+    found = records.read(tmp_path / "out" / "records.jsonl")
+    assert kills >= 2
+    assert [record["seed"] for record in found] == [0, 1, 2]
+    assert all(record["status"] == "ok" for record in found)
+    settings = Settings(output=tmp_path / "out")
+    for cell in cells_of(maze_dataset, "Slow", 0, 1, 2):
+        steps = [
+            int(line.split()[0])
+            for line in (folder_of(cell, settings) / "steps").read_text().splitlines()
+        ]
+        # Every step was taken; none but the one in which it was killed was taken again.
+        assert sorted(set(steps)) == list(range(1, 21))
+        assert len(steps) <= 20 + kills
+
+
+@pytest.mark.slow
+def test_workers_end_with_an_interrupted_command_and_the_next_goes_on(
+    tmp_path: Path, maze_dataset: str
+) -> None:
+    output = tmp_path / "out"
+    line = [sys.executable, str(ROOT / "benchmarks" / "run_suite.py"), "--datasets", maze_dataset]
+    line += ["--methods", f"{OURS}:Waiting", "--budget", "paper", "--seeds", "2", "--workers", "1"]
+    line += ["--output", str(output), "--episodes", "1", "--curve-points", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    deadline = time.monotonic() + 300
+
+    def interrupt(seed: int, by: signal.Signals) -> tuple[int, str]:
+        """Start the command, and stop it in the midst of a cell; its worker must end, too."""
+        command = subprocess.Popen(
+            line,
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+            # Shells let what they start in the background ignore Ctrl-C, tests included.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        while not (notes := list(output.rglob(f"*seed{seed}*/waiting"))):
+            assert command.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        command.send_signal(by)
+        told, _ = command.communicate()
+        worker = Path("/proc") / notes[0].read_text()
+        while worker.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        return command.returncode, told
+
+    assert interrupt(0, signal.SIGKILL) == (-signal.SIGKILL, "")
+    status, told = interrupt(1, signal.SIGINT)
+    assert status == 130
+    assert told.splitlines()[-1] == "interrupted; the same command goes on from here"
+
+    last = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
+    assert last.returncode == 0, last.stderr
+    assert last.stdout.splitlines()[-1] == f"report: {output / 'report.html'}"
+    found = records.read(output / "records.jsonl")
+    assert [record["seed"] for record in found] == [0, 1]
+    assert [record["interruptions"] for record in found] == [1, 1]
+
+
+def test_without_rich_the_extra_is_named() -> None:
+    entry = str(ROOT / "benchmarks" / "run_suite.py")
+    hide = "import runpy, sys; sys.modules['rich'] = sys.modules['rich.console'] = None; "
+    run = f"runpy.run_path({entry!r}, run_name='__main__')"
+    told = subprocess.run(
+        [sys.executable, "-c", hide + run], capture_output=True, text=True, check=False
+    )
+    assert told.returncode == 1
+    assert "pip install 'mage-agent[benchmarks]'" in told.stderr
+
+
+def test_maze_datasets_are_collected_on_demand(
+    suite: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name = "local/pointmaze/maze2d-umaze-v0"
+    short = replace(recipes.RECIPES[name], steps=120, max_episode_steps=40, reference_episodes=5)
+    monkeypatch.setitem(recipes.RECIPES, name, short)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    for collected in (True, False):
+        _, (record,) = suite("--datasets", name)
+        assert (record["dataset"], record["status"]) == (name, "ok")
+        assert (f"collected {name} into {tmp_path / name}" in capsys.readouterr().out) == collected
+
+
+def test_tables_name_datasets_methods_and_variants_that_exist(maze_dataset: str) -> None:
+    printed = {(cell.table, cell.variant) for cell in read_published() if cell.method == "mage"}
+    for number, table in TABLES.items():
+        for dataset in table.datasets:
+            task_of(dataset)
+            assert "/" in dataset or dataset in TASKS
+            if "pointmaze" in dataset and dataset.startswith("local/"):
+                assert dataset in recipes.RECIPES
+        for name, changes in table.variants.items():
+            for preset in ("adroit", "adroit-small"):
+                config = MAGEConfig.preset(preset, **changes)
+            own = MAGEConfig.preset("adroit") == config.preset("adroit", **changes)
+            assert own or (number, name) in printed, (number, name)
+
+
+def test_a_remake_stands_in_for_what_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    here: dict[str, Any] = {"local/pen/expert-v0": {}}
+    monkeypatch.setattr("minari.list_local_datasets", lambda: here)
+    assert stand_in("pen-expert-v1") == "local/pen/expert-v0"
+    assert stand_in("pen-human-v1") == "D4RL/pen/human-v2"
+    assert stand_in("walker2d-medium-v2") == "walker2d-medium-v2"
+    here["D4RL/pen/expert-v2"] = {}
+    assert stand_in("pen-expert-v1") == "D4RL/pen/expert-v2"
