@@ -183,15 +183,7 @@ class MAGEModel(nn.Module):
         lengths = self.config.scales
         inputs = torch.cat(self.quantizer.scale_inputs(codes), dim=1)
         first, finer = self._conditions(state, return_to_go, known)
-        condition = first
-        if finer is not first:
-            repeats = torch.tensor([lengths[0], sum(lengths[1:])], device=inputs.device)
-            condition = Condition(
-                *(
-                    torch.cat(pair, dim=1).repeat_interleave(repeats, dim=1)
-                    for pair in zip(first, finer, strict=True)
-                )
-            )
+        condition = first if finer is first else first.followed_by(finer, lengths)
         logits, _ = self.transformer(inputs, condition)
         per_scale: tuple[Tensor, ...] = logits.split(lengths, dim=1)
         return per_scale

@@ -46,7 +46,9 @@ ALLOWED: dict[str, set[str]] = {  # module -> modules of the package it may impo
     "checkpoint": {"model"},
     "inference": {"model", "nn.transformer"},
     "health": set(),
-    "training": {"data", "model", "losses", "checkpoint", "health"},
+    "hardware": set(),
+    "parallel": set(),
+    "training": {"data", "model", "losses", "checkpoint", "hardware", "health", "parallel"},
     "policy": {"envs", "model", "checkpoint", "inference", "training"},
     "d4rl": {"data.d4rl", "data.d4rl_tasks", "data.load", "data.minari", "data.ted"},
     "evaluation": set(),  # sees only the policy protocol in types
@@ -65,7 +67,7 @@ ALLOWED: dict[str, set[str]] = {  # module -> modules of the package it may impo
     },
     "__main__": {"cli"},
 }
-TORCHRL = {"data.*", "losses", "actor", "envs", "training"}
+TORCHRL = {"data.*", "losses", "actor", "envs", "parallel", "training"}
 THIRD_PARTY: dict[str, set[str]] = {  # package -> the only modules that may name it
     "torchrl": TORCHRL,
     "tensordict": TORCHRL | {"d4rl", "facts"},  # they hand datasets on

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from mage_agent.nn.layers import MLP, Block, KeyValue
+from mage_agent.nn.layers import MLP, Block, KeyValue, Modulation
 
 __all__ = ["Condition", "MultiScaleTransformer"]
 
@@ -19,11 +19,26 @@ class Condition(NamedTuple):
 
     Attributes:
         embedding: is added to the tokens, shape (B, L or 1, D).
-        modulation: scales, shifts and gates of the blocks, shape (B, L or 1, 6, D).
+        modulations: of each block.
     """
 
     embedding: Tensor
-    modulation: Tensor
+    modulations: tuple[Modulation, ...]
+
+    def followed_by(self, finer: Condition, scale_lengths: Sequence[int]) -> Condition:
+        """This condition for the tokens of the first scale, another one for all others."""
+        first, rest = scale_lengths[0], sum(scale_lengths[1:])
+
+        def join(own: Tensor, other: Tensor) -> Tensor:
+            return torch.cat([own.expand(-1, first, -1), other.expand(-1, rest, -1)], dim=1)
+
+        return Condition(
+            join(self.embedding, finer.embedding),
+            tuple(
+                tuple(map(join, *pair))
+                for pair in zip(self.modulations, finer.modulations, strict=True)
+            ),
+        )
 
 
 class MultiScaleTransformer(nn.Module):
@@ -81,11 +96,13 @@ class MultiScaleTransformer(nn.Module):
             known: 1 where the return conditions, 0 where it is withheld, shape (B, 1).
 
         Returns:
-            Embedding (B, 1, D) and modulation (B, 1, 6, D).
+            Embedding (B, 1, D) and modulations.
         """
         given = torch.cat([observation, return_to_go * known, known], dim=-1)
         embedding = self.embed_condition(given.to(self.position.dtype))[:, None]
-        return Condition(embedding, self.modulation(embedding).unflatten(-1, (6, -1)))
+        shared = self.modulation(embedding).unflatten(-1, (6, -1))  # (B, 1, 6, D)
+        blocks = cast(Iterable[Block], self.blocks)
+        return Condition(embedding, tuple(block.modulate(shared) for block in blocks))
 
     def forward(
         self,
@@ -112,7 +129,9 @@ class MultiScaleTransformer(nn.Module):
         x = self.embed_code(inputs.to(self.position.dtype)) + self.position[here]
         x = x + condition.embedding
         present: list[KeyValue] = []
-        for index, block in enumerate(self.blocks):
-            x, pair = block(x, condition.modulation, mask, past[index] if past else None)
+        for index, (block, modulation) in enumerate(
+            zip(self.blocks, condition.modulations, strict=True)
+        ):
+            x, pair = block(x, modulation, mask, past[index] if past else None)
             present.append(pair)
         return self.head(self.norm(x)), present
