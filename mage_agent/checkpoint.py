@@ -162,7 +162,10 @@ def save(model: MAGEModel, path: str | Path, extra: dict[str, Any] | None = None
 
     Raises:
         OSError: the file cannot be written.
+        ValueError: the model is a copy that only acts.
     """
+    if model.only_acts:
+        raise ValueError("optimize_for_inference made this copy to act; save the model itself.")
     save_tensors(model.state_dict(), path, model_header(model) | {"extra": extra or {}})
 
 

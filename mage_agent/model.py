@@ -18,7 +18,7 @@ from mage_agent.nn.autoencoder import TrajectoryDecoder, TrajectoryEncoder
 from mage_agent.nn.inverse_dynamics import InverseDynamics
 from mage_agent.nn.layers import MLP, KeyValue, edge_pad
 from mage_agent.nn.quantizer import Encoding, MultiScaleQuantizer
-from mage_agent.nn.transformer import MultiScaleTransformer
+from mage_agent.nn.transformer import Condition, MultiScaleTransformer
 from mage_agent.types import ArrayT, Plan, TrajectoryWindow, next_return_to_go
 
 __all__ = ["MAGEModel"]
@@ -40,6 +40,8 @@ class MAGEModel(nn.Module):
     action_high: Tensor
     return_range: Tensor
     target_return: Tensor
+    only_acts: bool = False
+    """True for the copies that ``optimize_for_inference`` makes."""
 
     def __init__(self, config: MAGEConfig, *, observation_dim: int, action_dim: int) -> None:
         super().__init__()
@@ -181,11 +183,8 @@ class MAGEModel(nn.Module):
         lengths = self.config.scales
         inputs = torch.cat(self.quantizer.scale_inputs(codes), dim=1)
         first, finer = self._conditions(state, return_to_go, known)
-        conditions = first
-        if finer is not first:
-            parts = first.expand(-1, lengths[0], -1), finer.expand(-1, sum(lengths[1:]), -1)
-            conditions = torch.cat(parts, dim=1)
-        logits, _ = self.transformer(inputs, conditions)
+        condition = first if finer is first else first.followed_by(finer, lengths)
+        logits, _ = self.transformer(inputs, condition)
         per_scale: tuple[Tensor, ...] = logits.split(lengths, dim=1)
         return per_scale
 
@@ -208,7 +207,7 @@ class MAGEModel(nn.Module):
         if guidance != 1:  # the second half of the batch does without the return
             state, return_to_go = state.repeat(2, 1), return_to_go.repeat(2, 1)
             known = torch.cat([known, torch.zeros_like(known)])
-        conditions = self._conditions(state, return_to_go, known)
+        first, finer = self._conditions(state, return_to_go, known)
         scores: list[Tensor] = []
         past: list[KeyValue] | None = None
 
@@ -217,7 +216,7 @@ class MAGEModel(nn.Module):
             inputs = self.quantizer.scale_down[k] @ total
             if guidance != 1:
                 inputs = inputs.repeat(2, 1, 1)
-            logits, past = self.transformer(inputs, conditions[min(k, 1)], scale=k, past=past)
+            logits, past = self.transformer(inputs, finer if k else first, scale=k, past=past)
             if guidance != 1:
                 conditional, unconditional = logits.chunk(2)
                 logits = unconditional + guidance * (conditional - unconditional)
@@ -296,11 +295,19 @@ class MAGEModel(nn.Module):
         """
         lead = observation.shape[:-1]
         state, target = self._ask(observation, return_to_go)
-        _, sums = self.generate(
-            state, target, lambda logits: self.pick(logits, temperature, generator)
-        )
-        action = self.denormalize_action(self.read_action(sums[-1], state, target))
-        return action.view(*lead, self.action_dim)
+        if temperature > 0:
+            _, sums = self.generate(
+                state, target, lambda logits: self.pick(logits, temperature, generator)
+            )
+            action = self.read_action(sums[-1], state, target)
+        else:
+            action = self.greedy_action(state, target)
+        return self.denormalize_action(action).view(*lead, self.action_dim)
+
+    def greedy_action(self, state: Tensor, return_to_go: Tensor) -> Tensor:
+        """Standardised action (B, A), deterministic; what ``optimize_for_inference`` compiles."""
+        _, sums = self.generate(state, return_to_go, self.pick)
+        return self.read_action(sums[-1], state, return_to_go)
 
     @torch.no_grad()
     def plan(
@@ -459,13 +466,13 @@ class MAGEModel(nn.Module):
 
     def _conditions(
         self, state: Tensor, return_to_go: Tensor, known: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Condition embeddings of the first and of the finer scales, each (B, 1, D)."""
+    ) -> tuple[Condition, Condition]:
+        """Conditions of the first and of the finer scales."""
         sites = self.config.return_conditioning
 
-        def embed(site: str) -> Tensor:
+        def embed(site: str) -> Condition:
             flag = known if site in sites else torch.zeros_like(known)
-            return self.transformer.condition(state, return_to_go, flag)[:, None]
+            return self.transformer.condition(state, return_to_go, flag)
 
         first = embed("first_scale")
         same = ("first_scale" in sites) == ("finer_scales" in sites)

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDictBase
 from torch import Tensor, nn
 from torchrl.record.loggers.tensorboard import TensorboardLogger
 from tqdm import tqdm
 
-from mage_agent import checkpoint
+from mage_agent import checkpoint, parallel
 from mage_agent.checkpoint import usable, versions
 from mage_agent.config import MAGEConfig
 from mage_agent.data import WindowSampler, metadata, observation_keys, replay_buffer
+from mage_agent.hardware import find_device, has_bfloat16
 from mage_agent.health import TrainingError, warn_of_collapse
 from mage_agent.losses import MAGEInverseDynamicsLoss, MAGELoss, MAGETokenizerLoss
 from mage_agent.model import MAGEModel
@@ -92,6 +93,7 @@ def fit(
     checkpoint_path: str | Path | None = None,
     checkpoint_interval: int = 1000,
     resume: bool = False,
+    accumulation: int = 1,
     callback: Callable[[Progress], None] | None = None,
 ) -> MAGEModel:
     """Train a model in two stages, in place (Algorithms 1, 2 and 5).
@@ -108,10 +110,15 @@ def fit(
         checkpoint_interval: steps between two checkpoints.
         resume: go on from ``checkpoint_path`` if it exists, to weights that equal an uninterrupted
             run's bit for bit on CPU.
+        accumulation: parts in which the batches of the second stage, which are what fills the
+            memory, are computed one after another; the step is still that of the whole batch.
         callback: called with the progress at every logged step.
 
     Returns:
         The model, in evaluation mode.
+
+    In several processes (see ``mage_agent.parallel``), each computes its share of every batch, and
+    the first one logs, saves and calls the callback.
 
     Raises:
         ValueError: the dataset does not fit the model, or the checkpoint is damaged or that of
@@ -123,15 +130,17 @@ def fit(
         UserWarning: the tokenizer has collapsed to a few of its codes.
     """
     _check_fit(model, dataset)
-    target = _device(device)
+    parallel.check_parts(model.config.batch_size, accumulation)
+    target = find_device(device)
     model.to(target)
-    logger = TensorboardLogger("mage", log_dir=str(log_dir)) if log_dir else None
+    first = parallel.is_first()
+    logger = TensorboardLogger("mage", log_dir=str(log_dir)) if log_dir and first else None
     with (
         torch.random.fork_rng(devices=[target] if target.type == "cuda" else []),
         closing(logger.experiment) if logger is not None else nullcontext(),
     ):
         torch.manual_seed(seed)
-        trainer = _Trainer(model, dataset, seed, target, checkpoint_path)
+        trainer = _Trainer(model, dataset, seed, target, checkpoint_path, accumulation)
         if resume and checkpoint_path is not None and Path(checkpoint_path).is_file():
             trainer.restore()
         for stage in STAGES[trainer.stage_index :]:
@@ -143,7 +152,7 @@ def fit(
                 desc=stage,
                 total=trainer.total,
                 initial=trainer.step,
-                disable=not progress_bar,
+                disable=not (progress_bar and first),
             )
             for losses in bar:
                 if trainer.logs(trainer.step):
@@ -152,7 +161,7 @@ def fit(
                     if logger is not None:
                         for key, value in progress.metrics.items():
                             logger.log_scalar(f"{stage}/{key}", value, step=trainer.step)
-                    if callback is not None:
+                    if callback is not None and first:
                         callback(progress)
                 if trainer.step % checkpoint_interval == 0 or trainer.step == trainer.total:
                     trainer.save()
@@ -206,8 +215,10 @@ class _Trainer:
         seed: int,
         device: torch.device,
         path: str | Path | None,
+        accumulation: int,
     ) -> None:
         self.model, self.dataset, self.seed, self.device = model, dataset, seed, device
+        self.accumulation = accumulation
         self.path = None if path is None else Path(path)
         columns = dataset.select(*_columns(model.config))
         self.fingerprint = "" if path is None else checkpoint.digest(columns.to_dict())
@@ -221,7 +232,7 @@ class _Trainer:
         self.total = getattr(config, f"{stage}_steps")
         self.model.train()
         # The third stage's network is too small to gain.
-        self.low_precision = stage != "inverse_dynamics" and _has_bfloat16(self.device)
+        self.low_precision = stage != "inverse_dynamics" and has_bfloat16(self.device)
         dataset = self.dataset.select(*_columns(config))
         if stage == "tokenizer":
             self.loss: MAGETokenizerLoss | MAGELoss | MAGEInverseDynamicsLoss
@@ -293,7 +304,7 @@ class _Trainer:
         self.model.train()
         return torch.cat(latents)
 
-    def steps(self) -> Iterator[TensorDict]:
+    def steps(self) -> Iterator[TensorDictBase]:
         """Train to the end of the stage; yields the losses of every step after it was taken."""
         config = self.model.config
         parameters = list(self.loss.parameters())
@@ -302,19 +313,30 @@ class _Trainer:
             rate = learning_rate(config, self.step, self.total)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.low_precision):
-                batch = self.buffer.sample()
-                losses = self.loss(batch.to(self.device))
-            total = sum_losses(losses)
-            self.optimizer.zero_grad(set_to_none=True)
-            total.backward()
+            batch = self.buffer.sample()
+            losses = self.backward(batch)
+            parallel.average_gradients(parameters)
             norm = nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
-            if not torch.isfinite(total + norm):
+            if not torch.isfinite(sum_losses(losses) + norm):
                 rows = batch["index"][:, 0]
-                raise TrainingError(self._describe_failure(losses.detach(), rows), rows)
+                raise TrainingError(self._describe_failure(losses, rows), rows)
             self.optimizer.step()
             self.step += 1
-            yield losses.detach()
+            yield losses
+
+    def backward(self, batch: TensorDictBase) -> TensorDictBase:
+        """Losses of a batch; their gradients replace those of the parameters."""
+        self.optimizer.zero_grad(set_to_none=True)
+        batch = parallel.share(batch).to(self.device)
+        # The codebook follows whole batches.
+        count = 1 if self.stage == "tokenizer" else self.accumulation
+        found = []
+        for part in batch.chunk(count):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.low_precision):
+                losses = self.loss(part) * (len(part) / len(batch))
+            sum_losses(losses).backward()
+            found.append(losses.detach())
+        return parallel.average(sum(found[1:], start=found[0]))
 
     def logs(self, step: int) -> bool:
         """Whether the step is an entry of the log."""
@@ -324,7 +346,7 @@ class _Trainer:
         """Leave a finished stage behind."""
         self.step = 0
 
-    def report(self, losses: TensorDict) -> Progress:
+    def report(self, losses: TensorDictBase) -> Progress:
         """Losses and metrics as numbers, with their sum as ``loss``."""
         metrics = {key: float(value) for key, value in losses.items()}
         metrics["loss"] = float(sum_losses(losses))
@@ -333,7 +355,7 @@ class _Trainer:
 
     def save(self) -> None:
         """Write everything that the rest of training depends on."""
-        if self.path is None:
+        if self.path is None or not parallel.is_first():
             return
         tensors = {f"model.{key}": value for key, value in self.model.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
@@ -406,7 +428,7 @@ class _Trainer:
             self.buffer.sampler.load_state_dict({"rng_state": tensors["random.windows"]})
             torch.set_rng_state(tensors["random.torch"])
 
-    def _describe_failure(self, losses: TensorDict, rows: Tensor) -> str:
+    def _describe_failure(self, losses: TensorDictBase, rows: Tensor) -> str:
         kept = f"; the last good state is {self.path}" if self.path and self.path.exists() else ""
         values = {key: float(value) for key, value in losses.items() if key.startswith("loss")}
         return (
@@ -441,19 +463,6 @@ def learning_rate(config: MAGEConfig, step: int, steps: int) -> float:
     return config.learning_rate * warmup * (0.1 + 0.9 * cosine)
 
 
-def _device(device: str | torch.device) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
-
-
-def _has_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 arithmetic is native; elsewhere it is slower than float32."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-
-
 def _fit_statistics(model: MAGEModel, dataset: TensorDictBase) -> None:
     _check_discount(model.config, dataset)
     facts = metadata(dataset)
@@ -480,6 +489,8 @@ def _check_discount(config: MAGEConfig, dataset: TensorDictBase) -> None:
 
 def _check_fit(model: MAGEModel, dataset: TensorDictBase) -> None:
     """Compare a dataset with a model before anything is trained."""
+    if model.only_acts:
+        raise ValueError("optimize_for_inference made this copy to act; train the model itself.")
     missing = [key for key in model.config.observation_keys if key not in dataset]
     if missing:
         raise ValueError(f"the dataset lacks the model's observation entries {missing}.")

@@ -44,9 +44,12 @@ ALLOWED: dict[str, set[str]] = {  # module -> modules of the package it may impo
     "envs": set(),
     "actor": {"envs", "model"},
     "checkpoint": {"model"},
+    "inference": {"model", "nn.transformer"},
     "health": set(),
-    "training": {"data", "model", "losses", "checkpoint", "health"},
-    "policy": {"envs", "model", "checkpoint", "training"},
+    "hardware": set(),
+    "parallel": set(),
+    "training": {"data", "model", "losses", "checkpoint", "hardware", "health", "parallel"},
+    "policy": {"envs", "model", "checkpoint", "inference", "training"},
     "d4rl": {"data.d4rl", "data.d4rl_tasks", "data.load", "data.minari", "data.ted"},
     "evaluation": set(),  # sees only the policy protocol in types
     "visualize": set(),
@@ -64,7 +67,7 @@ ALLOWED: dict[str, set[str]] = {  # module -> modules of the package it may impo
     },
     "__main__": {"cli"},
 }
-TORCHRL = {"data.*", "losses", "actor", "envs", "training"}
+TORCHRL = {"data.*", "losses", "actor", "envs", "parallel", "training"}
 THIRD_PARTY: dict[str, set[str]] = {  # package -> the only modules that may name it
     "torchrl": TORCHRL,
     "tensordict": TORCHRL | {"d4rl", "facts"},  # they hand datasets on
@@ -84,6 +87,7 @@ PUBLIC_SUBMODULES = {
     "checkpoint",
     "d4rl",
     "evaluation",
+    "inference",
     "recording",
     "training",
     "types",

@@ -107,14 +107,14 @@ class TestBlock:
         expected = x + (1 + gate1) * attended
         hidden = block.mlp(norm(expected, (8,)) * (1 + scale2) + shift2)
         expected = expected + (1 + gate2) * hidden
-        torch.testing.assert_close(block(x, modulation)[0], expected)
+        torch.testing.assert_close(block(x, block.modulate(modulation))[0], expected)
 
     def test_the_blocks_own_offset_adds_to_the_modulation(self) -> None:
         block, x, modulation = Block(8, 2), torch.randn(3, 4, 8), torch.randn(3, 1, 6, 8)
-        expected = block(x, modulation + 0.5)[0]
+        expected = block(x, block.modulate(modulation + 0.5))[0]
         with torch.no_grad():
             block.offset.fill_(0.5)
-        torch.testing.assert_close(block(x, modulation)[0], expected)
+        torch.testing.assert_close(block(x, block.modulate(modulation))[0], expected)
 
     def test_dropout_acts_in_training_only(self) -> None:
         block, x = Block(8, 2, dropout=0.5), torch.randn(3, 4, 8)

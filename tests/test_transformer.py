@@ -39,7 +39,8 @@ class TestScaleCausality:
     def test_the_networks_inputs_are_seen_up_to_the_own_scale(self, scale: int) -> None:
         transformer = exact_model().transformer
         x = torch.randn(2, sum(SCALES), C, dtype=torch.float64, requires_grad=True)
-        logits, _ = transformer(x, torch.randn(2, 1, 16).double())
+        condition = transformer.condition(*(torch.randn(2, n).double() for n in (STATE, 1, 1)))
+        logits, _ = transformer(x, condition)
         here = slice(transformer.starts[scale], transformer.ends[scale])
         logits[:, here].square().sum().backward()
         seen = x.grad.abs().sum((0, 2)) > 0

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["MLP", "Attention", "Block", "Dropout", "KeyValue", "edge_pad"]
+__all__ = ["MLP", "Attention", "Block", "Dropout", "KeyValue", "Modulation", "edge_pad"]
 
 KeyValue = tuple[Tensor, Tensor]
+Modulation = tuple[Tensor, ...]
+"""Factor, shift and gate of the two halves of a block, six tensors (B, L or 1, D)."""
 
 
 def edge_pad(values: Tensor, mask: Tensor) -> Tensor:
@@ -118,10 +120,15 @@ class Block(nn.Module):
         self.dropout = Dropout(dropout)
         self.offset = nn.Parameter(torch.zeros(6, width))
 
+    def modulate(self, shared: Tensor | float = 0.0) -> Modulation:
+        """Add the block's own offset to the shared modulation, shape (B, L or 1, 6, D)."""
+        scale1, shift1, gate1, scale2, shift2, gate2 = (self.offset + shared).unbind(-2)
+        return 1 + scale1, shift1, 1 + gate1, 1 + scale2, shift2, 1 + gate2
+
     def forward(
         self,
         x: Tensor,
-        modulation: Tensor | float = 0.0,
+        modulation: Modulation | None = None,
         mask: Tensor | None = None,
         past: KeyValue | None = None,
     ) -> tuple[Tensor, KeyValue]:
@@ -129,15 +136,17 @@ class Block(nn.Module):
 
         Args:
             x: inputs, shape (B, L, D).
-            modulation: scales, shifts and gates, shape (B, L or 1, 6, D).
+            modulation: from ``modulate``; None is the block's own offset alone.
             mask: see ``Attention``.
             past: see ``Attention``.
 
         Returns:
             Outputs (B, L, D), and this block's keys and values.
         """
-        scale1, shift1, gate1, scale2, shift2, gate2 = (self.offset + modulation).unbind(-2)
-        attended, present = self.attention(self.norm1(x) * (1 + scale1) + shift1, mask, past)
-        x = x + (1 + gate1) * self.dropout(attended)
-        hidden = self.mlp(self.norm2(x) * (1 + scale2) + shift2)
-        return x + (1 + gate2) * self.dropout(hidden), present
+        factor1, shift1, gate1, factor2, shift2, gate2 = modulation or self.modulate()
+        attended, present = self.attention(
+            torch.addcmul(shift1, self.norm1(x), factor1), mask, past
+        )
+        x = torch.addcmul(x, gate1, self.dropout(attended))
+        hidden = self.mlp(torch.addcmul(shift2, self.norm2(x), factor2))
+        return torch.addcmul(x, gate2, self.dropout(hidden)), present

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 from vector_quantize_pytorch import VectorQuantize
 
@@ -38,6 +38,15 @@ def _area_mean(length_out: int, length_in: int) -> Tensor:
     """Mean over equal parts of the time axis as a matrix, shape (length_out, length_in)."""
     matrix = F.interpolate(torch.eye(length_in)[None], size=length_out, mode="area")[0].T
     return matrix.contiguous()
+
+
+def _of_all_processes(values: Tensor) -> Tensor:
+    """Concatenate along the batch what all processes of a training hold, in their order."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return values
+    parts = [torch.empty_like(values) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(parts, values.contiguous())
+    return torch.cat(parts)
 
 
 class MultiScaleQuantizer(nn.Module):
@@ -72,6 +81,7 @@ class MultiScaleQuantizer(nn.Module):
             decay=codebook_decay,
             kmeans_init=True,
             threshold_ema_dead_code=1,
+            sync_codebook=False,  # every process makes the same update of the whole batch
         )
 
     @property
@@ -120,7 +130,7 @@ class MultiScaleQuantizer(nn.Module):
 
         if update_codebook and not self.codebook._codebook.initted:
             down = torch.cat([d @ latent.detach() for d in self.scale_down], dim=1)
-            self.codebook._codebook.init_embed_(down.flatten(0, 1)[None])
+            self.codebook._codebook.init_embed_(_of_all_processes(down).flatten(0, 1)[None])
 
         def choose(k: int, total: Tensor) -> Tensor:
             residual: Tensor = self.scale_down[k] @ (latent - total)  # (B, L_k, C)
@@ -135,7 +145,8 @@ class MultiScaleQuantizer(nn.Module):
         if update_codebook:
             # Deviation: a moving average replaces the loss that pulls codes to latents.
             # One update for all scales: a code that only coarse scales use is not taken for dead.
-            self.codebook.update_indices(torch.cat(residuals, dim=1), torch.cat(token_ids, dim=1))
+            vectors, ids = torch.cat(residuals, dim=1), torch.cat(token_ids, dim=1)
+            self.codebook.update_indices(_of_all_processes(vectors), _of_all_processes(ids))
         return Encoding(tuple(token_ids), quantised, torch.stack(commitments).mean(0))
 
     def lookup(self, token_ids: Tensor) -> Tensor:

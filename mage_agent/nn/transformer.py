@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from mage_agent.nn.layers import MLP, Block, KeyValue
+from mage_agent.nn.layers import MLP, Block, KeyValue, Modulation
 
-__all__ = ["MultiScaleTransformer"]
+__all__ = ["Condition", "MultiScaleTransformer"]
+
+
+class Condition(NamedTuple):
+    """What (s_0, R_0) does to the transformer: the same at every scale, so computed once.
+
+    Attributes:
+        embedding: is added to the tokens, shape (B, L or 1, D).
+        modulations: of each block.
+    """
+
+    embedding: Tensor
+    modulations: tuple[Modulation, ...]
+
+    def followed_by(self, finer: Condition, scale_lengths: Sequence[int]) -> Condition:
+        """This condition for the tokens of the first scale, another one for all others."""
+        first, rest = scale_lengths[0], sum(scale_lengths[1:])
+
+        def join(own: Tensor, other: Tensor) -> Tensor:
+            return torch.cat([own.expand(-1, first, -1), other.expand(-1, rest, -1)], dim=1)
+
+        return Condition(
+            join(self.embedding, finer.embedding),
+            tuple(
+                tuple(map(join, *pair))
+                for pair in zip(self.modulations, finer.modulations, strict=True)
+            ),
+        )
 
 
 class MultiScaleTransformer(nn.Module):
@@ -59,7 +87,7 @@ class MultiScaleTransformer(nn.Module):
         scale = torch.tensor([k for k, length in enumerate(scale_lengths) for _ in range(length)])
         self.register_buffer("block_causal", scale[:, None] >= scale[None], persistent=False)
 
-    def condition(self, observation: Tensor, return_to_go: Tensor, known: Tensor) -> Tensor:
+    def condition(self, observation: Tensor, return_to_go: Tensor, known: Tensor) -> Condition:
         """Embed the condition (s_0, R_0).
 
         Args:
@@ -68,17 +96,18 @@ class MultiScaleTransformer(nn.Module):
             known: 1 where the return conditions, 0 where it is withheld, shape (B, 1).
 
         Returns:
-            Embedding, shape (B, D).
+            Embedding (B, 1, D) and modulations.
         """
-        embedding: Tensor = self.embed_condition(
-            torch.cat([observation, return_to_go * known, known], dim=-1)
-        )
-        return embedding
+        given = torch.cat([observation, return_to_go * known, known], dim=-1)
+        embedding = self.embed_condition(given.to(self.position.dtype))[:, None]
+        shared = self.modulation(embedding).unflatten(-1, (6, -1))  # (B, 1, 6, D)
+        blocks = cast(Iterable[Block], self.blocks)
+        return Condition(embedding, tuple(block.modulate(shared) for block in blocks))
 
     def forward(
         self,
         inputs: Tensor,
-        conditions: Tensor,
+        condition: Condition,
         *,
         scale: int | None = None,
         past: Sequence[KeyValue] | None = None,
@@ -88,7 +117,7 @@ class MultiScaleTransformer(nn.Module):
         Args:
             inputs: scaled-down sums of the coarser scales, shape (B, L, C), where L is the number
                 of tokens of all scales, or of the one asked for.
-            conditions: condition embeddings, shape (B, L or 1, D).
+            condition: from ``condition``.
             scale: the one scale (from 0) whose tokens ``inputs`` holds; None for all.
             past: keys and values of the coarser scales, one pair per block.
 
@@ -97,10 +126,12 @@ class MultiScaleTransformer(nn.Module):
         """
         here = slice(None) if scale is None else slice(self.starts[scale], self.ends[scale])
         mask = self.block_causal if scale is None else None
-        x = self.embed_code(inputs) + self.position[here] + conditions
-        modulation = self.modulation(conditions).unflatten(-1, (6, -1))  # (B, L or 1, 6, D)
+        x = self.embed_code(inputs.to(self.position.dtype)) + self.position[here]
+        x = x + condition.embedding
         present: list[KeyValue] = []
-        for index, block in enumerate(self.blocks):
+        for index, (block, modulation) in enumerate(
+            zip(self.blocks, condition.modulations, strict=True)
+        ):
             x, pair = block(x, modulation, mask, past[index] if past else None)
             present.append(pair)
         return self.head(self.norm(x)), present

@@ -1,0 +1,360 @@
+"""Speed, as ratios measured side by side in one run.
+
+python -m benchmarks.speed --output benchmarks/results/speed
+
+All cases of a group take turns, so that whatever else the machine does meets all of them alike. On
+CPU the clock is the process's own CPU time, which on one thread is what an idle machine would
+need; on a GPU, it is the wall clock, around a synchronisation.
+"""
+
+import argparse
+import csv
+import multiprocessing
+import resource
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from tensordict import TensorDictBase
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+from torchrl.data import SliceSampler, TensorDictReplayBuffer, TensorStorage
+
+from mage_agent import (
+    MAGEConfig,
+    MAGELoss,
+    MAGEModel,
+    dataset_from_arrays,
+    replay_buffer,
+)
+from mage_agent.inference import optimize_for_inference
+
+OBSERVATION, ACTION = 39, 28
+"""Sizes of Adroit's door."""
+CONTEXT = 20
+"""Steps that the Decision Transformer looks back."""
+
+Case = Callable[[], object]
+
+
+class Timing(NamedTuple):
+    """Milliseconds of a case: the median and the 99th percentile."""
+
+    median: float
+    p99: float
+
+
+class Row(NamedTuple):
+    """One line of the table; ``ratio`` is the median over that of the case ``against``."""
+
+    group: str
+    case: str
+    median_ms: float
+    p99_ms: float
+    against: str
+    ratio: float
+
+
+def interleave(cases: dict[str, Case], rounds: int, device: str) -> dict[str, Timing]:
+    """Time every case once per round, after two rounds that do not count."""
+
+    def clock() -> float:
+        if device == "cuda":
+            torch.cuda.synchronize()
+            return time.perf_counter()
+        return time.process_time()
+
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for count in range(rounds + 2):
+        for name, case in cases.items():
+            began = clock()
+            case()
+            if count >= 2:
+                seconds[name].append(clock() - began)
+    return {
+        name: Timing(*(1e3 * np.percentile(values, [50, 99])).tolist())
+        for name, values in seconds.items()
+    }
+
+
+def rows(group: str, timings: dict[str, Timing], against: str) -> Iterator[Row]:
+    """Lines of a group, compared with one of its cases."""
+    for case, timing in timings.items():
+        yield Row(group, case, *timing, against, timing.median / timings[against].median)
+
+
+def make_model(preset: str, device: str, **changes: Any) -> MAGEModel:
+    """An untrained model; speed does not depend on the weights."""
+    torch.manual_seed(0)
+    config = MAGEConfig.preset(preset, **changes)
+    return MAGEModel(config, observation_dim=OBSERVATION, action_dim=ACTION).to(device).eval()
+
+
+@torch.no_grad()
+def act_plainly(model: MAGEModel, observation: Tensor, return_to_go: Tensor) -> Tensor:
+    """Act without a cache: every scale is scored by a pass over all tokens."""
+    state, target = model.standardize(observation, return_to_go[:, None])
+    sizes = (model.config.scales, model.config.code_dim)
+    codes = [state.new_zeros(len(state), length, sizes[1]) for length in sizes[0]]
+    for k in range(len(codes)):
+        codes[k] = model.pick(model.logits(codes, state, target, torch.ones_like(target))[k])
+    latent = model.quantizer.partial_sums(codes)[-1]
+    return model.denormalize_action(model.read_action(latent, state, target))
+
+
+def decision_transformer(device: str, **sizes: int) -> Callable[[int], Case]:
+    """TorchRL's ``DTActor`` (which needs the package ``transformers``), as a case by batch size."""
+    from torchrl.modules import DTActor
+
+    config = DTActor.default_config()
+    for name, value in sizes.items():
+        setattr(config, name, value)
+    network = DTActor(OBSERVATION, ACTION, transformer_config=config, device=device).eval()
+
+    def case(batch: int) -> Case:
+        sizes = (OBSERVATION, ACTION, 1)
+        given = [torch.randn(batch, CONTEXT, size, device=device) for size in sizes]
+        return torch.no_grad()(partial(network, *given))
+
+    return case
+
+
+def acting(device: str, rounds: int) -> Iterator[Row]:
+    """Latency of an action: ours in its variants, and the Decision Transformer's."""
+    paper, small = make_model("adroit", device), make_model("adroit-small", device)
+    smaller: tuple[Any, ...] = ("bfloat16",) if device == "cuda" else ("bfloat16", "int8")
+    models = {
+        "MAGE, paper size": paper,
+        **{f"MAGE, paper size, {w}": optimize_for_inference(paper, w) for w in smaller},
+        "MAGE, small": small,
+    }
+    if device == "cuda":
+        models["MAGE, paper size, float32, graph"] = optimize_for_inference(paper)
+        models["MAGE, small, float32, graph"] = optimize_for_inference(small)
+    equal = decision_transformer(device, n_layer=8, n_embd=512, n_head=4, n_inner=2048)
+    default = decision_transformer(device)
+    for batch in (1, 64):
+        observation = torch.randn(batch, OBSERVATION, device=device)
+        target = torch.zeros(batch, device=device)
+        cases: dict[str, Case] = {
+            name: partial(model.act, observation, target) for name, model in models.items()
+        }
+        cases["MAGE, paper size, without a cache"] = partial(
+            act_plainly, paper, observation, target
+        )
+        cases["DTActor, equal size"] = equal(batch)
+        cases["DTActor, default size"] = default(batch)
+        timings = interleave(cases, rounds if batch == 1 else max(5, rounds // 10), device)
+        yield from rows(f"act, batch {batch}", timings, "DTActor, equal size")
+
+
+def make_dataset(steps: int = 100_000) -> TensorDictBase:
+    """Random numbers in episodes of 200 steps."""
+    random = np.random.default_rng(0)
+    ends = np.arange(1, steps + 1) % 200 == 0
+    dataset: TensorDictBase = dataset_from_arrays(
+        random.normal(size=(steps, OBSERVATION)).astype(np.float32),
+        random.uniform(-1, 1, size=(steps, ACTION)).astype(np.float32),
+        random.normal(size=steps).astype(np.float32),
+        np.zeros(steps, dtype=bool),
+        ends,
+    )
+    return dataset
+
+
+def windows(rounds: int, batch: int = 512, horizon: int = 24) -> Iterator[Row]:
+    """Drawing a batch of windows: ours, TorchRL's ``SliceSampler``, and nothing but the copy."""
+    keys = ("observation", "action", "return_to_go")
+    dataset = make_dataset()
+    ours = replay_buffer(dataset, horizon=horizon, batch_size=batch, keys=keys, seed=0)
+    slices = TensorDictReplayBuffer(
+        storage=TensorStorage(dataset.select(*keys, "episode")),
+        sampler=SliceSampler(slice_len=horizon, traj_key="episode", cache_values=True),
+        batch_size=batch * horizon,
+    )
+    columns = [dataset[key] for key in keys]
+    steps = torch.arange(horizon)
+
+    def gather() -> list[Tensor]:
+        start = torch.randint(len(dataset) - horizon, (batch, 1))
+        index = (start + steps).flatten()
+        return [column.index_select(0, index) for column in columns]
+
+    cases: dict[str, Case] = {
+        "WindowSampler": ours.sample,
+        "SliceSampler": slices.sample,
+        "index_select alone": gather,
+    }
+    yield from rows(f"draw {batch} windows", interleave(cases, rounds, "cpu"), "SliceSampler")
+
+
+class Step:
+    """A training step of the second stage: the way ``fit`` takes it, or plainly.
+
+    The plain one computes in float32, tokenizes its windows anew, measures metrics at every step
+    and updates with an optimiser that is not fused.
+    """
+
+    def __init__(self, model: MAGEModel, *, plain: bool, batch: int) -> None:
+        self.plain, self.device = plain, model.action_low.device.type
+        self.loss = MAGELoss(model.train())
+        self.loss.metrics = plain
+        horizon = model.config.horizon
+        dataset = make_dataset(20_000)
+        self.buffer = replay_buffer(dataset, horizon=horizon, batch_size=batch, seed=0)
+        if not plain:
+            shape = len(dataset), sum(model.config.scales)
+            dataset["token_ids"] = torch.randint(model.config.codebook_size, shape)
+            self.buffer = replay_buffer(dataset, horizon=1, batch_size=batch, seed=0)
+        self.optimizer = torch.optim.AdamW(self.loss.parameters(), lr=1e-5, fused=not plain)
+
+    def __call__(self) -> None:
+        """Take the step."""
+        with torch.autocast(self.device, torch.bfloat16, enabled=not self.plain):
+            losses = self.loss(self.sample().to(self.device))
+        self.optimizer.zero_grad()
+        sum(value for key, value in losses.items() if key.startswith("loss")).backward()
+        torch.nn.utils.clip_grad_norm_(self.loss.parameters(), 1.0)
+        self.optimizer.step()
+
+    def sample(self) -> TensorDictBase:
+        """Draw the windows of a step."""
+        batch: TensorDictBase = self.buffer.sample()
+        return batch
+
+
+def training(device: str, rounds: int, batch: int) -> Iterator[Row]:
+    """Training steps at paper size and at ours, and what matrix products alone would take."""
+    for preset, size in (("adroit", batch), ("adroit-small", 128)):
+        step = Step(make_model(preset, device), plain=False, batch=size)
+        plain = Step(make_model(preset, device), plain=True, batch=size)
+        with FlopCounterMode(display=False) as counter:
+            step()
+        factor = torch.randn(2048, 2048, device=device, dtype=torch.bfloat16)
+        cases: dict[str, Case] = {
+            "as fit takes it": step,
+            "plain": plain,
+            "sampling alone": step.sample,
+            "product of 2048 x 2048 in bfloat16": lambda factor=factor: factor @ factor,  # type: ignore[misc]
+        }
+        timings = interleave(cases, rounds, device)
+        product = timings.pop("product of 2048 x 2048 in bfloat16")
+        share = counter.get_total_flops() / (2 * 2048**3)
+        timings["its products at the rate of large ones"] = Timing(*(share * t for t in product))
+        yield from rows(f"training step, {preset}, batch {size}", timings, "plain")
+
+
+def growth(device: str, rounds: int) -> Iterator[Row]:
+    """How the latency of acting grows with batch, scales and width."""
+    first: dict[str, Case] = {}
+    for batch in (1, 4, 16, 64, 256):
+        model = make_model("adroit-small", device)
+        given = torch.randn(batch, OBSERVATION, device=device), torch.zeros(batch, device=device)
+        first[str(batch)] = partial(model.act, *given)
+    yield from rows("growth with batch", interleave(first, rounds, device), "1")
+    for name, values in (("num_scales", (1, 2, 4, 8)), ("width", (64, 128, 256, 512))):
+        cases: dict[str, Case] = {}
+        for value in values:
+            model = make_model("adroit-small", device, **{name: value})
+            given = torch.randn(1, OBSERVATION, device=device), torch.zeros(1, device=device)
+            cases[str(value)] = partial(model.act, *given)
+        yield from rows(f"growth with {name}", interleave(cases, rounds, device), str(values[0]))
+
+
+def peak_megabytes(preset: str, batch: int, parts: int) -> float:
+    """Largest memory of a process that takes training steps, above that of one that takes none."""
+    torch.set_num_threads(1)
+    step = Step(make_model(preset, "cpu"), plain=False, batch=batch // parts)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(2):
+        step()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def memory(batch: int) -> Iterator[tuple[str, float]]:
+    """Peak memory of training at paper size, whole and in parts, each in a process of its own."""
+    for parts in (1, 4):
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            peak = pool.apply(peak_megabytes, ("adroit", batch, parts))
+        yield f"training step, adroit, batch {batch}, accumulation={parts}", peak
+
+
+def plot(table: Sequence[Row], path: Path) -> None:
+    """Latency against batch, scales and width."""
+    groups = sorted({row.group for row in table if row.group.startswith("growth")})
+    figure = Figure(figsize=(4 * len(groups), 3), layout="constrained")
+    for axis, group in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups, strict=True):
+        line = [(int(row.case), row.median_ms) for row in table if row.group == group]
+        axis.plot(*zip(*line, strict=True), marker="o")
+        axis.set(xscale="log", yscale="log", xlabel=group.removeprefix("growth with "))
+        axis.set_xticks([x for x, _ in line], [str(x) for x, _ in line], minor=False)
+        axis.set_ylabel("ms per call of act")
+    figure.savefig(path, dpi=120)
+
+
+def write_csv(table: Sequence[Row], path: Path) -> None:
+    """The table for programs."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(Row._fields)
+        for row in table:
+            writer.writerow(f"{x:.4g}" if isinstance(x, float) else x for x in row)
+
+
+def markdown(
+    table: Sequence[Row], peaks: Sequence[tuple[str, float]], args: argparse.Namespace
+) -> str:
+    """The table for people."""
+    clock = "wall clock" if args.device == "cuda" else "CPU time"
+    lines = [
+        f"# Speed on {args.device}, {args.threads} thread(s), {clock}",
+        "",
+        "`python -m benchmarks.speed`; ratios are of medians, and small is fast.",
+        "",
+        "| group | case | median ms | p99 ms | ratio | against |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| {row.group} | {row.case} | {row.median_ms:.2f} | {row.p99_ms:.2f} "
+            f"| {row.ratio:.2f} | {row.against} |"
+            for row in table
+        ),
+        "",
+        "| peak memory above the imports | MiB |",
+        "|---|---|",
+        *(f"| {name} | {peak:.0f} |" for name, peak in peaks),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure what the command line asks for and write table and plot."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("runs/speed"), help="folder")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--rounds", type=int, default=50, help="of the quick cases")
+    parser.add_argument("--steps", type=int, default=5, help="rounds of the training steps")
+    parser.add_argument("--batch", type=int, default=64, help="of training at paper size")
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args(arguments)
+    torch.set_num_threads(args.threads)
+    table = [
+        *acting(args.device, args.rounds),
+        *windows(args.rounds),
+        *training(args.device, args.steps, args.batch),
+        *growth(args.device, max(5, args.rounds // 2)),
+    ]
+    peaks = list(memory(args.batch))
+    args.output.mkdir(parents=True, exist_ok=True)
+    write_csv(table, args.output / "speed.csv")
+    (args.output / "speed.md").write_text(markdown(table, peaks, args))
+    plot(table, args.output / "growth.png")
+
+
+if __name__ == "__main__":
+    main()

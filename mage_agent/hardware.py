@@ -1,0 +1,21 @@
+"""What the machine offers."""
+
+from __future__ import annotations
+
+import torch
+
+__all__ = ["find_device", "has_bfloat16"]
+
+
+def find_device(device: str | torch.device) -> torch.device:
+    """The device asked for; "auto" is a GPU where there is one."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 arithmetic is native; elsewhere it is slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()

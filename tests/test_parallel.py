@@ -1,0 +1,86 @@
+"""Training in several processes equals training in one."""
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from tensordict import TensorDict
+from torch import distributed, multiprocessing
+
+from mage_agent import training
+from mage_agent.data import dataset_from_arrays
+from mage_agent.training import Progress, build_model, fit
+from tests.tiny import ACTION, STATE, tiny_config
+
+STEPS = 8
+
+
+def dataset() -> TensorDict:
+    generator = torch.Generator().manual_seed(0)
+    observation = torch.randn(201, STATE, generator=generator)
+    ends = torch.arange(1, 201) % 40 == 0
+    return dataset_from_arrays(
+        observation[:-1].numpy(),
+        observation[:-1, :ACTION].tanh().numpy(),
+        observation[:-1, 0].numpy(),
+        ends.numpy(),
+        torch.zeros_like(ends).numpy(),
+        next_observations=observation[1:].numpy(),
+    )
+
+
+def train(**options: Any) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Losses of all steps, and weights, with no random numbers but those of windows and codebook.
+
+    The condition loss samples; all else of the method takes part.
+    """
+    steps = {f"{stage}_steps": STEPS for stage in training.STAGES}
+    changes = {"condition_guidance": "none", "return_expectile": 0.9, "learning_rate": 1e-3}
+    config = tiny_config(**changes, **steps)
+    data = dataset()
+    model, losses = build_model(data, config), []
+
+    def note(progress: Progress) -> None:
+        losses.append(progress.metrics["loss"])
+
+    with patch.multiple(training, LOG_INTERVAL=1, has_bfloat16=lambda _: False):
+        fit(model, data, device="cpu", progress_bar=False, callback=note, **options)
+    return losses, model.state_dict()
+
+
+def train_a_share(rank: int, port: int, folder: Path) -> None:
+    os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", rank=rank, world_size=2)
+    torch.save(train(checkpoint_path=folder / f"state-{rank}"), folder / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    multiprocessing.spawn(train_a_share, (port, tmp_path), nprocs=2)
+    (losses, first), (silence, second) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    expected, _ = train()
+    assert len(expected) == 3 * STEPS
+    assert losses == pytest.approx(expected, rel=1e-4)
+    assert not silence  # the first process speaks for all
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
+    assert (tmp_path / "state-0").exists()
+    assert not (tmp_path / "state-1").exists()
+
+
+def test_parts_of_a_batch_give_the_step_of_the_whole() -> None:
+    assert train(accumulation=4)[0] == pytest.approx(train()[0], rel=1e-4)
+
+
+@pytest.mark.parametrize("accumulation", [0, 3])
+def test_a_batch_that_cannot_be_shared_evenly_is_refused(accumulation: int) -> None:
+    with pytest.raises(ValueError, match=f"batch_size is 16.*accumulation={accumulation}"):
+        train(accumulation=accumulation)
