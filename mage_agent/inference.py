@@ -23,7 +23,7 @@ def optimize_for_inference(
     """A copy of a model that acts faster; it can be neither trained nor saved.
 
     The transformer's weights are what acting reads again for every scale, so they are what is made
-    smaller. ``benchmarks/results/speed`` says what each choice gains and the action error it costs.
+    smaller. ``python -m benchmarks.speed`` measures what each choice gains on a machine.
 
     Args:
         model: the model; it stays as it is.
