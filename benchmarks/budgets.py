@@ -67,7 +67,7 @@ def make_plan(build: Callable[[], Method], dataset: TensorDictBase, minutes: flo
     if minutes is None:
         return Plan(steps=published, hyperparameters=hyperparameters)
     budget = 60 * minutes
-    fixed, per_step = _time_steps(build, dataset, min(_ENOUGH, _SHARE * budget))
+    fixed, per_step = _time_steps(build, dataset, min(_ENOUGH, _SHARE * budget), published)
     steps = int((budget - fixed) / per_step)
     return Plan(
         steps=max(1, min(steps, published)),
@@ -78,7 +78,7 @@ def make_plan(build: Callable[[], Method], dataset: TensorDictBase, minutes: flo
 
 
 def _time_steps(
-    build: Callable[[], Method], dataset: TensorDictBase, enough: float
+    build: Callable[[], Method], dataset: TensorDictBase, enough: float, most: int
 ) -> tuple[float, float]:
     """Return the processor seconds of a training without steps, and of each step."""
     sample = dataset[:_ROWS]
@@ -92,7 +92,8 @@ def _time_steps(
 
     seconds(1)  # the first steps of a process load libraries
     few, steps = seconds(_FEW), 2 * _FEW
-    while (many := seconds(steps)) - few < enough:
+    # A method whose training costs the same whatever the steps never gets to enough.
+    while (many := seconds(steps)) - few < enough and steps < most:
         steps *= 2
     for _ in range(_REPEATS - 1):
         few, many = min(few, seconds(_FEW)), min(many, seconds(steps))

@@ -28,6 +28,11 @@ def test_no_budget_exceeds_the_published_steps(toy_dataset: TensorDict) -> None:
     assert make_plan(lambda: build(Still, toy_dataset), toy_dataset, None).steps == 20
 
 
+def test_steps_that_cost_nothing_are_not_timed_forever(toy_dataset: TensorDict) -> None:
+    plan = make_plan(lambda: build(Still, toy_dataset), toy_dataset, minutes=1e6)
+    assert plan.steps == Still.published_steps
+
+
 def test_a_plan_survives_being_written_down() -> None:
     plan = Plan(steps=3, hyperparameters={"a": 1}, seconds_per_step=0.1)
     assert Plan(**plan.to_dict()) == plan
