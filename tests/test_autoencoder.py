@@ -71,6 +71,14 @@ def test_adapters_start_as_the_identity_and_learn() -> None:
     assert (adapter(x, condition) != adapter(x, -condition)).any()
 
 
+def test_adapters_bend_the_first_latent_step_only() -> None:
+    adapter, x, condition = Adapter(16, 4, 3), torch.randn(5, 6, 16), torch.randn(5, 4)
+    torch.nn.init.normal_(adapter.up.weight)
+    bent = adapter(x, condition)
+    assert (bent[:, 0] != x[:, 0]).any(dim=-1).all()
+    assert torch.equal(bent[:, 1:], x[:, 1:])
+
+
 def test_only_adapters_hear_the_condition() -> None:
     latent, target, condition = torch.randn(5, 3, 8), torch.randn(5, 1), torch.randn(5, 4)
     plain = make_decoder(None)

@@ -65,7 +65,9 @@ class TrajectoryEncoder(nn.Module):
 class Adapter(nn.Module):
     """Bottleneck that bends a layer's output towards the condition (section A.4.1).
 
-    Starts as the identity, so that guidance begins at the trained decoder.
+    Only the first latent step is bent, for the condition tells where the plan starts; attention
+    carries the change on to the later ones. Starts as the identity, so that guidance begins at the
+    trained decoder.
     """
 
     def __init__(self, width: int, condition_dim: int, adapter_dim: int) -> None:
@@ -78,9 +80,10 @@ class Adapter(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """Bend (B, L, D) towards a condition (B, S + 1)."""
-        bottleneck = nn.functional.gelu(self.down(x) + self.condition(condition)[:, None])
-        bent: Tensor = x + self.up(bottleneck)
-        return bent
+        # Deviation: adapters bend the first latent step, not all of them.
+        first = x[:, 0]
+        bent = first + self.up(nn.functional.gelu(self.down(first) + self.condition(condition)))
+        return torch.cat([bent[:, None], x[:, 1:]], dim=1)
 
 
 class TrajectoryDecoder(nn.Module):
