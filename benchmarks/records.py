@@ -35,7 +35,7 @@ def latest(records: Iterable[Record]) -> list[Record]:
 
 
 def read(path: Path) -> list[Record]:
-    """Read all complete records; a last line that an interruption cut short is left out.
+    """Read all complete records, past empty lines and a last line that was cut short.
 
     Args:
         path: JSON lines; a file that is not there holds no records.
@@ -51,7 +51,7 @@ def read(path: Path) -> list[Record]:
         record = _parse(line)
         if record is not None:
             records.append(record)
-        elif number < len(lines):
+        elif line.strip() and number < len(lines):
             raise ValueError(
                 f"line {number} of {path} is no record: {line[:60]!r}. Only a last line can be cut "
                 "short by an interruption; mend or remove this one."

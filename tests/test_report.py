@@ -430,7 +430,7 @@ def test_command_writes_the_report_beside_the_records(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["report", str(tmp_path)])
-    with pytest.raises(FileNotFoundError, match="the suite writes its records there"):
+    with pytest.raises(FileNotFoundError, match="the suite writes its records to"):
         command.main()
     (tmp_path / "records.jsonl").write_text(json.dumps(record("mage", "x/a-v0", 0, 1.0)) + "\n")
     command.main()

@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from benchmarks.records import Record
 from benchmarks.report import figures
 from benchmarks.report.document import Block, Entry, Figures, Panel, Points, Section, Table
-from benchmarks.report.results import Cell, Record, Results, display_name, numbers
+from benchmarks.report.results import Cell, Results, display_name, numbers
 
 __all__ = [
     "asked_section",

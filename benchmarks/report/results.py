@@ -1,6 +1,5 @@
 """Records as the suite wrote them, put in order: which method did how well on which task."""
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -10,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Cell", "Results", "Task", "display_name", "read_records"]
+from benchmarks.records import Record, read
 
-Record = dict[str, Any]
+__all__ = ["Cell", "Results", "Task", "display_name", "read_records"]
 
 NAMES = {  # the order of the tables, and what the methods are called there
     "mage": "MAGE",
@@ -32,33 +31,20 @@ def display_name(method: str) -> str:
 
 
 def read_records(path: Path) -> list[Record]:
-    """Read JSON lines; a last line that an interruption cut short is left out.
-
-    Args:
-        path: a file, or a folder whose ``*.jsonl`` files are read in the order of their names.
+    """Read the records of a file, or of all ``*.jsonl`` files of a folder, by name.
 
     Raises:
         FileNotFoundError: there is no such file, or no ``*.jsonl`` in the folder.
         ValueError: a line other than the last of its file is no record.
     """
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
-    if not files:
-        raise FileNotFoundError(f"no *.jsonl file in {path}; the suite writes its records there.")
-    records = []
-    for file in files:
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                if number < len(lines):
-                    raise ValueError(
-                        f"line {number} of {file} is no record: {error}. Remove the line; the "
-                        "suite runs its cell again."
-                    ) from error
-    return records
+    missing = [file for file in files if not file.is_file()]
+    if missing or not files:
+        raise FileNotFoundError(
+            f"no {path if missing else f'*.jsonl file in {path}'}; the suite writes its records to "
+            "records.jsonl in its --output folder."
+        )
+    return [record for file in files for record in read(file)]
 
 
 @dataclass(frozen=True, order=True)
