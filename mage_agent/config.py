@@ -80,7 +80,9 @@ class MAGEConfig:
             user names no target; 1 is the best episode.
         temperature: temperature of the token samples of a stochastic policy.
         learning_rate: peak learning rate (Tables 10-14).
-        warmup_steps: steps of linear warm-up; the rate then falls to a tenth along a cosine.
+        inverse_dynamics_learning_rate: peak learning rate of the third stage (measured).
+        warmup_steps: steps of linear warm-up; the rate then falls to a tenth of learning_rate along
+            a cosine.
         weight_decay: decoupled weight decay; 0 is the paper's Adam.
         gradient_clip: largest gradient norm.
         batch_size: windows per step (Tables 10-14).
@@ -132,6 +134,7 @@ class MAGEConfig:
     temperature: float = 1.0
     # Optimisation.
     learning_rate: float = 2e-4
+    inverse_dynamics_learning_rate: float = 1e-3
     warmup_steps: int = 200
     weight_decay: float = 0.0
     gradient_clip: float = 1.0
@@ -211,6 +214,7 @@ class MAGEConfig:
             "gumbel_temperature": (1e-6, LARGEST),
             "temperature": (0.0, LARGEST),
             "learning_rate": (1e-12, LARGEST),
+            "inverse_dynamics_learning_rate": (1e-12, LARGEST),
             "gradient_clip": (1e-12, LARGEST),
             "weight_decay": (0.0, LARGEST),
             "commitment_weight": (0.0, LARGEST),
@@ -366,12 +370,14 @@ _DOMAINS: dict[str, dict[str, Any]] = {
         "codebook_size": 1024,
         "discount": 0.998,
         "return_expectile": 0.9,
+        "inverse_dynamics_steps": 20_000,
     },
     "maze2d": {**_MAZE, "codebook_size": 256, "width": 256, "num_blocks": 4},  # Table 13
     "locomotion": {  # Table 14
         **_BY_PLAN_AND_STATE,
         "inverse_dynamics_condition": "state_and_return",
         "inverse_dynamics_steps": 40_000,
+        "inverse_dynamics_learning_rate": 3e-3,
         "plan_dropout": 0.5,
         "target_return": 0.9,
     },

@@ -310,7 +310,7 @@ class _Trainer:
         parameters = list(self.loss.parameters())
         while self.step < self.total:
             self.loss.metrics = self.logs(self.step + 1)
-            rate = learning_rate(config, self.step, self.total)
+            rate = learning_rate(config, self.stage, self.step, self.total)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             batch = self.buffer.sample()
@@ -455,12 +455,15 @@ def sum_losses(losses: TensorDictBase) -> Tensor:
     return torch.stack(list(terms)).sum()
 
 
-def learning_rate(config: MAGEConfig, step: int, steps: int) -> float:
-    """Linear warm-up, then a cosine down to a tenth of the peak."""
+def learning_rate(config: MAGEConfig, stage: str, step: int, steps: int) -> float:
+    """Linear warm-up, then a cosine down to a tenth of the configuration's ``learning_rate``."""
     # Deviation: the paper gives one learning rate and no schedule.
+    is_third = stage == "inverse_dynamics"
+    peak = config.inverse_dynamics_learning_rate if is_third else config.learning_rate
+    low = 0.1 * config.learning_rate
     warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
     cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
-    return config.learning_rate * warmup * (0.1 + 0.9 * cosine)
+    return warmup * (low + (peak - low) * cosine)
 
 
 def _fit_statistics(model: MAGEModel, dataset: TensorDictBase) -> None:

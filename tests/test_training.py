@@ -123,14 +123,19 @@ class TestLearning:
 
     def test_the_rate_warms_up_and_falls_to_a_tenth(self) -> None:
         config = tiny_config(learning_rate=1.0, warmup_steps=10)
-        rates = [training.learning_rate(config, step, 1000) for step in range(1000)]
+        rates = [training.learning_rate(config, "generator", step, 1000) for step in range(1000)]
         assert rates[0] == pytest.approx(0.1)
         assert rates[9] == pytest.approx(1.0, abs=1e-3)
         assert max(rates) == rates[9]
         assert rates[-1] == pytest.approx(0.1, abs=1e-3)
         assert all(later < earlier for earlier, later in itertools.pairwise(rates[9:]))
         still = tiny_config(learning_rate=1.0, warmup_steps=0)
-        assert training.learning_rate(still, 0, 1000) == pytest.approx(1.0)
+        assert training.learning_rate(still, "tokenizer", 0, 1000) == pytest.approx(1.0)
+
+    def test_the_third_stage_has_a_rate_of_its_own(self) -> None:
+        config = tiny_config(learning_rate=1.0, inverse_dynamics_learning_rate=5.0, warmup_steps=0)
+        rates = [training.learning_rate(config, STAGES[2], step, 1000) for step in (0, 999)]
+        assert rates == pytest.approx([5.0, 0.1], abs=1e-3)
 
     def test_callbacks_see_every_stage_to_its_end(self, train: Train) -> None:
         log: list[Progress] = []

@@ -26,6 +26,10 @@ class InverseDynamics(nn.Module):
     ) -> None:
         super().__init__()
         self.condition_dim = condition_dim
+        # Deviation: beside a condition, the plan is scaled down to condition_dim / plan_dim.
+        # A step of Adam moves the shares of both by their number of entries; unscaled, the plan's
+        # many entries drown s_0: halfcheetah 25 instead of 82, with the same training otherwise.
+        self.plan_scale = min(1.0, condition_dim / plan_dim) if condition_dim else 1.0
         self.dropout = nn.Dropout(dropout)
         # The flag tells a hidden condition from a condition of zeros.
         extra = condition_dim + 1 if condition_dim else 0
@@ -43,7 +47,7 @@ class InverseDynamics(nn.Module):
         Returns:
             Action in normalised units, shape (B, A).
         """
-        plan = self.dropout(plan)
+        plan = self.plan_scale * self.dropout(plan)
         # Deviation: in mazes and locomotion, I also sees s_0, in locomotion R_0 too.
         if self.condition_dim:
             if visible is None:
