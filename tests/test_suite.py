@@ -281,39 +281,50 @@ def test_workers_fit_the_machine() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("kills", [2, pytest.param(50, marks=pytest.mark.nightly)])
 def test_a_suite_killed_at_any_moment_goes_on(
-    suite: Any, tmp_path: Path, maze_dataset: str
+    suite: Any, tmp_path: Path, maze_dataset: str, kills: int
 ) -> None:
-    arguments = ("--seeds", "3")
     clock = random.Random(0)
-    moments = [clock.uniform(0.1, 1.2) for _ in range(6)] + [math.inf]  # seconds until it is killed
-    kills = 0
-    for moment in moments:
+    output = tmp_path / "out"
+    settings = Settings(output=output)
+
+    def killed_after(seconds: float) -> bool:
         child = os.fork()
         if child == 0:
-            status, _ = suite(*arguments, methods="Slow")
+            status, _ = suite("--seeds", "3", methods="Slow")
             os._exit(status)
         began = time.monotonic()
         while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
-            if time.monotonic() - began > moment:
+            if time.monotonic() - began > seconds:
                 os.kill(child, signal.SIGKILL)
                 ended = os.waitpid(child, 0)
                 break
             time.sleep(0.01)
-        kills += os.WIFSIGNALED(ended[1])
-    found = records.read(tmp_path / "out" / "records.jsonl")
-    assert kills >= 2
-    assert [record["seed"] for record in found] == [0, 1, 2]
-    assert all(record["status"] == "ok" for record in found)
-    settings = Settings(output=tmp_path / "out")
-    for cell in cells_of(maze_dataset, "Slow", 0, 1, 2):
-        steps = [
-            int(line.split()[0])
-            for line in (folder_of(cell, settings) / "steps").read_text().splitlines()
-        ]
-        # Every step was taken; none but the one in which it was killed was taken again.
-        assert sorted(set(steps)) == list(range(1, 21))
-        assert len(steps) <= 20 + kills
+        assert os.WIFSIGNALED(ended[1]) or os.waitstatus_to_exitcode(ended[1]) == 0
+        return os.WIFSIGNALED(ended[1])
+
+    killed, ended = 0, 0
+    while killed < kills or ended == 0:
+        if killed_after(clock.uniform(0.1, 1.2) if killed < kills else math.inf):
+            killed += 1
+            found = records.read(output / "records.jsonl")
+            assert [record["seed"] for record in found] == list(range(len(found)))
+            continue
+        ended += 1
+        found = records.read(output / "records.jsonl")
+        assert [record["seed"] for record in found] == [0, 1, 2]
+        assert all(record["status"] == "ok" for record in found)
+        assert not list(output.rglob("checkpoint"))
+        for cell in cells_of(maze_dataset, "Slow", 0, 1, 2):
+            steps = [
+                int(line.split()[0])
+                for line in (folder_of(cell, settings) / "steps").read_text().splitlines()
+            ]
+            # Every step was taken; none but the one in which it was killed was taken again.
+            assert sorted(set(steps)) == list(range(1, 21))
+            assert len(steps) <= 20 + killed
+        output.rename(tmp_path / str(ended))
 
 
 @pytest.mark.slow
