@@ -51,10 +51,10 @@ def run_suite(
         The record of each of the cells, and the path of the report.
 
     Raises:
-        SuiteError: another suite uses the folder, or the disk is full; no record is lost.
+        SuiteError: another suite uses the folder, or it cannot be written to, or the disk is full;
+            no record is lost.
         ValueError: the records are damaged.
     """
-    settings.output.mkdir(parents=True, exist_ok=True)
     path = settings.output / RECORDS
     with _alone(settings.output):
         _check_common(settings)
@@ -88,13 +88,18 @@ def _report(everything: list[Record], output: Path) -> Path:
 
 @contextmanager
 def _alone(output: Path) -> Iterator[None]:
-    """Keep every other suite out of a folder."""
+    """Make a folder, and keep every other suite out of it."""
     lock = FileLock(output / ".lock")
     try:
+        output.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout as error:
         raise SuiteError(
             f"another suite is writing to {output}; wait for it, or choose another --output."
+        ) from error
+    except OSError as error:
+        raise SuiteError(
+            f"cannot write to {output} ({error.strerror}); choose another --output."
         ) from error
     try:
         yield

@@ -23,6 +23,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from mage_agent.config import MAGEConfig
+from mage_agent.files import make_folder
 from mage_agent.model import MAGEModel
 
 __all__ = [
@@ -91,7 +92,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: str | Path, header: dict[s
         OSError: the disk is full or the folder cannot be written; an existing file is untouched.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     # safetensors refuses tensors that share memory; clones also free us from their device.
     owned = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     text = json.dumps(header)

@@ -63,6 +63,7 @@ def record(
 
     Raises:
         FileExistsError: the dataset is there already; nothing is run.
+        OSError: the dataset could not be saved; nothing is run.
         TypeError: the policy cannot act, or the actions are not continuous.
         ValueError: see `mage_agent.evaluation.evaluate`; or the id is none.
 

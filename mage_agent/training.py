@@ -19,6 +19,7 @@ from mage_agent import checkpoint, parallel
 from mage_agent.checkpoint import usable, versions
 from mage_agent.config import MAGEConfig
 from mage_agent.data import WindowSampler, metadata, observation_keys, replay_buffer
+from mage_agent.files import make_folder
 from mage_agent.hardware import find_device, has_bfloat16
 from mage_agent.health import TrainingError, warn_of_collapse
 from mage_agent.losses import MAGEInverseDynamicsLoss, MAGELoss, MAGETokenizerLoss
@@ -134,6 +135,8 @@ def fit(
     target = find_device(device)
     model.to(target)
     first = parallel.is_first()
+    if checkpoint_path is not None and first:
+        make_folder(Path(checkpoint_path).parent)  # before the work, not after it
     logger = TensorboardLogger("mage", log_dir=str(log_dir)) if log_dir and first else None
     with (
         torch.random.fork_rng(devices=[target] if target.type == "cuda" else []),

@@ -11,11 +11,12 @@ import mage_agent
 ROOT = Path(mage_agent.__file__).parent
 REPOSITORY = ROOT.parent
 
-LEAVES = {"types", "config", "optional"}  # importable from everywhere
+LEAVES = {"types", "config", "optional", "files"}  # importable from everywhere
 ALLOWED: dict[str, set[str]] = {  # module -> modules of the package it may import, besides LEAVES
     "types": set(),
     "config": set(),
     "optional": set(),
+    "files": set(),
     "data.normalizer": set(),
     "data.ted": set(),
     "data.d4rl_tasks": set(),

@@ -14,6 +14,8 @@ from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_dataset import parse_dataset_id
 from minari.namespace import create_namespace, list_local_namespaces
 
+from mage_agent.files import make_folder
+
 __all__ = ["free_place", "minari_root", "save_minari"]
 
 _ROOT_VARIABLE = "MINARI_DATASETS_PATH"
@@ -38,9 +40,11 @@ def free_place(root: Path, dataset_id: str) -> Path:
 
     Raises:
         FileExistsError: the dataset is there already.
+        OSError: nothing can be written under ``root``.
         ValueError: the id is not of the form that Minari wants.
     """
     parse_dataset_id(dataset_id)
+    make_folder(root)
     path = root / dataset_id
     for left in root.glob(glob.escape(_staging_prefix(dataset_id)) + "*"):
         shutil.rmtree(left, ignore_errors=True)
@@ -67,9 +71,9 @@ def save_minari(
 
     Raises:
         FileExistsError: the dataset is there already; nothing is changed.
+        OSError: nothing can be written under ``root``.
     """
     target = free_place(root, dataset_id)
-    root.mkdir(parents=True, exist_ok=True)
     # Hidden from Minari's listings, and on the same file system, so that the move is atomic.
     prefix = _staging_prefix(dataset_id)
     with tempfile.TemporaryDirectory(dir=root, prefix=prefix) as staging:

@@ -1,0 +1,20 @@
+"""Finding out before the work, not after it, that its result cannot be written."""
+
+import tempfile
+from pathlib import Path
+
+__all__ = ["make_folder"]
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder if it is not there, and make sure that files can be made in it.
+
+    Raises:
+        OSError: they cannot; the message names the folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write to {folder}: {error.strerror}") from error
