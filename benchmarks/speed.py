@@ -292,7 +292,8 @@ def plot(table: Sequence[Row], path: Path) -> None:
         line = [(int(row.case), row.median_ms) for row in table if row.group == group]
         axis.plot(*zip(*line, strict=True), marker="o")
         axis.set(xscale="log", yscale="log", xlabel=group.removeprefix("growth with "))
-        axis.set_xticks([x for x, _ in line], [str(x) for x, _ in line], minor=False)
+        axis.set_xticks([x for x, _ in line], [str(x) for x, _ in line])
+        axis.minorticks_off()
         axis.set_ylabel("ms per call of act")
     figure.savefig(path, dpi=120)
 
@@ -343,13 +344,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
+    peaks = list(memory(args.batch))  # first, while there is little that a process could inherit
     table = [
         *acting(args.device, args.rounds),
         *windows(args.rounds),
         *training(args.device, args.steps, args.batch),
         *growth(args.device, max(5, args.rounds // 2)),
     ]
-    peaks = list(memory(args.batch))
     args.output.mkdir(parents=True, exist_ok=True)
     write_csv(table, args.output / "speed.csv")
     (args.output / "speed.md").write_text(markdown(table, peaks, args))
