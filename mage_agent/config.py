@@ -50,6 +50,8 @@ class MAGEConfig:
             (Table 19).
         inverse_dynamics_condition: what I receives besides the plan: nothing (the paper), s_0, or
             (s_0, R_0) (measured).
+        plan_scale: factor on the plan that I reads; below 1 it keeps the plan's many entries from
+            drowning those of a condition beside it (measured).
         plan_dropout: rate at which entries of the plan are dropped when I is trained; keeps an I
             that also receives s_0 from following an implausible plan blindly (measured).
         condition_guidance: where the condition loss acts: in adapters between the frozen decoder's
@@ -112,6 +114,7 @@ class MAGEConfig:
     return_reweighting: bool = False
     inverse_dynamics: Literal["latent", "explicit"] = "latent"
     inverse_dynamics_condition: Literal["none", "state", "state_and_return"] = "none"
+    plan_scale: float = 1.0
     plan_dropout: float = 0.0
     condition_guidance: Literal["adapter", "decoder", "none"] = "adapter"
     adapter_dim: int = 32
@@ -204,6 +207,7 @@ class MAGEConfig:
             raise ValueError(f"horizon is {self.horizon}; it must be at most {LONGEST_HORIZON}.")
         ranges = {
             "dropout": (0.0, 0.99),
+            "plan_scale": (0.0, LARGEST),
             "plan_dropout": (0.0, 0.99),
             "state_dropout": (0.0, 1.0),
             "return_dropout": (0.0, 1.0),
@@ -378,6 +382,7 @@ _DOMAINS: dict[str, dict[str, Any]] = {
         "inverse_dynamics_condition": "state_and_return",
         "inverse_dynamics_steps": 40_000,
         "inverse_dynamics_learning_rate": 3e-3,
+        "plan_scale": 0.07,
         "plan_dropout": 0.5,
         "target_return": 0.9,
     },

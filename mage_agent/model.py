@@ -81,7 +81,8 @@ class MAGEModel(nn.Module):
             ],
             action_dim,
             2 * config.width,
-            config.plan_dropout,
+            plan_scale=config.plan_scale,
+            dropout=config.plan_dropout,
         )
         self.transformer = MultiScaleTransformer(
             scale_lengths=config.scales,

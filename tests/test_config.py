@@ -210,6 +210,7 @@ ALIVE: dict[str, dict[str, Any]] = {
     "target_return": {"target_return": 0.1},
     "temperature": {"temperature": 0.1},
     "learning_rate": {"learning_rate": 1e-3},
+    "plan_scale": {"plan_scale": 0.5},
     "inverse_dynamics_learning_rate": {"inverse_dynamics_learning_rate": 1e-4},
     "warmup_steps": {"warmup_steps": 5},
     "weight_decay": {"weight_decay": 0.5},

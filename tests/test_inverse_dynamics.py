@@ -28,14 +28,12 @@ def test_a_hidden_state_does_not_matter_and_is_not_a_state_of_zeros() -> None:
     assert torch.equal(inverse(plan, state), inverse(plan, state, torch.ones(5, 1)))
 
 
-def test_a_plan_weighs_no_more_than_what_stands_beside_it() -> None:
-    """Every entry of what the network receives is moved alike by a step of Adam."""
-    blind, seeing = InverseDynamics(12, 0, 2, 16), InverseDynamics(12, 3, 2, 16)
-    for inverse, share in ((blind, 1.0), (seeing, 3 / 12)):
-        plan = torch.randn(5, 12, requires_grad=True)
-        inverse.mlp = torch.nn.Identity()
-        passed = inverse(plan, torch.randn(5, 3))[:, :12]
-        torch.testing.assert_close(passed, share * plan)
+def test_the_plan_is_scaled_and_the_condition_is_not() -> None:
+    inverse, plan = InverseDynamics(12, 3, 2, 16, plan_scale=0.5), torch.randn(5, 12)
+    inverse.mlp, state = torch.nn.Identity(), torch.randn(5, 3)
+    received = inverse(plan, state)
+    torch.testing.assert_close(received[:, :12], 0.5 * plan)
+    torch.testing.assert_close(received[:, 12:15], state)
 
 
 def test_recovers_the_actions_of_a_linear_system() -> None:

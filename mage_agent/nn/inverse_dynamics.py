@@ -18,18 +18,25 @@ class InverseDynamics(nn.Module):
         condition_dim: size of what I is told besides: s_0, (s_0, R_0), or 0 to read the plan alone.
         action_dim: action size A.
         width: hidden width.
+        plan_scale: factor on the plan.
         dropout: rate at which entries of the plan are dropped in training.
     """
 
     def __init__(
-        self, plan_dim: int, condition_dim: int, action_dim: int, width: int, dropout: float = 0.0
+        self,
+        plan_dim: int,
+        condition_dim: int,
+        action_dim: int,
+        width: int,
+        *,
+        plan_scale: float = 1.0,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.condition_dim = condition_dim
-        # Deviation: beside a condition, the plan is scaled down to condition_dim / plan_dim.
-        # A step of Adam moves the shares of both by their number of entries; unscaled, the plan's
-        # many entries drown s_0: halfcheetah 25 instead of 82, with the same training otherwise.
-        self.plan_scale = min(1.0, condition_dim / plan_dim) if condition_dim else 1.0
+        # Deviation: in locomotion, the plan is scaled down beside (s_0, R_0).
+        # Its many entries, which a step of Adam moves all at once, would drown the few of s_0.
+        self.plan_scale = plan_scale
         self.dropout = nn.Dropout(dropout)
         # The flag tells a hidden condition from a condition of zeros.
         extra = condition_dim + 1 if condition_dim else 0
