@@ -291,9 +291,13 @@ def plot(table: Sequence[Row], path: Path) -> None:
     for axis, group in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups, strict=True):
         line = [(int(row.case), row.median_ms) for row in table if row.group == group]
         axis.plot(*zip(*line, strict=True), marker="o")
+        for x, y in line:
+            axis.annotate(f"{y:.1f}", (x, y), (0, 6), textcoords="offset points", ha="center")
         axis.set(xscale="log", yscale="log", xlabel=group.removeprefix("growth with "))
         axis.set_xticks([x for x, _ in line], [str(x) for x, _ in line])
+        axis.set_yticks([])
         axis.minorticks_off()
+        axis.margins(0.1, 0.15)
         axis.set_ylabel("ms per call of act")
     figure.savefig(path, dpi=120)
 
