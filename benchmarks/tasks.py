@@ -27,7 +27,7 @@ class Task:
 
 _ADROIT = Task(preset="adroit", episodes=20)
 _LOCOMOTION = Task(preset="locomotion", episodes=20)
-_ANTMAZE = Task(preset="antmaze", episodes=100, deterministic=False)
+_ANTMAZE = Task(preset="antmaze", episodes=100)
 TASKS = {
     "pen": replace(_ADROIT, environment={"max_episode_steps": 100}),  # D4RL's limit
     "door": _ADROIT,
