@@ -48,10 +48,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, ImportError, SuiteError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
     failed = [record for record in done if record["status"] == "failed"]
+    missing = [record for record in done if record["status"] == "unavailable"]
     if failed:
         console.print(f"{len(failed)} of {len(cells)} cells failed; --retry-failed runs them again")
+    if missing:
+        console.print(f"{len(missing)} of {len(cells)} cells have no data")
     console.print(f"report: {report}", soft_wrap=True)
-    return 1 if failed else 0
+    # A table whose data are here in part is no failure; nothing at all is.
+    return 1 if failed or len(missing) == len(cells) else 0
 
 
 def select(args: argparse.Namespace) -> list[Cell]:

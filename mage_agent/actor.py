@@ -30,7 +30,7 @@ class MAGEActor(SafeModule):  # type: ignore[misc]
     environments, partial resets and collectors need nothing else. Any leading batch shape \*B
     works. Entries are in environment units.
 
-    ``set_exploration_type(ExplorationType.DETERMINISTIC)`` takes the likeliest tokens; any other
+    ``set_exploration_type(ExplorationType.DETERMINISTIC)`` samples no tokens; any other
     exploration type, and none, samples them with ``config.temperature``, as ``DiffusionActor``
     does. The model acts without dropout and without gradients, also while it is being trained.
 

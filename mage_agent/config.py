@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import json
 from dataclasses import dataclass
@@ -314,7 +315,9 @@ class MAGEConfig:
             raise ValueError(f"a configuration is a dictionary with the keys {known}: {values!r}.")
         unknown = sorted(set(values) - set(known))
         if unknown:
-            raise ValueError(f"unknown configuration keys {unknown}; known keys: {known}.")
+            close = [name for key in unknown for name in difflib.get_close_matches(key, known, n=1)]
+            hint = f" Did you mean {' and '.join(close)}?" if close else ""
+            raise ValueError(f"unknown configuration keys {unknown}; known keys: {known}.{hint}")
         return cls(**values)
 
     @classmethod

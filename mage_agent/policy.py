@@ -123,7 +123,7 @@ class MAGEPolicy(BasePolicy):
         checkpoint_path: str | Path | None = None,
         resume: bool = False,
     ) -> MAGEPolicy:
-        """Train both stages on a dataset.
+        """Train all stages on a dataset.
 
         Args:
             dataset: TensorDict from ``load_dataset``.
@@ -253,7 +253,7 @@ class MAGEPolicy(BasePolicy):
                 by the last call; None at the start.
             episode_start: shape (num_envs,), which environments have begun an episode; their
                 state is set to ``target_return``.
-            deterministic: whether to take the likeliest tokens instead of samples.
+            deterministic: whether to act without sampling tokens (see ``token_choice``).
 
         Returns:
             Actions, shape (A,) or (num_envs, A), and the state for the next call.
@@ -407,10 +407,11 @@ class _CallbackAdapter:
         """There are no statistics to keep in step: the model holds its own."""
 
     def __call__(self, progress: Progress) -> None:
-        """Pass a step of the second stage on to the callback."""
-        if progress.stage != "generator":
+        """Pass a step of the second or third stage on to the callback."""
+        if progress.stage == "tokenizer":
             return
-        self.num_timesteps = progress.step
+        before = 0 if progress.stage == "generator" else self.policy.config.generator_steps
+        self.num_timesteps = before + progress.step
         goes_on = self.callback.on_step()
         self.policy.set_training_mode(True)  # predict has switched dropout off
         if not goes_on:

@@ -97,7 +97,7 @@ def fit(
     accumulation: int = 1,
     callback: Callable[[Progress], None] | None = None,
 ) -> MAGEModel:
-    """Train a model in two stages, in place (Algorithms 1, 2 and 5).
+    """Train a model in all its stages, in place (Algorithms 1, 2 and 5).
 
     Args:
         model: from ``build_model`` or a checkpoint.

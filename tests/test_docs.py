@@ -140,7 +140,7 @@ def run_command(line: str) -> None:
 @pytest.mark.usefixtures("pen_human")
 @pytest.mark.parametrize("name", [name for name, page in PAGES.items() if blocks(page)])
 def test_code_of_the_documents_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for preset in ("adroit", "small"):
+    for preset in ("adroit", "adroit-small", "small"):
         monkeypatch.setitem(PRESETS, preset, TINY)
     names: dict[str, object] = {"__name__": "__main__"}
     for language, code, reason in blocks(PAGES[name]):

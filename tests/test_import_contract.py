@@ -23,7 +23,7 @@ ALLOWED: dict[str, set[str]] = {  # module -> modules of the package it may impo
     "data.arrays": {"data.ted"},
     "data.checks": {"data.ted"},
     "data.hdf5": set(),
-    "data.minari": {"data.hdf5", "data.ted"},
+    "data.minari": {"data.d4rl_tasks", "data.hdf5", "data.ted"},
     "data.d4rl": {"data.hdf5", "data.arrays", "data.d4rl_tasks", "data.ted"},
     "data.load": {"data.arrays", "data.checks", "data.d4rl", "data.minari", "data.ted"},
     "data.replay": {"data.ted"},

@@ -154,7 +154,17 @@ def test_missing_dataset_is_a_line_and_a_record(
         status, found = suite("--datasets", f"{gone},{maze_dataset}")
         assert status == 0
         assert sorted(record["status"] for record in found) == ["ok", "unavailable"]
-        assert f"{gone} is unavailable: " in capsys.readouterr().out
+        shown = capsys.readouterr().out
+        assert f"{gone} is unavailable: " in shown
+        assert "1 of 2 cells have no data" in shown
+
+
+def test_a_suite_without_any_data_fails(suite: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    status, _ = suite("--datasets", "local/pen/nowhere-v0")
+    assert status == 1
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "what begins with local/ is made, not downloaded" in shown
+    assert "1 of 1 cells have no data" in shown
 
 
 def test_changed_settings_are_another_cell(suite: Any) -> None:

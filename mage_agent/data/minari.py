@@ -18,6 +18,7 @@ from minari.storage import get_dataset_path, hosting
 from tensordict import TensorDict
 from torch import Tensor
 
+from mage_agent.data.d4rl_tasks import TASKS
 from mage_agent.data.hdf5 import check_hdf5
 from mage_agent.data.ted import Bounds, as_float, assemble
 
@@ -38,15 +39,27 @@ def open_minari(dataset_id: str, *, download: bool = True) -> minari.MinariDatas
     """
     try:
         parse_dataset_id(dataset_id)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # TypeError if there is no version
         raise FileNotFoundError(
-            f"{dataset_id!r} is neither the id of a Minari dataset, such as D4RL/pen/human-v2, nor "
-            f"the path of a D4RL .hdf5 file"
+            f"{dataset_id!r} is neither the id of a Minari dataset, such as D4RL/pen/human-v2 with "
+            f"its version, nor the path of a D4RL .hdf5 file"
         ) from error
     data = get_dataset_path(dataset_id) / "data"
     if not data.exists():
+        if dataset_id in TASKS:
+            its = TASKS[dataset_id].minari_id
+            raise FileNotFoundError(
+                f"{dataset_id!r} is D4RL's name; "
+                f"{f'on Minari it is {its!r}' if its else 'Minari does not hold it'}"
+            )
+        if dataset_id.startswith("local/"):
+            raise FileNotFoundError(
+                f"the Minari dataset {dataset_id!r} is not on this machine, and what begins with "
+                f"local/ is made, not downloaded: collect it, or set the environment variable "
+                f"MINARI_DATASETS_PATH to the folder that holds it. {_known()}"
+            )
         if not download:
-            raise FileNotFoundError(_missing(dataset_id, "and download=False was given"))
+            raise FileNotFoundError(_missing(dataset_id, "and was not to be downloaded"))
         try:
             hosting.download_dataset(dataset_id)
         except Exception as error:  # Minari lets every error of its storage providers through
@@ -94,13 +107,16 @@ def _check_space(space: Mapping[str, Any]) -> None:
 
 
 def _missing(dataset_id: str, reason: str) -> str:
-    known = sorted(minari.list_local_datasets())
     return (
         f"the Minari dataset {dataset_id!r} is not on this machine, {reason}. "
         f"Get it with `minari download {dataset_id}` (`minari list remote` shows all ids), or set "
-        f"the environment variable MINARI_DATASETS_PATH to the folder that holds it. "
-        f"Datasets on this machine: {', '.join(known) or 'none'}."
+        f"the environment variable MINARI_DATASETS_PATH to the folder that holds it. {_known()}"
     )
+
+
+def _known() -> str:
+    known = sorted(minari.list_local_datasets())
+    return f"Datasets on this machine: {', '.join(known) or 'none'}."
 
 
 def read_minari(
