@@ -168,7 +168,7 @@ def fit(
                         callback(progress)
                 if trainer.step % checkpoint_interval == 0 or trainer.step == trainer.total:
                     trainer.save()
-            trainer.finish()
+            trainer.step = 0
     return model.eval()
 
 
@@ -245,7 +245,7 @@ class _Trainer:
             if self._restored is None:
                 # Deviation: I starts anew in stage 2, on what can be generated.
                 # In stage 1 it has come to rely on fine tokens that nobody can predict.
-                self.model.inverse_dynamics.apply(_reset)
+                self.model.inverse_dynamics.reset_parameters()
             self.loss = MAGELoss(self.model)
             # The tokenizer is frozen from here on: its tokens are computed once, and a batch needs
             # the first step of its windows only.
@@ -345,10 +345,6 @@ class _Trainer:
         """Whether the step is an entry of the log."""
         return step % LOG_INTERVAL == 0 or step == self.total
 
-    def finish(self) -> None:
-        """Leave a finished stage behind."""
-        self.step = 0
-
     def report(self, losses: TensorDictBase) -> Progress:
         """Losses and metrics as numbers, with their sum as ``loss``."""
         metrics = {key: float(value) for key, value in losses.items()}
@@ -387,10 +383,8 @@ class _Trainer:
         sizes = {key: getattr(self.model, key) for key in ("observation_dim", "action_dim")}
         ours = ours | sizes | {"seed": self.seed, "dataset": self.fingerprint}
         with usable(self.path, "state of training"):
-            theirs = {key: header[key] for key in sizes} | {
-                key: loop.get(key) for key in ("seed", "dataset")
-            }
-            theirs = header["config"] | theirs
+            run = {key: loop.get(key) for key in ("seed", "dataset")}
+            theirs = header["config"] | {key: header[key] for key in sizes} | run
         if theirs != ours:
             changed = sorted(key for key in ours if theirs.get(key) != ours[key])
             raise ValueError(
@@ -442,11 +436,6 @@ class _Trainer:
         )
 
 
-def _reset(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        module.reset_parameters()
-
-
 def _columns(config: MAGEConfig) -> tuple[str, ...]:
     """What training reads of a dataset."""
     return (*config.observation_keys, "action", "return_to_go", "episode")
@@ -461,9 +450,9 @@ def sum_losses(losses: TensorDictBase) -> Tensor:
 def learning_rate(config: MAGEConfig, stage: str, step: int, steps: int) -> float:
     """Linear warm-up, then a cosine down to a tenth of the configuration's ``learning_rate``."""
     # Deviation: the paper gives one learning rate and no schedule.
-    is_third = stage == "inverse_dynamics"
-    peak = config.inverse_dynamics_learning_rate if is_third else config.learning_rate
-    low = 0.1 * config.learning_rate
+    peak, low = config.learning_rate, 0.1 * config.learning_rate
+    if stage == "inverse_dynamics":
+        peak = config.inverse_dynamics_learning_rate
     warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
     cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
     return warmup * (low + (peak - low) * cosine)

@@ -42,6 +42,12 @@ class InverseDynamics(nn.Module):
         extra = condition_dim + 1 if condition_dim else 0
         self.mlp = MLP(plan_dim + extra, width, width, action_dim)
 
+    def reset_parameters(self) -> None:
+        """Start anew, from other random weights."""
+        for layer in self.mlp:
+            if isinstance(layer, nn.Linear):
+                layer.reset_parameters()
+
     def forward(self, plan: Tensor, condition: Tensor, visible: Tensor | None = None) -> Tensor:
         """Read the action off a plan.
 
