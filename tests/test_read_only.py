@@ -1,8 +1,10 @@
 """Folders that nobody may write to: a clear error, and what is there stays as it is."""
 
+import ctypes
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import gymnasium as gym
@@ -15,7 +17,27 @@ from mage_agent.recording import record
 from mage_agent.training import fit
 from tests.tiny import tiny_config
 
-NOBODY = 65534
+
+@contextmanager
+def bound_by_permissions() -> Iterator[None]:
+    """Take the right to write anywhere (CAP_DAC_OVERRIDE) from a root on Linux, for a while.
+
+    Root stays the owner of its files: an installation that only root can read is still found.
+    """
+    if os.geteuid() != 0:
+        yield
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3 of the interface, this thread
+    before = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; twice 32 bits
+    assert libc.capget(header, before) == 0, os.strerror(ctypes.get_errno())
+    without = (ctypes.c_uint32 * 6)(*before)
+    without[0] &= ~(1 << 1)
+    assert libc.capset(header, without) == 0, os.strerror(ctypes.get_errno())
+    try:
+        yield
+    finally:
+        assert libc.capset(header, before) == 0, os.strerror(ctypes.get_errno())
 
 
 @pytest.fixture
@@ -26,18 +48,16 @@ def policy(toy_dataset: TensorDict) -> MAGEPolicy:
 
 @pytest.fixture
 def folder(policy: MAGEPolicy) -> Iterator[Path]:
-    """A read-only folder with a policy in it; it binds root, too, who is somebody else here."""
-    with tempfile.TemporaryDirectory() as name:  # the folders of pytest are closed to all others
-        folder, user = Path(name), os.geteuid()
+    """A read-only folder with a policy in it; it binds root, too."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         policy.save(folder / "policy.mage")
         before = (folder / "policy.mage").read_bytes()
         folder.chmod(0o555)
-        if user == 0:
-            os.seteuid(NOBODY)
         try:
-            yield folder
+            with bound_by_permissions():
+                yield folder
         finally:
-            os.seteuid(user)
             folder.chmod(0o755)
         assert (folder / "policy.mage").read_bytes() == before
         assert [path.name for path in folder.iterdir()] == ["policy.mage"]
