@@ -44,9 +44,6 @@ CHANGES: dict[str, Any] = {
     "tokenizer_steps": 1_200,
     "generator_steps": 1_000,
     "inverse_dynamics_steps": 12_000,
-    "inverse_dynamics_condition": "state_and_return",
-    "inverse_dynamics_learning_rate": 3e-3,
-    "plan_scale": 0.1,
     "return_expectile": 0.9,  # from afar, the best return of the data is out of reach
 }
 MINUTES = 1.5  # of training per method: all eight take less than ten minutes on two cores

@@ -356,7 +356,8 @@ _BY_PLAN_AND_STATE: dict[str, Any] = {
 _MAZE: dict[str, Any] = {
     **_BY_PLAN_AND_STATE,
     "observation_keys": _GOAL_KEYS,
-    "true_scales": True,
+    "inverse_dynamics_learning_rate": 3e-3,
+    "plan_scale": 0.3,
 }
 _SMALL: dict[str, Any] = {
     "num_scales": 4,
@@ -376,10 +377,17 @@ _DOMAINS: dict[str, dict[str, Any]] = {
         **_MAZE,
         "codebook_size": 1024,
         "discount": 0.998,
+        "true_scales": True,
         "return_expectile": 0.9,
         "inverse_dynamics_steps": 20_000,
     },
-    "maze2d": {**_MAZE, "codebook_size": 256, "width": 256, "num_blocks": 4},  # Table 13
+    "maze2d": {  # Table 13
+        **_MAZE,
+        "codebook_size": 256,
+        "width": 256,
+        "num_blocks": 4,
+        "inverse_dynamics_condition": "state_and_return",
+    },
     "locomotion": {  # Table 14
         **_BY_PLAN_AND_STATE,
         "inverse_dynamics_condition": "state_and_return",

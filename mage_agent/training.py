@@ -295,6 +295,9 @@ class _Trainer:
     def plans(self) -> Tensor:
         """What the model generates at every step for the return that followed, (N, L_K, C)."""
         self.model.eval()
+        # Deviation: the third stage's plans are made with dropout.
+        # Those that the transformer knows by heart would tell I more than acting can.
+        self.model.transformer.train()
         keys = self.model.config.observation_keys
         latents = []
         for chunk in self.dataset.select(*keys, "return_to_go").split(1024):

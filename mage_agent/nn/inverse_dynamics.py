@@ -34,7 +34,7 @@ class InverseDynamics(nn.Module):
     ) -> None:
         super().__init__()
         self.condition_dim = condition_dim
-        # Deviation: in locomotion, the plan is scaled down beside (s_0, R_0).
+        # Deviation: in mazes and locomotion, the plan is scaled down beside (s_0, R_0).
         # Its many entries, which a step of Adam moves all at once, would drown the few of s_0.
         self.plan_scale = plan_scale
         self.dropout = nn.Dropout(dropout)
@@ -61,7 +61,7 @@ class InverseDynamics(nn.Module):
             Action in normalised units, shape (B, A).
         """
         plan = self.plan_scale * self.dropout(plan)
-        # Deviation: in mazes and locomotion, I also sees s_0, in locomotion R_0 too.
+        # Deviation: in mazes and locomotion, I also sees s_0, in locomotion and maze2d R_0 too.
         if self.condition_dim:
             if visible is None:
                 visible = torch.ones_like(condition[:, :1])
