@@ -20,7 +20,7 @@ from mage_agent.checkpoint import usable, versions
 from mage_agent.config import MAGEConfig
 from mage_agent.data import WindowSampler, metadata, observation_keys, replay_buffer
 from mage_agent.files import make_folder
-from mage_agent.hardware import find_device, has_bfloat16
+from mage_agent.hardware import find_device, has_bfloat16, seeded
 from mage_agent.health import TrainingError, warn_of_collapse
 from mage_agent.losses import MAGEInverseDynamicsLoss, MAGELoss, MAGETokenizerLoss
 from mage_agent.model import MAGEModel
@@ -72,8 +72,7 @@ def build_model(dataset: TensorDictBase, config: MAGEConfig, *, seed: int = 0) -
             f"the dataset has no observation entries {missing}; it has {list(available)}. Set "
             "observation_keys in the configuration."
         )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed, torch.device("cpu")):
         model = MAGEModel(
             config,
             observation_dim=sum(dataset[key].shape[-1] for key in config.observation_keys),
@@ -139,10 +138,9 @@ def fit(
         make_folder(Path(checkpoint_path).parent)  # before the work, not after it
     logger = TensorboardLogger("mage", log_dir=str(log_dir)) if log_dir and first else None
     with (
-        torch.random.fork_rng(devices=[target] if target.type == "cuda" else []),
+        seeded(seed, target),
         closing(logger.experiment) if logger is not None else nullcontext(),
     ):
-        torch.manual_seed(seed)
         trainer = _Trainer(model, dataset, seed, target, checkpoint_path, accumulation)
         if resume and checkpoint_path is not None and Path(checkpoint_path).is_file():
             trainer.restore()
@@ -196,8 +194,7 @@ def describe(
     )
     device = next(model.parameters()).device
     windows = buffer.sample().exclude("metadata").to(device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(0)
+    with seeded(0, device):
         tokenizer, generator = MAGETokenizerLoss(model), MAGELoss(model)
         losses = {**tokenizer.eval()(windows), **generator.eval()(windows)}
     errors = {key: float(value) for key, value in losses.items() if not key.startswith("loss")}
@@ -300,13 +297,14 @@ class _Trainer:
         self.model.transformer.train()
         keys = self.model.config.observation_keys
         latents = []
-        for chunk in self.dataset.select(*keys, "return_to_go").split(1024):
-            observation = torch.cat([chunk[key] for key in keys], dim=-1).to(self.device)
-            state, target = self.model.standardize(
-                observation, chunk["return_to_go"].to(self.device)
-            )
-            _, sums = self.model.generate(state, target, self.model.pick)
-            latents.append(sums[-1].cpu())
+        with seeded(self.seed, self.device):  # a run that is resumed makes the same plans
+            for chunk in self.dataset.select(*keys, "return_to_go").split(1024):
+                observation = torch.cat([chunk[key] for key in keys], dim=-1).to(self.device)
+                state, target = self.model.standardize(
+                    observation, chunk["return_to_go"].to(self.device)
+                )
+                _, sums = self.model.generate(state, target, self.model.pick)
+                latents.append(sums[-1].cpu())
         self.model.train()
         return torch.cat(latents)
 

@@ -30,6 +30,7 @@ RANDOM: dict[str, Any] = {
     "inverse_dynamics_condition": "state",
     "true_scales": True,
     "return_expectile": 0.9,
+    "token_choice": "expected",  # every random number shows in the plans
 }
 State = dict[str, Tensor]
 Train = Callable[..., MAGEModel]
