@@ -46,7 +46,9 @@ CHANGES: dict[str, Any] = {
     "inverse_dynamics_steps": 12_000,
     "return_expectile": 0.9,  # from afar, the best return of the data is out of reach
 }
-MINUTES = 1.5  # of training per method: all eight take less than ten minutes on two cores
+# All eight methods take less than ten minutes on two cores.
+MINUTES = 1.5  # of training per method
+EPISODES = 50  # of evaluation: the Decision Transformer would need two minutes for 100
 ROUTE = {"reset_cell": np.array([6, 1]), "goal_cell": np.array([1, 6])}  # corner to corner
 
 PLANNING_STEP = 20  # the plan drawn is made under way: a point at rest does not get far
@@ -62,7 +64,7 @@ def run_demo(
     recipe: PointMazeRecipe = RECIPE,
     changes: dict[str, Any] | None = None,
     minutes: float = MINUTES,
-    episodes: int | None = None,
+    episodes: int = EPISODES,
     seed: int = 0,
     workers: int | None = None,
     console: Console | None = None,
@@ -75,7 +77,7 @@ def run_demo(
         recipe: what to collect.
         changes: of MAGE's configuration; None is ``CHANGES``.
         minutes: processor minutes of training per method.
-        episodes: evaluation episodes per method; None is the protocol's number.
+        episodes: evaluation episodes per method.
         seed: training seed.
         workers: methods to train at a time; None is as many as fit.
         console: where to write.

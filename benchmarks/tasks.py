@@ -41,7 +41,6 @@ TASKS = {
     "mazegame": Task(
         preset="maze2d",
         episodes=100,
-        deterministic=False,
         config={
             "observation_keys": ("observation",),
             "horizon": 64,

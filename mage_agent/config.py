@@ -356,6 +356,7 @@ _BY_PLAN_AND_STATE: dict[str, Any] = {
 _MAZE: dict[str, Any] = {
     **_BY_PLAN_AND_STATE,
     "observation_keys": _GOAL_KEYS,
+    "inverse_dynamics_steps": 20_000,
     "inverse_dynamics_learning_rate": 3e-3,
     "plan_scale": 0.3,
 }
@@ -379,7 +380,6 @@ _DOMAINS: dict[str, dict[str, Any]] = {
         "discount": 0.998,
         "true_scales": True,
         "return_expectile": 0.9,
-        "inverse_dynamics_steps": 20_000,
     },
     "maze2d": {  # Table 13
         **_MAZE,
