@@ -406,6 +406,15 @@ def test_odd_records_spoil_nothing(odd: Any, tmp_path: Path) -> None:
     assert any(row[:2] == ["x/a", "*6.0 ± 0.6"] for row in rows)
 
 
+def test_a_course_of_one_point_is_not_drawn(tmp_path: Path) -> None:
+    final = [{"step": 100, "score": 5.0}]
+    for number, curve in enumerate((final, [{"step": 50, "score": 4.0}, *final])):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        text = page([record("mage", "x/a-v0", 0, 5.0, learning_curve=curve)], folder)
+        assert ("Learning curves" in text) == (len(curve) > 1)
+
+
 def test_what_is_no_number_counts_as_failed() -> None:
     results = Results.of([record("bc", "x/a-v0", 0, float("inf"))])
     assert results.records[0]["status"] == "failed"

@@ -42,7 +42,7 @@ def run(
     root: Path,
     recipe: MazeGameRecipe = RECIPE,
     config: MAGEConfig = CONFIG,
-    transformer_steps: int = 10_000,
+    transformer_steps: int = 2_500,  # as long as MAGE trains
     transformer_settings: dict[str, Any] | None = None,
     episodes: int = TASK.episodes,
     seed: int = 0,

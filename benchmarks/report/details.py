@@ -64,7 +64,7 @@ def curve_section(results: Results) -> Section:
     """Show scores over training."""
     section = Section(anchor="curves", title="Learning curves")
     panels, methods = _panels(
-        results, lambda record: bool(record["learning_curve"]), figures.learning_curves, "curve"
+        results, lambda record: len(record["learning_curve"]) > 1, figures.learning_curves, "curve"
     )
     if panels:
         caption = (
