@@ -240,17 +240,17 @@ def test_interim_evaluations_change_nothing(maze_dataset: str, tmp_path: Path) -
 def test_stages_share_steps_as_in_the_preset(maze_dataset: str) -> None:
     dataset, _ = datasets.load_split(maze_dataset, 0.99, 0.0)
     mage = MAGE(dataset, domain="pointmaze", observation_keys=KEYS, discount=0.99, seed=0)
-    assert mage._share(12_000) == {
+    assert mage._share(24_000) == {
         "tokenizer_steps": 1_500,
         "generator_steps": 2_500,
-        "inverse_dynamics_steps": 8_000,
+        "inverse_dynamics_steps": 20_000,
     }
     assert mage._share(1) == {
         "tokenizer_steps": 1,
         "generator_steps": 1,
         "inverse_dynamics_steps": 1,
     }
-    assert mage.published_steps == 158_000
+    assert mage.published_steps == 170_000
 
 
 def test_held_out_episodes_are_whole_and_apart(toy_dataset: Any) -> None:
