@@ -106,14 +106,17 @@ def run(
             counts[name]["plans"] = wall_statistics(*plans)
     console.print(_table(counts, episodes))
 
-    longest = max(range(episodes), key=lambda i: len(played["MAGE"][i].observations))
+    mage = played["MAGE"]  # shown is the longest episode that it wins, if it wins any
+    longest = max(
+        range(episodes), key=lambda i: (mage[i].info["success"], len(mage[i].observations))
+    )
     shown = {name: episodes[longest] for name, episodes in played.items()}
     planners = {name: methods[name] for name in ("MAGE", WITHOUT)}
     figure = draw_results(
         shown,
         counts,
         {name: _many_plans(policy, shown[name]) for name, policy in planners.items()},
-        _plan(methods["MAGE"], shown["MAGE"], 1, partial=True),
+        _plan(methods["MAGE"], shown["MAGE"], 1, temperature=0.0, partial=True),
     )
     record = {
         "dataset": recipe.dataset_id,
@@ -143,19 +146,27 @@ def _trained(dataset: TensorDictBase, config: MAGEConfig, path: Path, seed: int)
     return policy
 
 
-def _plan(policy: MAGEPolicy, episode: Episode, number: int, *, partial: bool = False) -> Any:
+def _plan(
+    policy: MAGEPolicy,
+    episode: Episode,
+    number: int,
+    *,
+    temperature: float,
+    partial: bool = False,
+) -> Any:
     """Plans for the beginning of an episode."""
     return policy.model.plan(
         torch.as_tensor(episode.observations[0]).expand(number, -1),
         torch.as_tensor(episode.asked[0]).expand(number, -1),
         partial=partial,
-        temperature=0.0 if TASK.deterministic else policy.config.temperature,
+        temperature=temperature,
         generator=torch.Generator().manual_seed(0),
     )
 
 
 def _many_plans(policy: MAGEPolicy, episode: Episode, number: int = 20) -> Any:
-    return _plan(policy, episode, number).observation[..., :2].numpy()
+    plan = _plan(policy, episode, number, temperature=policy.config.temperature)
+    return plan.observation[..., :2].numpy()
 
 
 def _table(counts: dict[str, dict[str, Any]], episodes: int) -> Table:

@@ -40,8 +40,8 @@ def draw_results(
     for axes, (name, episode) in zip(top.subplots(1, len(episodes)), episodes.items(), strict=True):
         draw_game(axes)
         plot_path(axes, episode.path, goal=first[GOAL], colormap="YlOrRd", width=2)
-        axes.set_title(f"{name}: {_reached(episode)}")
-    top.suptitle("one episode of each, lighter earlier")
+        axes.set_title(f"{name}:\n{_reached(episode)}")
+    top.suptitle("one episode of each, the longest that MAGE wins; lighter earlier")
 
     bars, *panels = middle.subplots(1, 1 + len(plans))
     width = 0.8 / len(counts)
@@ -50,14 +50,14 @@ def draw_results(
         bars.bar(np.arange(len(REACHED)) + index * width, shares, width, label=name)
     labels = ("silver", "gold", "goal", "all three")
     bars.set_xticks(np.arange(len(REACHED)) + 0.4 - width / 2, labels)
-    bars.set(ylabel="% of the episodes", ylim=(0, 100))
-    bars.legend(fontsize="small", loc="lower left")
+    bars.set(ylabel="% of the episodes", ylim=(0, 130), yticks=range(0, 101, 20))
+    bars.legend(fontsize="small", loc="upper left")
     for axes, (name, paths) in zip(panels, plans.items(), strict=True):
         draw_game(axes)
         for path in paths:
             plot_path(axes, path, width=1, alpha=0.5)
         axes.plot(*first[POSITION], "o", color="black", markersize=6, zorder=5)
-        axes.set_title(f"{name}: {len(paths)} plans\nfrom the black point")
+        axes.set_title(f"{name}:\n{len(paths)} sampled plans from the black point")
 
     grown = list(bottom.subplots(1, len(growing.partial)))
     for axes in grown:
