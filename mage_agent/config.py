@@ -350,14 +350,13 @@ _GOAL_KEYS = ("observation", "achieved_goal", "desired_goal")
 _BY_PLAN: dict[str, Any] = {"token_choice": "expected"}
 _BY_PLAN_AND_STATE: dict[str, Any] = {
     "token_choice": "expected",
-    "inverse_dynamics_condition": "state",
-    "inverse_dynamics_steps": 8_000,
+    "inverse_dynamics_condition": "state_and_return",
+    "inverse_dynamics_learning_rate": 3e-3,
 }
 _MAZE: dict[str, Any] = {
     **_BY_PLAN_AND_STATE,
     "observation_keys": _GOAL_KEYS,
     "inverse_dynamics_steps": 20_000,
-    "inverse_dynamics_learning_rate": 3e-3,
     "plan_scale": 0.3,
 }
 _SMALL: dict[str, Any] = {
@@ -378,21 +377,14 @@ _DOMAINS: dict[str, dict[str, Any]] = {
         **_MAZE,
         "codebook_size": 1024,
         "discount": 0.998,
+        "inverse_dynamics_condition": "state",
         "true_scales": True,
         "return_expectile": 0.9,
     },
-    "maze2d": {  # Table 13
-        **_MAZE,
-        "codebook_size": 256,
-        "width": 256,
-        "num_blocks": 4,
-        "inverse_dynamics_condition": "state_and_return",
-    },
+    "maze2d": {**_MAZE, "codebook_size": 256, "width": 256, "num_blocks": 4},  # Table 13
     "locomotion": {  # Table 14
         **_BY_PLAN_AND_STATE,
-        "inverse_dynamics_condition": "state_and_return",
         "inverse_dynamics_steps": 40_000,
-        "inverse_dynamics_learning_rate": 3e-3,
         "plan_scale": 0.07,
         "plan_dropout": 0.5,
         "target_return": 0.9,

@@ -414,7 +414,7 @@ class MAGELoss(_MAGELossModule):
             generated = [model.pick(scores) for scores in logits]
             codes = generated
             if config.true_scales:
-                # Deviation: in mazes, I learns on pyramids that are partly the data's.
+                # Deviation: in ant mazes, I learns on pyramids that are partly the data's.
                 # The first j scales are the data's: I learns to trust the coarse plan, and how far
                 # to trust the fine tokens, most of which nobody can predict.
                 first = torch.randint(len(codes) + 1, (len(state), 1, 1), device=state.device)
