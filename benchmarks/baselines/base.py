@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from benchmarks.baselines.loop import Loop
 from benchmarks.tasks import TASKS
-from mage_agent.hardware import seeded
 
 __all__ = ["Baseline", "Settings", "State"]
 
@@ -97,7 +96,8 @@ class Baseline(nn.Module, ABC):
         ones = torch.ones(self.action_dim)
         self.register_buffer("action_low", torch.as_tensor(facts.get("action_low", -ones)))
         self.register_buffer("action_high", torch.as_tensor(facts.get("action_high", ones)))
-        with seeded(seed, torch.device("cpu")):  # initialisers know the global generator only
+        with torch.random.fork_rng(devices=[]):  # initialisers know the global generator only
+            torch.manual_seed(seed)
             self.build(dataset)
 
     @abstractmethod
@@ -169,7 +169,8 @@ class Baseline(nn.Module, ABC):
                 f"action) sizes {sizes}, which must be {(self.observation_dim, self.action_dim)}."
             )
         self.train()
-        with seeded(seed, torch.device("cpu")):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
             loop = Loop(self, dataset, steps, seed, checkpoint_path)
             with tqdm(
                 desc=type(self).__name__,
