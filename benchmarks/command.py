@@ -12,11 +12,12 @@ from rich.console import Console
 from benchmarks.budgets import MINUTES
 from benchmarks.cells import Cell, Settings
 from benchmarks.cluster import RayExecutor
+from benchmarks.datasets import check_name
 from benchmarks.executors import Executor, LocalExecutor, fitting_workers
-from benchmarks.methods import expand
+from benchmarks.methods import check_changes, expand
 from benchmarks.suite import SuiteError, run_suite
 from benchmarks.tables import TABLES, find_table, stand_in
-from benchmarks.tasks import task_of
+from benchmarks.tasks import domain_of, task_of
 
 __all__ = ["main"]
 
@@ -73,6 +74,7 @@ def select(args: argparse.Namespace) -> list[Cell]:
         raise ValueError("give --datasets, or a --table of the paper.")
     for dataset in datasets:
         task_of(dataset)  # knows the dataset's domain, or complains
+        check_name(dataset)
     if args.methods is not None:
         methods = expand(_words(args.methods))
     else:
@@ -82,6 +84,8 @@ def select(args: argparse.Namespace) -> list[Cell]:
     if changes:
         if len(methods) > 1 or (table is not None and set(table.variants) != {""}):
             raise ValueError("--config changes one method: name it by --methods.")
+        for dataset in datasets:
+            check_changes(methods[0], domain_of(dataset), changes)
         name = "+".join(f"{key}={value}" for key, value in sorted(changes.items()))
         variants = {name: changes}
     elif table is not None:
@@ -142,7 +146,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--table", type=int, help=f"run a table of the paper: {', '.join(map(str, TABLES))}")
     add("--seeds", type=_positive, default=5, help="number of training seeds (default: 5)")
     add("--budget", choices=tuple(MINUTES), default="standard", help="length of a training")
-    add("--minutes", type=float, help="processor minutes of a training; default: the budget's")
+    add(
+        "--minutes", type=_above_zero, help="processor minutes of a training; default: the budget's"
+    )
     add("--output", type=Path, default=Path("runs/suite"), help="folder (default: runs/suite)")
     add("--executor", choices=("local", "ray"), default="local", help="where cells run")
     add("--workers", type=_positive, help="cells at a time; default: as many as fit")
@@ -163,6 +169,13 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is below 1")
+    return value
+
+
+def _above_zero(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{value} is not a finite number above 0")
     return value
 
 

@@ -1,5 +1,6 @@
 """The datasets of the suite: fetched or collected, loaded once, with episodes held out."""
 
+import difflib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,23 @@ from tensordict import TensorDictBase
 from mage_agent import load_dataset
 from mage_agent.d4rl import TASKS, make
 
-__all__ = ["collect_missing", "fetch", "hold_out", "load_split"]
+__all__ = ["check_name", "collect_missing", "fetch", "hold_out", "load_split"]
+
+
+def check_name(dataset_id: str) -> None:
+    """Refuse what is neither an id on Minari nor a name of D4RL's.
+
+    Raises:
+        ValueError: the message lists the known names.
+    """
+    if "/" in dataset_id or dataset_id in TASKS or dataset_id in minari.list_local_datasets():
+        return
+    close = difflib.get_close_matches(dataset_id, TASKS, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise ValueError(
+        f"unknown dataset {dataset_id!r}.{hint} D4RL's names are {', '.join(TASKS)}; ids on Minari "
+        "look like D4RL/pen/expert-v2."
+    )
 
 
 def collect_missing(dataset_id: str) -> Path | None:

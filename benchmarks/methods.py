@@ -14,7 +14,16 @@ from benchmarks.tasks import TASKS
 from mage_agent import MAGEConfig, MAGEPolicy
 from mage_agent.training import STAGES, Progress, describe, fit
 
-__all__ = ["MAGE", "Callback", "Method", "MethodFactory", "build_method", "expand", "find_method"]
+__all__ = [
+    "MAGE",
+    "Callback",
+    "Method",
+    "MethodFactory",
+    "build_method",
+    "check_changes",
+    "expand",
+    "find_method",
+]
 
 Callback = Callable[[int, dict[str, float]], None]
 """Called now and then during training, with the number of steps taken and some metrics."""
@@ -109,6 +118,11 @@ class MAGE:
         self.published_steps = _total_steps(MAGEConfig.preset(preset))
         self.seed = seed
         self.policy = MAGEPolicy.from_dataset(dataset, self.config, seed=seed)
+
+    @staticmethod
+    def check(domain: str, changes: dict[str, Any]) -> None:
+        """Refuse settings that no configuration has, by ``ValueError``."""
+        MAGEConfig.preset(f"{TASKS[domain].preset}-small", **changes)
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -241,6 +255,17 @@ def find_method(name: str) -> MethodFactory:
             f"cannot import the method {name!r}: {error}. Its module must be on PYTHONPATH."
         ) from error
     return found
+
+
+def check_changes(name: str, domain: str, changes: dict[str, Any]) -> None:
+    """Check settings before anything is trained; a class of the user's own may do so itself.
+
+    Raises:
+        ValueError: a setting is unknown, or its value is not allowed.
+    """
+    check = getattr(find_method(name), "check", None)
+    if check is not None:
+        check(domain, changes)
 
 
 def build_method(

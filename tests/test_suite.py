@@ -188,6 +188,16 @@ def test_changed_settings_are_another_cell(suite: Any) -> None:
         (("--datasets", "a/pen/b-v0", "--config", "{a: 1}"), "is no JSON"),
         (("--datasets", "a/pen/b-v0", "--config", "[]"), "must be an object"),
         (
+            ("--datasets", "a/pen/b-v0", "--methods", "mage", "--config", '{"widht": 3}'),
+            "unknown configuration keys ['widht']",
+        ),
+        (
+            ("--datasets", "a/pen/b-v0", "--methods", "iql", "--config", '{"width": 3}'),
+            "IQL has no hyperparameters ['width']; known: ['",
+        ),
+        (("--datasets", "pen-exprt-v1"), "Did you mean 'pen-expert-v1'?"),
+        (("--datasets", "a/pen/b-v0", "--minutes", "-1"), "-1.0 is not a finite number above 0"),
+        (
             ("--datasets", "a/pen/b-v0", "--budget", "paper", "--minutes", "1"),
             "does not go with --budget paper",
         ),

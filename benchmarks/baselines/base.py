@@ -76,13 +76,9 @@ class Baseline(nn.Module, ABC):
         super().__init__()
         self.seed, self.observation_keys = seed, tuple(observation_keys)
         facts = dict(dataset.get_non_tensor("metadata", None) or {})
-        self.hyperparameters = self._settings(domain, facts.get("dataset_id", ""), discount)
-        if unknown := set(changes) - set(self.hyperparameters):
-            raise ValueError(
-                f"{type(self).__name__} has no hyperparameters {sorted(unknown)}; known: "
-                f"{sorted(self.hyperparameters)}."
-            )
-        self.hyperparameters |= changes
+        self.check(domain, changes)
+        settings = self._settings(domain, facts.get("dataset_id", ""), discount)
+        self.hyperparameters = settings | changes
         if missing := [key for key in observation_keys if key not in dataset]:
             raise ValueError(
                 f"the dataset has no observation entries {missing}; it has "
@@ -99,6 +95,15 @@ class Baseline(nn.Module, ABC):
         with torch.random.fork_rng(devices=[]):  # initialisers know the global generator only
             torch.manual_seed(seed)
             self.build(dataset)
+
+    @classmethod
+    def check(cls, domain: str, changes: dict[str, Any]) -> None:
+        """Refuse hyperparameters that the method does not have, by ``ValueError``."""
+        known = cls._settings(domain, "", 0.99)
+        if unknown := set(changes) - set(known):
+            raise ValueError(
+                f"{cls.__name__} has no hyperparameters {sorted(unknown)}; known: {sorted(known)}."
+            )
 
     @abstractmethod
     def build(self, dataset: TensorDictBase) -> None:
@@ -231,13 +236,14 @@ class Baseline(nn.Module, ABC):
             [torch.as_tensor(observation[key]).float() for key in self.observation_keys], -1
         )
 
-    def _settings(self, domain: str, dataset_id: str, discount: float) -> Settings:
+    @classmethod
+    def _settings(cls, domain: str, dataset_id: str, discount: float) -> Settings:
         if domain not in TASKS:
             raise ValueError(f"domain is {domain!r}; known: {sorted(TASKS)}.")
-        settings = dict(self.defaults)
+        settings = dict(cls.defaults)
         if "discount" in settings:
             settings["discount"] = discount
         name = dataset_id.split("/")[-1].rpartition("-v")[0]  # "medium-expert-v0" and the like
         for key in (domain, f"{domain}/{name}"):
-            settings |= self.published.get(key, {})
+            settings |= cls.published.get(key, {})
         return settings
