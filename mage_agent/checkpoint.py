@@ -176,6 +176,7 @@ def model_header(model: MAGEModel) -> dict[str, Any]:
         "config": model.config.to_dict(),
         "observation_dim": model.observation_dim,
         "action_dim": model.action_dim,
+        "goal_dim": model.goal_dim,
         "versions": versions(),
     }
 
@@ -197,10 +198,10 @@ def build(tensors: Mapping[str, Tensor], header: Mapping[str, Any], path: str | 
                 f"{path} does not fit its own configuration: encoder.position has shape "
                 f"{tuple(tensors['encoder.position'].shape)}."
             )
+        sizes = {key: header[key] for key in ("observation_dim", "action_dim")}
+        sizes["goal_dim"] = header.get("goal_dim", 0)  # files of 0.1 have none
         with torch.device("meta"):  # allocates nothing
-            shapes = MAGEModel(
-                config, observation_dim=header["observation_dim"], action_dim=header["action_dim"]
-            ).state_dict()
+            shapes = MAGEModel(config, **sizes).state_dict()
         wrong = [
             f"{key}: {tuple(tensors[key].shape) if key in tensors else 'missing'}"
             for key, value in shapes.items()
@@ -208,9 +209,7 @@ def build(tensors: Mapping[str, Tensor], header: Mapping[str, Any], path: str | 
         ] + [f"{key}: unknown" for key in tensors if key not in shapes]
         if wrong:
             raise CheckpointError(f"{path} does not fit its own configuration: {wrong[:5]}.")
-        model = MAGEModel(
-            config, observation_dim=header["observation_dim"], action_dim=header["action_dim"]
-        )
+        model = MAGEModel(config, **sizes)
         model.load_state_dict(dict(tensors))
     return model
 

@@ -9,9 +9,12 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-__all__ = ["PRESETS", "ConditionSite", "MAGEConfig", "Trajectory"]
+__all__ = ["GOALS", "PRESETS", "ConditionSite", "MAGEConfig", "Trajectory"]
 
-Trajectory = Literal["S", "A", "RS", "RSA"]
+GOALS = ("achieved_goal", "desired_goal")
+"""Entries of a goal-conditioned observation, last in ``observation_keys``."""
+
+Trajectory = Literal["S", "A", "RS", "RSA", "RG"]
 ConditionSite = Literal["autoencoder", "first_scale", "finer_scales", "condition_loss"]
 
 LARGEST = 1e30
@@ -42,15 +45,17 @@ class MAGEConfig:
         num_heads: attention heads (Tables 10-14).
         num_autoencoder_blocks: blocks of the encoder and of the decoder.
         dropout: dropout rate of the multi-scale transformer (Tables 10-14).
-        trajectory: what a window holds: returns R, states S, actions A (Table 6).
+        trajectory: what a window holds: returns R, states S, actions A (Table 6), or of the states
+            the achieved goal G alone (measured).
         return_conditioning: where the return-to-go conditions the model (Table 7); an empty tuple
             is the model without condition of Table 23.
         return_reweighting: weight the reconstruction loss of a window by its return-to-go, scaled
             to [0, 1] (Table 23).
-        inverse_dynamics: read the action off the latent (Eq. 6) or off the decoded trajectory
-            (Table 19).
-        inverse_dynamics_condition: what I receives besides the plan: nothing (the paper), s_0, or
-            (s_0, R_0) (measured).
+        inverse_dynamics: read the action off the latent (Eq. 6), off the decoded trajectory
+            (Table 19), or off the direction in which the decoded trajectory leads, which takes
+            trajectory="RG" (measured).
+        inverse_dynamics_condition: what I receives besides the plan: nothing (the paper), s_0,
+            (s_0, R_0), or "body", of s_0 all but the goals (measured).
         plan_scale: factor on the plan that I reads; below 1 it keeps the plan's many entries from
             drowning those of a condition beside it (measured).
         plan_dropout: rate at which entries of the plan are dropped when I is trained; keeps an I
@@ -62,9 +67,6 @@ class MAGEConfig:
             own straight-through samples as in Algorithm 5 (measured).
         token_choice: what a deterministic policy makes of a token's distribution: the likeliest
             code (the paper), or the mean of all codes (measured).
-        true_scales: train I also on the data's tokens: on pyramids whose first j scales are the
-            data's and whose others are generated, j uniform over 0..K, instead of on wholly
-            generated ones (measured).
         state_dropout: rate at which s_0 (and R_0) is hidden from I in training (measured).
         return_dropout: rate at which the return-to-go is hidden from the transformer in training,
             which makes guidance possible (measured).
@@ -113,8 +115,8 @@ class MAGEConfig:
     trajectory: Trajectory = "RS"
     return_conditioning: tuple[ConditionSite, ...] = _CONDITION_SITES
     return_reweighting: bool = False
-    inverse_dynamics: Literal["latent", "explicit"] = "latent"
-    inverse_dynamics_condition: Literal["none", "state", "state_and_return"] = "none"
+    inverse_dynamics: Literal["latent", "explicit", "direction"] = "latent"
+    inverse_dynamics_condition: Literal["none", "state", "state_and_return", "body"] = "none"
     plan_scale: float = 1.0
     plan_dropout: float = 0.0
     condition_guidance: Literal["adapter", "decoder", "none"] = "adapter"
@@ -122,7 +124,6 @@ class MAGEConfig:
     # Training of the generator.
     context: Literal["teacher", "own"] = "teacher"
     token_choice: Literal["argmax", "expected"] = "argmax"
-    true_scales: bool = False
     state_dropout: float = 0.0
     return_dropout: float = 0.0
     guidance_scale: float = 1.0
@@ -160,8 +161,8 @@ class MAGEConfig:
     def _check_choices(self) -> None:
         choices: dict[str, tuple[str, ...]] = {
             "trajectory": get_args(Trajectory),
-            "inverse_dynamics": ("latent", "explicit"),
-            "inverse_dynamics_condition": ("none", "state", "state_and_return"),
+            "inverse_dynamics": ("latent", "explicit", "direction"),
+            "inverse_dynamics_condition": ("none", "state", "state_and_return", "body"),
             "condition_guidance": ("adapter", "decoder", "none"),
             "context": ("teacher", "own"),
             "token_choice": ("argmax", "expected"),
@@ -175,9 +176,10 @@ class MAGEConfig:
                 f"return_conditioning is {sites!r}; it must be a tuple of some of "
                 f"{_CONDITION_SITES}."
             )
-        for name in ("return_reweighting", "true_scales"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be True or False.")
+        if not isinstance(self.return_reweighting, bool):
+            raise ValueError(
+                f"return_reweighting is {self.return_reweighting!r}; it must be True or False."
+            )
         keys = self.observation_keys
         if not keys or not isinstance(keys, tuple) or not all(isinstance(key, str) for key in keys):
             raise ValueError(
@@ -188,6 +190,17 @@ class MAGEConfig:
             raise ValueError(
                 "inverse_dynamics='explicit' reads actions off decoded states, but trajectory="
                 f"{self.trajectory!r} holds none; use 'S', 'RS' or 'RSA'."
+            )
+        if self.inverse_dynamics == "direction" and "G" not in self.trajectory:
+            raise ValueError(
+                "inverse_dynamics='direction' reads actions off the way to decoded goals, but "
+                f"trajectory={self.trajectory!r} holds none; use 'RG'."
+            )
+        if self.needs_goals and keys[-2:] != GOALS:
+            raise ValueError(
+                f"trajectory={self.trajectory!r} with inverse_dynamics_condition="
+                f"{self.inverse_dynamics_condition!r} needs goals, but observation_keys is {keys}; "
+                f"it must end with {GOALS}."
             )
 
     def _check_ranges(self) -> None:
@@ -292,6 +305,11 @@ class MAGEConfig:
             lengths.append(min(max(ideal, smallest), largest))
         return tuple(lengths)
 
+    @property
+    def needs_goals(self) -> bool:
+        """Whether the model must know which part of an observation is the goals."""
+        return "G" in self.trajectory or self.inverse_dynamics_condition == "body"
+
     def replace(self, **changes: Any) -> MAGEConfig:
         """Return a copy with other values; unknown names raise ``ValueError``."""
         return MAGEConfig.from_dict({**self.to_dict(), **changes})
@@ -344,7 +362,7 @@ class MAGEConfig:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-_GOAL_KEYS = ("observation", "achieved_goal", "desired_goal")
+_GOAL_KEYS = ("observation", *GOALS)
 # How the action is read off the plan, by domain (measured). On Adroit, I that sees s_0 leans on it
 # and forgets the plan; a gait (mazes, locomotion) cannot be kept without s_0.
 _BY_PLAN: dict[str, Any] = {"token_choice": "expected"}
@@ -357,7 +375,6 @@ _MAZE: dict[str, Any] = {
     **_BY_PLAN_AND_STATE,
     "observation_keys": _GOAL_KEYS,
     "inverse_dynamics_steps": 20_000,
-    "plan_scale": 0.3,
 }
 _SMALL: dict[str, Any] = {
     "num_scales": 4,
@@ -377,11 +394,18 @@ _DOMAINS: dict[str, dict[str, Any]] = {
         **_MAZE,
         "codebook_size": 1024,
         "discount": 0.998,
-        "inverse_dynamics_condition": "state",
-        "true_scales": True,
+        "trajectory": "RG",
+        "inverse_dynamics": "direction",
+        "inverse_dynamics_condition": "body",
         "return_expectile": 0.9,
     },
-    "maze2d": {**_MAZE, "codebook_size": 256, "width": 256, "num_blocks": 4},  # Table 13
+    "maze2d": {  # Table 13
+        **_MAZE,
+        "codebook_size": 256,
+        "width": 256,
+        "num_blocks": 4,
+        "plan_scale": 0.3,
+    },
     "locomotion": {  # Table 14
         **_BY_PLAN_AND_STATE,
         "inverse_dynamics_steps": 40_000,

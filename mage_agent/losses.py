@@ -128,7 +128,12 @@ class _MAGELossModule(LossModule):  # type: ignore[misc]
     def reset_parameters_recursive(self, params: TensorDictBase | None = None) -> None:
         """Start the networks this stage trains anew, codebook and zero-started layers included."""
         old = self.model
-        new = MAGEModel(old.config, observation_dim=old.observation_dim, action_dim=old.action_dim)
+        new = MAGEModel(
+            old.config,
+            observation_dim=old.observation_dim,
+            action_dim=old.action_dim,
+            goal_dim=old.goal_dim,
+        )
         for name, network in self.networks():
             network.load_state_dict(new.get_submodule(name).state_dict())
 
@@ -341,7 +346,7 @@ class MAGELoss(_MAGELossModule):
         inverse, metrics = self._inverse_dynamics(true_codes, logits, state, target, action)
         losses["loss_inverse_dynamics"] = inverse
         if model.return_ceiling is not None and config.return_expectile is not None:
-            error = target - model.return_ceiling(state)
+            error = target - model.return_ceiling(state[:, model.planner_sees])
             expectile = torch.where(error > 0, config.return_expectile, 1 - config.return_expectile)
             losses["loss_return_ceiling"] = (expectile * error.square()).squeeze(-1)
         if self.metrics:
@@ -381,7 +386,7 @@ class MAGELoss(_MAGELossModule):
         latent = model.quantizer.partial_sums(sampled)[-1]
         trajectory = model.decode(latent, state, target, guided=True)
         first = model.split(trajectory[:, 0])
-        wanted = {"S": state}
+        wanted = {"S": state, "G": state[:, model.achieved_goal]}
         if "condition_loss" in config.return_conditioning:
             wanted["R"] = target
         error = target.new_zeros(logits[0].shape[0])
@@ -412,16 +417,9 @@ class MAGELoss(_MAGELossModule):
         wanted = model.normalize_action(action)
         with torch.no_grad():
             generated = [model.pick(scores) for scores in logits]
-            codes = generated
-            if config.true_scales:
-                # Deviation: in ant mazes, I learns on pyramids that are partly the data's.
-                # The first j scales are the data's: I learns to trust the coarse plan, and how far
-                # to trust the fine tokens, most of which nobody can predict.
-                first = torch.randint(len(codes) + 1, (len(state), 1, 1), device=state.device)
-                codes = [
-                    torch.where(first > k, true, own)
-                    for k, (true, own) in enumerate(zip(true_codes, generated, strict=True))
-                ]
+            # Deviation: on directions, I learns from the ways that the data went.
+            # Which way to go is the plan's choice; how the body goes there is learnt from all ways.
+            codes = true_codes if config.inverse_dynamics == "direction" else generated
             latent = model.quantizer.partial_sums(codes)[-1]
             pyramids = {"true": true_codes, "generated": generated} if self.metrics else {}
             metrics = {}
@@ -438,9 +436,9 @@ class MAGEInverseDynamicsLoss(_MAGELossModule):
     """A polish of I on the plans that acting will meet, after stage 2 (Eq. 6).
 
     ``||a_0 - I(Z)||^2`` where Z is what the trained model generates for (s_0, R_0), scale by scale
-    in its own context; with ``true_scales``, half of the batch has the data's own Z instead. The
-    latents never change here, so they are read from the batch (``latent``, and ``true_latent``),
-    and a step costs as little as one of behaviour cloning.
+    in its own context, or with ``inverse_dynamics="direction"`` the data's own. Plans never change
+    here, so what I sees of them is read from the batch (``plan``; see ``MAGEModel.read_plan``), and
+    a step costs as little as one of behaviour cloning.
 
     Args:
         model: the model whose stage 2 is done.
@@ -448,11 +446,11 @@ class MAGEInverseDynamicsLoss(_MAGELossModule):
     """
 
     trains = ("inverse_dynamics",)
+    reads = ("plan",)
 
     def __init__(self, model: MAGEModel, *, reduction: str | None = None) -> None:
         super().__init__(model, reduction=reduction)
         self.out_keys = ["loss_inverse_dynamics"]
-        self.reads = ("latent", "true_latent") if model.config.true_scales else ("latent",)
 
     @dispatch  # type: ignore[untyped-decorator]
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
@@ -462,11 +460,8 @@ class MAGEInverseDynamicsLoss(_MAGELossModule):
         state, target = model.standardize(
             observation[:, 0], tensordict.get(keys.return_to_go)[:, 0]
         )
-        latent = tensordict.get("latent")[:, 0]
-        if model.config.true_scales:
-            own = torch.rand(len(latent), 1, 1, device=latent.device) < 0.5
-            latent = torch.where(own, latent, tensordict.get("true_latent")[:, 0])
-        with self._others_frozen():
-            predicted = model.read_action(latent, state, target, visible=model.hide_state(state))
+        plan = tensordict.get("plan")[:, 0]
+        condition = torch.cat([state, target], dim=-1)
+        predicted = model.inverse_dynamics(plan, condition, model.hide_state(state))
         wanted = model.normalize_action(tensordict.get(keys.action)[:, 0])
         return self._reduced({"loss_inverse_dynamics": _squared_error(predicted, wanted)}, {})

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mage_agent.config import MAGEConfig
 from mage_agent.data.normalizer import Normalizer
@@ -43,17 +44,31 @@ class MAGEModel(nn.Module):
     only_acts: bool = False
     """True for the copies that ``optimize_for_inference`` makes."""
 
-    def __init__(self, config: MAGEConfig, *, observation_dim: int, action_dim: int) -> None:
+    def __init__(
+        self, config: MAGEConfig, *, observation_dim: int, action_dim: int, goal_dim: int = 0
+    ) -> None:
         super().__init__()
         if observation_dim < 1 or action_dim < 1:
             raise ValueError(
                 f"observation_dim is {observation_dim} and action_dim is {action_dim}; both must "
                 "be at least 1."
             )
+        body_dim = observation_dim - 2 * goal_dim  # goals come last: achieved, desired
+        if config.needs_goals and (goal_dim < 1 or body_dim < 1):
+            raise ValueError(
+                f"goal_dim is {goal_dim}; of {observation_dim} entries of an observation, achieved "
+                "and desired goal must take at least one each, and leave one."
+            )
         self.config = config
         self.observation_dim = observation_dim
         self.action_dim = action_dim
-        sizes = {"R": 1, "S": observation_dim, "A": action_dim}
+        self.goal_dim = goal_dim
+        self.achieved_goal = slice(body_dim, body_dim + goal_dim)
+        # Deviation: a plan of goals is made for the goals, achieved and desired, not for the body.
+        # The data's body already moves where it will go: a planner that sees it keeps its course.
+        self.planner_sees = slice(body_dim if "G" in config.trajectory else 0, observation_dim)
+        condition_dim = observation_dim - self.planner_sees.start
+        sizes = {"R": 1, "S": observation_dim, "A": action_dim, "G": goal_dim}
         self.channels = [sizes[name] for name in config.trajectory]
         body = {
             "trajectory_dim": sum(self.channels),
@@ -70,15 +85,23 @@ class MAGEModel(nn.Module):
         )
         self.decoder = TrajectoryDecoder(
             **body,
-            observation_dim=observation_dim,
+            observation_dim=condition_dim,
             adapter_dim=config.adapter_dim if config.condition_guidance == "adapter" else None,
         )
-        latent_dim = config.latent_length * config.code_dim
+        plan_dims = {
+            "latent": config.latent_length * config.code_dim,
+            "explicit": 2 * observation_dim,
+            "direction": goal_dim,
+        }
+        condition_dims = {
+            "none": 0,
+            "state": observation_dim,
+            "state_and_return": observation_dim + 1,
+            "body": body_dim,
+        }
         self.inverse_dynamics = InverseDynamics(
-            latent_dim if config.inverse_dynamics == "latent" else 2 * observation_dim,
-            {"none": 0, "state": observation_dim, "state_and_return": observation_dim + 1}[
-                config.inverse_dynamics_condition
-            ],
+            plan_dims[config.inverse_dynamics],
+            condition_dims[config.inverse_dynamics_condition],
             action_dim,
             2 * config.width,
             plan_scale=config.plan_scale,
@@ -88,14 +111,14 @@ class MAGEModel(nn.Module):
             scale_lengths=config.scales,
             codebook_size=config.codebook_size,
             code_dim=config.code_dim,
-            observation_dim=observation_dim,
+            observation_dim=condition_dim,
             width=config.width,
             num_blocks=config.num_blocks,
             num_heads=config.num_heads,
             dropout=config.dropout,
         )
         self.return_ceiling = (
-            MLP(observation_dim, config.width, config.width, 1) if config.return_expectile else None
+            MLP(condition_dim, config.width, config.width, 1) if config.return_expectile else None
         )
         self.normalize_observation = Normalizer(observation_dim)
         self.normalize_return = Normalizer(1)
@@ -138,7 +161,10 @@ class MAGEModel(nn.Module):
         Returns:
             Standardised trajectory, shape (B, T, X).
         """
-        condition = torch.cat([state, self._condition_return(return_to_go)], -1) if guided else None
+        condition = None
+        if guided:
+            given = state[:, self.planner_sees]
+            condition = torch.cat([given, self._condition_return(return_to_go)], dim=-1)
         trajectory: Tensor = self.decoder(latent, self._decoder_return(return_to_go), condition)
         return trajectory
 
@@ -156,14 +182,28 @@ class MAGEModel(nn.Module):
         Returns:
             Standardised action, shape (B, A).
         """
-        if self.config.inverse_dynamics == "latent":
-            plan = latent.flatten(1)
-        else:
-            decoded = self.decode(latent, state, return_to_go, guided=guided)
-            plan = self.split(decoded)["S"][:, :2].flatten(1)
         condition = torch.cat([state, return_to_go], dim=-1)
-        action: Tensor = self.inverse_dynamics(plan, condition, visible)
+        action: Tensor = self.inverse_dynamics(
+            self.read_plan(latent, state, return_to_go, guided=guided), condition, visible
+        )
         return action
+
+    def read_plan(
+        self, latent: Tensor, state: Tensor, return_to_go: Tensor, *, guided: bool = True
+    ) -> Tensor:
+        """What I sees of a plan: the latent, two decoded states, or the direction it leads in.
+
+        Returns:
+            Shape (B, L_K * C), (B, 2 S), or (B, G), of length 1 in the goal's units.
+        """
+        if self.config.inverse_dynamics == "latent":
+            return latent.flatten(1)
+        decoded = self.split(self.decode(latent, state, return_to_go, guided=guided))
+        if self.config.inverse_dynamics == "explicit":
+            return decoded["S"][:, :2].flatten(1)
+        # Deviation: in ant mazes, a plan is the way of the achieved goal, and I sees its direction.
+        way = decoded["G"][:, -1].detach() - state[:, self.achieved_goal]
+        return F.normalize(way * self.normalize_observation.std[self.achieved_goal], dim=-1)
 
     # ------------------------------------------------------- stage 2: generation, coarse to fine
 
@@ -349,10 +389,7 @@ class MAGEModel(nn.Module):
             for total in (sums if partial else sums[-1:])
         ]
         empty = state.new_zeros(state.shape[0], self.config.horizon, 0)
-        observations = tuple(
-            self.normalize_observation.inverse(part["S"]) if "S" in part else empty
-            for part in decoded
-        )
+        observations = tuple(self._planned_observation(part, empty) for part in decoded)
         returns = decoded[-1].get("R")
         return Plan(
             token_ids=tuple(token_ids),
@@ -362,6 +399,14 @@ class MAGEModel(nn.Module):
             action=self.denormalize_action(self.read_action(sums[-1], state, target)),
             partial=observations if partial else (),
         )
+
+    def _planned_observation(self, decoded: dict[str, Tensor], empty: Tensor) -> Tensor:
+        """Planned observations (B, T, S); NaN is in the entries that plans do not hold."""
+        if "G" in decoded:
+            full = empty.new_full((*empty.shape[:2], self.observation_dim), torch.nan)
+            full[..., self.achieved_goal] = decoded["G"]
+            return self.normalize_observation.inverse(full)
+        return self.normalize_observation.inverse(decoded["S"]) if "S" in decoded else empty
 
     @property
     def default_target_return(self) -> float:
@@ -422,12 +467,13 @@ class MAGEModel(nn.Module):
             "R": lambda: self.normalize_return(window.return_to_go),
             "S": lambda: self.normalize_observation(window.observation),
             "A": lambda: self.normalize_action(window.action),
+            "G": lambda: self.normalize_observation(window.observation)[..., self.achieved_goal],
         }
         channels = torch.cat([parts[name]() for name in self.config.trajectory], dim=-1)
         return edge_pad(channels, window.mask)
 
     def split(self, trajectory: Tensor) -> dict[str, Tensor]:
-        """Channels of a trajectory (B, T, X) by name: "R", "S", "A"."""
+        """Channels of a trajectory (B, T, X) by name: "R", "S", "A", "G"."""
         parts = trajectory.split(self.channels, dim=-1)
         return dict(zip(self.config.trajectory, parts, strict=True))
 
@@ -462,7 +508,7 @@ class MAGEModel(nn.Module):
         )
         # Deviation: with return_expectile, no return is asked that the data never reached from s_0.
         if self.return_ceiling is not None:
-            target = target.minimum(self.return_ceiling(state))
+            target = target.minimum(self.return_ceiling(state[:, self.planner_sees]))
         return state, target
 
     def _conditions(
@@ -473,7 +519,7 @@ class MAGEModel(nn.Module):
 
         def embed(site: str) -> Condition:
             flag = known if site in sites else torch.zeros_like(known)
-            return self.transformer.condition(state, return_to_go, flag)
+            return self.transformer.condition(state[:, self.planner_sees], return_to_go, flag)
 
         first = embed("first_scale")
         same = ("first_scale" in sites) == ("finer_scales" in sites)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from mage_agent import checkpoint, parallel
 from mage_agent.checkpoint import usable, versions
-from mage_agent.config import MAGEConfig
+from mage_agent.config import GOALS, MAGEConfig
 from mage_agent.data import WindowSampler, metadata, observation_keys, replay_buffer
 from mage_agent.files import make_folder
 from mage_agent.hardware import find_device, has_bfloat16, seeded
@@ -77,6 +77,7 @@ def build_model(dataset: TensorDictBase, config: MAGEConfig, *, seed: int = 0) -
             config,
             observation_dim=sum(dataset[key].shape[-1] for key in config.observation_keys),
             action_dim=dataset["action"].shape[-1],
+            goal_dim=dataset[GOALS[0]].shape[-1] if config.needs_goals else 0,
         )
     _fit_statistics(model, dataset)
     return model
@@ -252,9 +253,8 @@ class _Trainer:
         else:
             # Deviation: where I sees s_0, a third stage trains it on the plans that acting meets.
             self.loss = MAGEInverseDynamicsLoss(self.model)
-            dataset["latent"] = self.plans()
-            if config.true_scales:
-                _, dataset["true_latent"] = self.tokens()
+            true = config.inverse_dynamics == "direction"  # learns from the ways the data went
+            dataset["plan"] = self.read(self.tokens()[1] if true else self.plans())
             horizon = 1
         self.buffer = replay_buffer(
             dataset,
@@ -307,6 +307,19 @@ class _Trainer:
                 latents.append(sums[-1].cpu())
         self.model.train()
         return torch.cat(latents)
+
+    @torch.no_grad()
+    def read(self, latents: Tensor) -> Tensor:
+        """What I sees of a plan for every step, from latents (N, L_K, C)."""
+        self.model.eval()
+        keys, plans = self.model.config.observation_keys, []
+        steps = self.dataset.select(*keys, "return_to_go").split(1024)
+        for chunk, latent in zip(steps, latents.split(1024), strict=True):
+            observation = torch.cat([chunk[key] for key in keys], dim=-1).to(self.device)
+            condition = self.model.standardize(observation, chunk["return_to_go"].to(self.device))
+            plans.append(self.model.read_plan(latent.to(self.device), *condition).cpu())
+        self.model.train()
+        return torch.cat(plans)
 
     def steps(self) -> Iterator[TensorDictBase]:
         """Train to the end of the stage; yields the losses of every step after it was taken."""
@@ -381,7 +394,8 @@ class _Trainer:
         if loop is None:
             raise ValueError(f"{self.path} is a finished model, not a state of training.")
         ours = self.model.config.to_dict()
-        sizes = {key: getattr(self.model, key) for key in ("observation_dim", "action_dim")}
+        names = ("observation_dim", "action_dim", "goal_dim")
+        sizes = {key: getattr(self.model, key) for key in names}
         ours = ours | sizes | {"seed": self.seed, "dataset": self.fingerprint}
         with usable(self.path, "state of training"):
             run = {key: loop.get(key) for key in ("seed", "dataset")}

@@ -22,7 +22,12 @@ GOAL_KEYS = ("observation", "achieved_goal", "desired_goal")
 
 
 def make_model(
-    observation_dim: int = 3, action_dim: int = 1, *, seed: int = 0, **changes: Any
+    observation_dim: int = 3,
+    action_dim: int = 1,
+    *,
+    goal_dim: int = 0,
+    seed: int = 0,
+    **changes: Any,
 ) -> MAGEModel:
     """A small untrained model, with weights and codes large enough that its inputs matter.
 
@@ -31,7 +36,9 @@ def make_model(
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         config = MAGEConfig.preset("small", **{**TINY, **changes})
-        model = MAGEModel(config, observation_dim=observation_dim, action_dim=action_dim)
+        model = MAGEModel(
+            config, observation_dim=observation_dim, action_dim=action_dim, goal_dim=goal_dim
+        )
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=0.5)

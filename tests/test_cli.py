@@ -42,10 +42,11 @@ def test_train_saves_a_policy_with_every_setting_that_was_given(
 ) -> None:
     arguments = ["train", minari_dataset.id, "--output", "runs/a.mage", "--seed", "3", "--quiet"]
     assert (
-        main([*arguments, "--width", "8", "--true-scales", "--scale-lengths", "1", "3", "4"]) == 0
+        main([*arguments, "--width", "8", "--return-reweighting", "--scale-lengths", "1", "3", "4"])
+        == 0
     )
     policy = MAGEPolicy.load("runs/a.mage")
-    expected = {**SMALLER, "width": 8, "true_scales": True, "scale_lengths": (1, 3, 4)}
+    expected = {**SMALLER, "width": 8, "return_reweighting": True, "scale_lengths": (1, 3, 4)}
     assert policy.config == MAGEConfig(**expected)
     assert policy.seed == 3
     assert policy.config.digest in capsys.readouterr().out

@@ -37,7 +37,6 @@ def train(folder: Path) -> None:
         return_dropout=0.2,
         state_dropout=0.3,
         inverse_dynamics_condition="state",
-        true_scales=True,
         return_expectile=0.9,
         **{f"{stage}_steps": STEPS for stage in ("tokenizer", "generator", "inverse_dynamics")},
     )

@@ -13,7 +13,15 @@ from torchrl.objectives import LossModule
 from mage_agent.actor import MAGEActor
 from mage_agent.losses import MAGEInverseDynamicsLoss, MAGELoss, MAGETokenizerLoss
 from mage_agent.model import MAGEModel
-from tests.tiny import HORIZON, SCALES, STATE, tiny_model, tiny_windows
+from tests.tiny import (
+    HORIZON,
+    SCALES,
+    STATE,
+    tiny_goal_model,
+    tiny_goal_windows,
+    tiny_model,
+    tiny_windows,
+)
 
 Loss = MAGETokenizerLoss | MAGELoss | MAGEInverseDynamicsLoss
 KEYS: dict[str, NestedKey] = {
@@ -41,12 +49,14 @@ def make_loss(request: pytest.FixtureRequest) -> Callable[..., Loss]:
 
 
 def batch_for(loss: Loss, batch: int = 8, **kwargs: Any) -> TensorDict:
-    """What the stage reads: windows, or latents for the last one."""
+    """What the stage reads: windows, with plans for the last one."""
     td = tiny_windows(batch, **kwargs)
     if isinstance(loss, MAGEInverseDynamicsLoss):
         generator = torch.Generator().manual_seed(5)
-        for key in loss.reads:
-            td[key] = torch.randn(batch, HORIZON, SCALES[-1], 4, generator=generator)
+        latent = torch.zeros(1, SCALES[-1], 4)
+        state, target = loss.model.standardize(td["observation"][:1, 0], td["return_to_go"][:1, 0])
+        size = loss.model.read_plan(latent, state, target).shape[-1]
+        td["plan"] = torch.randn(batch, HORIZON, size, generator=generator)
     return td
 
 
@@ -134,7 +144,7 @@ class TestContract:
     def test_no_loss_depends_on_whether_metrics_are_measured(
         self, make_loss: Callable[..., Loss]
     ) -> None:
-        loss = make_loss(true_scales=True).eval()
+        loss = make_loss().eval()
         td = batch_for(loss)
         expected = evaluate(loss, td).select(*TERMS[type(loss)])
         loss.metrics = False
@@ -560,37 +570,42 @@ class TestClosedForms:
         losses = MAGELoss(tiny_model(trajectory=trajectory))(tiny_windows())
         assert bool(losses["loss_condition"] > 0) == there
 
-    def test_true_scales_are_the_datas_first_ones(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        model, td = tiny_model(true_scales=True), tiny_windows()
-        loss = MAGELoss(model).eval()
-        pyramids: list[list[Tensor]] = []
-        partial_sums = model.quantizer.partial_sums
+    def test_directions_are_learnt_from_the_ways_that_the_data_went(self) -> None:
+        model, td = tiny_goal_model(), tiny_goal_windows()
+        loss = MAGELoss(model, reduction="none").eval()
+        window = loss.window(td)
+        state, target = model.standardize(window.observation[:, 0], window.return_to_go[:, 0])
+        direction = model.read_plan(model.tokenize(window).latent, state, target)
+        action = model.inverse_dynamics(direction, state)
+        error = (action - model.normalize_action(td["action"][:, 0])).square().mean(1)
+        torch.testing.assert_close(loss(td)["loss_inverse_dynamics"], error)
 
-        def record(codes: list[Tensor]) -> list[Tensor]:
-            pyramids.append(codes)
-            return partial_sums(codes)
+    def test_directions_do_not_bend_the_tokens_of_stage_1(self) -> None:
+        loss = MAGETokenizerLoss(tiny_goal_model())
+        loss(tiny_goal_windows())["loss_inverse_dynamics"].backward()
+        touched = {name for name, p in loss.model.named_parameters() if p.grad is not None}
+        assert touched
+        assert {name.partition(".")[0] for name in touched} == {"inverse_dynamics"}
 
-        monkeypatch.setattr(model.quantizer, "partial_sums", record)
-        loss(td)
-        mixed, true, generated = pyramids[-3:]
-        for row in range(8):
-            from_data = [torch.equal(m[row], t[row]) for m, t in zip(mixed, true, strict=True)]
-            own = [torch.equal(m[row], g[row]) for m, g in zip(mixed, generated, strict=True)]
-            assert any(all(from_data[:j]) and all(own[j:]) for j in range(4))
-        assert not all(map(torch.equal, mixed, true))
-        assert not all(map(torch.equal, mixed, generated))
-
-        def in_turn(high: int, size: tuple[int, ...], **_: Any) -> Tensor:
-            return (torch.arange(size[0]) % high).view(size)
-
-        # From none of the scales to all of them.
-        monkeypatch.setattr(torch, "randint", in_turn)
-        loss(td)
-        mixed, true, generated = pyramids[-3:]
-        for row in range(8):
-            for k in range(3):
-                source = true if k < row % 4 else generated
-                assert torch.equal(mixed[k][row], source[k][row])
+    def test_a_plan_of_goals_begins_at_the_achieved_goal(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = tiny_goal_model(condition_weight=1.0, horizon=3, num_scales=1)
+        td = tiny_goal_windows(horizon=3)
+        monkeypatch.setattr(model, "straight_through", model.pick)
+        loss = MAGELoss(model, reduction="none").eval()
+        window = loss.window(td)
+        state, target = model.standardize(window.observation[:, 0], window.return_to_go[:, 0])
+        ids = model.tokenize(window).token_ids
+        codes = [model.quantizer.lookup(part) for part in ids]
+        scores = model.logits(codes, state, target, torch.ones_like(target))
+        latent = model.quantizer.partial_sums([model.pick(part) for part in scores])[-1]
+        bent, trained = (model.decode(latent, state, target, guided=x) for x in (True, False))
+        wanted = torch.cat([target, state[:, STATE : STATE + 2]], dim=-1)
+        error = (bent[:, 0] - wanted).square().mean(1)
+        error = error + (bent[:, 1:] - trained[:, 1:]).square().flatten(1).mean(1)
+        expected = torch.where(torch.arange(8) < 2, 4 * error, 0.0)
+        torch.testing.assert_close(loss(td)["loss_condition"], expected)
 
 
 class TestContext:

@@ -9,7 +9,16 @@ from torch import Tensor
 
 from mage_agent.model import MAGEModel
 from mage_agent.types import TrajectoryWindow
-from tests.tiny import ACTION, HORIZON, SCALES, STATE, tiny_config, tiny_model, tiny_windows
+from tests.tiny import (
+    ACTION,
+    HORIZON,
+    SCALES,
+    STATE,
+    tiny_config,
+    tiny_goal_model,
+    tiny_model,
+    tiny_windows,
+)
 
 SITES = ("autoencoder", "first_scale", "finer_scales", "condition_loss")
 
@@ -323,6 +332,41 @@ class TestVariants:
         first_two = model.normalize_observation(plan.observation[:, :2]).flatten(1)
         action = model.inverse_dynamics(first_two, model.normalize_observation(observation))
         torch.testing.assert_close(model.denormalize_action(action), plan.action)
+
+    def test_direction_is_that_from_the_achieved_goal_to_the_end_of_the_plan(self) -> None:
+        model = tiny_goal_model()
+        observation, target = torch.randn(6, STATE + 4), torch.randn(6)
+        plan = model.plan(observation, target)
+        way = plan.observation[:, -1, STATE : STATE + 2] - observation[:, STATE : STATE + 2]
+        direction = way / way.norm(dim=-1, keepdim=True)
+        state = model.normalize_observation(observation)
+        action = model.inverse_dynamics(direction, state)
+        torch.testing.assert_close(model.denormalize_action(action), plan.action)
+        torch.testing.assert_close(model.act(observation, target), plan.action)
+
+    def test_a_plan_of_goals_holds_nothing_else_of_the_observation(self) -> None:
+        plan = tiny_goal_model().plan(torch.randn(6, STATE + 4), torch.randn(6), partial=True)
+        for observation in (plan.observation, *plan.partial):
+            assert observation.shape == (6, HORIZON, STATE + 4)
+            goals = observation[..., STATE : STATE + 2]
+            assert goals.isfinite().all()
+            assert observation.isnan().sum() == observation.numel() - goals.numel()
+
+    def test_the_goals_reach_inverse_dynamics_by_the_plan_alone(self) -> None:
+        model = tiny_goal_model()
+        direction, state = torch.randn(6, 2), torch.randn(6, STATE + 4)
+        action = model.inverse_dynamics(direction, state)
+        elsewhere, other_body = state.clone(), state.clone()
+        elsewhere[:, STATE:] += 1
+        other_body[:, :STATE] += 1
+        assert torch.equal(action, model.inverse_dynamics(direction, elsewhere))
+        assert (action != model.inverse_dynamics(direction, other_body)).any()
+
+    @pytest.mark.parametrize(("observation_dim", "goal_dim"), [(7, 0), (4, 2)])
+    def test_goals_must_leave_a_body(self, observation_dim: int, goal_dim: int) -> None:
+        config = tiny_goal_model().config
+        with pytest.raises(ValueError, match=f"goal_dim is {goal_dim}; of {observation_dim} ent"):
+            MAGEModel(config, observation_dim=observation_dim, action_dim=2, goal_dim=goal_dim)
 
     def test_latent_inverse_dynamics_reads_the_latent(self) -> None:
         model, (observation, target) = tiny_model(), ask()

@@ -16,11 +16,11 @@ from torch import Tensor
 from mage_agent import checkpoint, training
 from mage_agent.data import load_dataset, replay_buffer
 from mage_agent.health import warn_of_collapse
-from mage_agent.losses import MAGELoss
+from mage_agent.losses import MAGELoss, MAGETokenizerLoss
 from mage_agent.model import MAGEModel
 from mage_agent.nn.quantizer import MultiScaleQuantizer
 from mage_agent.training import STAGES, Progress, TrainingError, build_model, describe, fit
-from tests.tiny import ACTION, STATE, tiny_config
+from tests.tiny import ACTION, HORIZON, STATE, tiny_config
 
 # Everything that draws random numbers in training.
 RANDOM: dict[str, Any] = {
@@ -28,7 +28,6 @@ RANDOM: dict[str, Any] = {
     "return_dropout": 0.2,
     "state_dropout": 0.3,
     "inverse_dynamics_condition": "state",
-    "true_scales": True,
     "return_expectile": 0.9,
     "token_choice": "expected",  # every random number shows in the plans
 }
@@ -53,6 +52,26 @@ def train(toy_dataset: TensorDict) -> Train:
 
     def run(seed: int = 0, config: dict[str, Any] | None = None, **kwargs: Any) -> MAGEModel:
         model = build_model(toy_dataset, tiny_config(**(config or {})), seed=seed)
+        return fit(model, toy_dataset, seed=seed, device="cpu", progress_bar=False, **kwargs)
+
+    return run
+
+
+@pytest.fixture
+def train_on_goals(toy_dataset: TensorDict) -> Train:
+    """The same for a model that plans the way of a goal: the first two entries of the state."""
+    for part in (toy_dataset, toy_dataset["next"]):
+        part["achieved_goal"] = part["observation"][:, :2]
+        part["desired_goal"] = torch.ones(len(toy_dataset), 2)
+
+    def run(seed: int = 0, **kwargs: Any) -> MAGEModel:
+        config = tiny_config(
+            observation_keys=("observation", "achieved_goal", "desired_goal"),
+            trajectory="RG",
+            inverse_dynamics="direction",
+            inverse_dynamics_condition="body",
+        )
+        model = build_model(toy_dataset, config, seed=seed)
         return fit(model, toy_dataset, seed=seed, device="cpu", progress_bar=False, **kwargs)
 
     return run
@@ -199,6 +218,34 @@ class TestResuming:
         )
         assert seen[0] == (stage, step)  # no step is taken twice, none left out
         assert same(state_of(resumed), state_of(whole))
+
+    def test_the_third_stage_learns_from_the_ways_that_the_data_went(
+        self,
+        train_on_goals: Train,
+        toy_dataset: TensorDict,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        given: list[Tensor] = []
+        read = training._Trainer.read
+
+        def keep(trainer: Any, latents: Tensor) -> Tensor:
+            given.append(read(trainer, latents))
+            return given[-1]
+
+        monkeypatch.setattr(training._Trainer, "read", keep)
+        path = tmp_path / "goals.mage"
+        model = train_on_goals(checkpoint_path=path)
+        assert given[0].shape == (len(toy_dataset), 2)
+        torch.testing.assert_close(given[0].norm(dim=-1), torch.ones(len(toy_dataset)))
+        window = MAGETokenizerLoss(model).window(
+            replay_buffer(toy_dataset, horizon=HORIZON, batch_size=4, seed=0).sample()
+        )
+        state, target = model.standardize(window.observation[:, 0], window.return_to_go[:, 0])
+        direction = model.read_plan(model.tokenize(window).latent, state, target)
+        near = torch.cdist(direction, given[0]).min(dim=1).values
+        torch.testing.assert_close(near, torch.zeros(4), atol=1e-3, rtol=0)
+        assert same(state_of(train_on_goals(checkpoint_path=path, resume=True)), state_of(model))
 
     def test_checkpoints_alone_change_nothing(self, train: Train, tmp_path: Path) -> None:
         kept = train(config=RANDOM, checkpoint_path=tmp_path / "file", checkpoint_interval=1)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mage_agent.config import MAGEConfig
 from mage_agent.model import MAGEModel
-from tests.acting import make_model
+from tests.acting import GOAL_KEYS, make_model
 
 STATE, ACTION, HORIZON = 3, 2, 12
 SCALES = (1, 2, 4)
@@ -35,7 +35,6 @@ CORE: dict[str, Any] = {
     "adapter_dim": 4,
     "context": "teacher",
     "token_choice": "argmax",
-    "true_scales": False,
     "state_dropout": 0.0,
     "return_dropout": 0.0,
     "guidance_scale": 1.0,
@@ -64,6 +63,17 @@ def tiny_model(**changes: Any) -> MAGEModel:
     return model
 
 
+def tiny_goal_model(**changes: Any) -> MAGEModel:
+    """One that plans the way of a goal of 2 entries, for observations of 3 + 2 + 2."""
+    goals = {
+        "observation_keys": GOAL_KEYS,
+        "trajectory": "RG",
+        "inverse_dynamics": "direction",
+        "inverse_dynamics_condition": "body",
+    }
+    return make_model(STATE + 4, ACTION, goal_dim=2, **{**CORE, **goals, **changes})
+
+
 def tiny_windows(
     batch: int = 8, *, horizon: int = HORIZON, lengths: Tensor | None = None, seed: int = 0
 ) -> TensorDict:
@@ -79,3 +89,12 @@ def tiny_windows(
         },
         batch_size=[batch, horizon],
     )
+
+
+def tiny_goal_windows(batch: int = 8, *, horizon: int = HORIZON) -> TensorDict:
+    """``tiny_windows`` with goals of 2 entries."""
+    windows = tiny_windows(batch, horizon=horizon)
+    generator = torch.Generator().manual_seed(1)
+    for key in GOAL_KEYS[1:]:
+        windows[key] = torch.randn(batch, horizon, 2, generator=generator)
+    return windows
