@@ -52,7 +52,8 @@ class Plan:
     Attributes:
         token_ids: the token pyramid, K tensors of shape (B, L_k).
         latent: the sum of all scales (sum_k z_k of Eq. 6), shape (B, L_K, C).
-        observation: planned observations, shape (B, T, S); empty when the trajectory holds none.
+        observation: planned observations, shape (B, T, S); empty when the trajectory holds none,
+            and NaN in the entries besides the achieved goal when it holds goals alone ("RG").
         return_to_go: planned return-to-go, shape (B, T, 1); empty when the trajectory holds none.
         action: the action to execute now, shape (B, A).
         partial: planned observations decoded from scales 1..k, for k = 1..K, each (B, T, S).

@@ -241,7 +241,7 @@ def plot_first_state_error(
         axes: where to draw.
         observation: s_0 of every plan, shape (B, S).
         plans: plans from there, by the name to show; each of batch size B.
-        dimensions: the entries of the observation to compare; None takes all.
+        dimensions: the entries of the observation to compare; None takes all that plans hold.
 
     Raises:
         ValueError: a plan's first states have another shape than ``observation``.
@@ -256,8 +256,8 @@ def plot_first_state_error(
                 f"shape {given.shape}; make the plans from these very observations."
             )
         missed = first - given
-        if dimensions is not None:
-            missed = missed[:, list(dimensions)]
+        held = ~np.isnan(first).all(axis=0) if dimensions is None else list(dimensions)
+        missed = missed[:, held]
         errors.append(np.linalg.norm(missed, axis=1))
     axes.boxplot(errors, showfliers=False)
     axes.set_xticks(range(1, len(errors) + 1), list(plans))

@@ -140,6 +140,15 @@ def test_first_state_error_is_the_distance_in_the_chosen_dimensions() -> None:
     assert [text.get_text() for text in axes.get_xticklabels()] == ["guided", "unguided"]
 
 
+def test_first_state_error_leaves_out_what_plans_do_not_hold() -> None:
+    plan = make_plan()
+    observation = plan.observation[:, 0].numpy() + np.array([3.0, 4.0, 7.0, 7.0, 7.0])
+    plan.observation[..., 2:] = torch.nan
+    axes = plot_first_state_error(Figure().subplots(), observation, {"guided": plan})
+    heights = np.concatenate([line.get_ydata() for line in axes.lines])
+    np.testing.assert_allclose(heights, 5.0, rtol=1e-5)
+
+
 def test_first_states_of_another_batch_are_refused() -> None:
     with pytest.raises(ValueError, match=r"'guided' begin at states of shape \(2, 5\)"):
         plot_first_state_error(Figure().subplots(), np.zeros((3, 5)), {"guided": make_plan()})

@@ -14,8 +14,10 @@ class InverseDynamics(nn.Module):
     """a_0 = I(sum_k z_k), optionally also given what the plan was made for.
 
     Args:
-        plan_dim: size of the flattened plan: L_K * C for the latent, 2 S for two decoded states.
-        condition_dim: size of what I is told besides: s_0, (s_0, R_0), or 0 to read the plan alone.
+        plan_dim: size of what I sees of the plan: L_K * C for the latent, 2 S for two decoded
+            states, G for a direction.
+        condition_dim: size of what I is told besides: s_0 or its first entries, (s_0, R_0), or 0 to
+            read the plan alone.
         action_dim: action size A.
         width: hidden width.
         plan_scale: factor on the plan.
