@@ -44,10 +44,7 @@ TASKS = {
         config={
             "observation_keys": ("observation",),
             "horizon": 64,
-            "temporal_stride": 4,
-            "num_scales": 6,
-            "codebook_size": 1024,
-            "tokenizer_steps": 4_000,
+            "temporal_stride": 8,
             "discount": 0.998,
             "return_expectile": 0.98,
         },
