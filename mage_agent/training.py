@@ -254,7 +254,7 @@ class _Trainer:
             # Deviation: where I sees s_0, a third stage trains it on the plans that acting meets.
             self.loss = MAGEInverseDynamicsLoss(self.model)
             true = config.inverse_dynamics == "direction"  # learns from the ways the data went
-            dataset["plan"] = self.read(self.tokens()[1] if true else self.plans())
+            dataset["plan"] = self.directions() if true else self.read(self.plans())
             horizon = 1
         self.buffer = replay_buffer(
             dataset,
@@ -307,6 +307,13 @@ class _Trainer:
                 latents.append(sums[-1].cpu())
         self.model.train()
         return torch.cat(latents)
+
+    def directions(self) -> Tensor:
+        """Direction from the goal achieved at every step to that at its window's end, (N, G)."""
+        goal = self.dataset[GOALS[0]]
+        sampler = WindowSampler(self.dataset["episode"], self.model.config.horizon)
+        index, _ = sampler.windows(torch.arange(len(goal)))  # stays at an episode's last step
+        return nn.functional.normalize(goal[index[:, -1]] - goal, dim=-1)
 
     @torch.no_grad()
     def read(self, latents: Tensor) -> Tensor:

@@ -188,8 +188,8 @@ def test_changed_settings_are_another_cell(suite: Any) -> None:
         (("--datasets", "a/pen/b-v0", "--config", "{a: 1}"), "is no JSON"),
         (("--datasets", "a/pen/b-v0", "--config", "[]"), "must be an object"),
         (
-            ("--datasets", "a/pen/b-v0", "--methods", "mage", "--config", '{"widht": 3}'),
-            "unknown configuration keys ['widht']",
+            ("--datasets", "a/pen/b-v0", "--methods", "mage", "--config", '{"widths": 3}'),
+            "unknown configuration keys ['widths']",
         ),
         (
             ("--datasets", "a/pen/b-v0", "--methods", "iql", "--config", '{"width": 3}'),
