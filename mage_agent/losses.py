@@ -436,9 +436,9 @@ class MAGEInverseDynamicsLoss(_MAGELossModule):
     """A polish of I on the plans that acting will meet, after stage 2 (Eq. 6).
 
     ``||a_0 - I(Z)||^2`` where Z is what the trained model generates for (s_0, R_0), scale by scale
-    in its own context, or with ``inverse_dynamics="direction"`` the data's own. Plans never change
-    here, so what I sees of them is read from the batch (``plan``; see ``MAGEModel.read_plan``), and
-    a step costs as little as one of behaviour cloning.
+    in its own context, or with ``inverse_dynamics="direction"`` the way that the data went. Plans
+    never change here, so what I sees of them is read from the batch (``plan``; see
+    ``MAGEModel.read_plan``), and a step costs as little as one of behaviour cloning.
 
     Args:
         model: the model whose stage 2 is done.

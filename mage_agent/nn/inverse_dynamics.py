@@ -36,7 +36,7 @@ class InverseDynamics(nn.Module):
     ) -> None:
         super().__init__()
         self.condition_dim = condition_dim
-        # Deviation: in mazes and locomotion, the plan is scaled down beside (s_0, R_0).
+        # Deviation: in PointMaze and locomotion, the plan is scaled down beside (s_0, R_0).
         # Its many entries, which a step of Adam moves all at once, would drown the few of s_0.
         self.plan_scale = plan_scale
         self.dropout = nn.Dropout(dropout)
