@@ -17,7 +17,7 @@ from benchmarks.executors import Executor, LocalExecutor, fitting_workers
 from benchmarks.methods import check_changes, expand
 from benchmarks.suite import SuiteError, run_suite
 from benchmarks.tables import TABLES, find_table, stand_in
-from benchmarks.tasks import domain_of, task_of
+from benchmarks.tasks import domain_of
 
 __all__ = ["main"]
 
@@ -73,7 +73,7 @@ def select(args: argparse.Namespace) -> list[Cell]:
     else:
         raise ValueError("give --datasets, or a --table of the paper.")
     for dataset in datasets:
-        task_of(dataset)  # knows the dataset's domain, or complains
+        domain_of(dataset)  # knows it, or complains
         check_name(dataset)
     if args.methods is not None:
         methods = expand(_words(args.methods))

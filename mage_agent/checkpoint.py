@@ -174,9 +174,7 @@ def model_header(model: MAGEModel) -> dict[str, Any]:
     """What it takes to build the model again."""
     return {
         "config": model.config.to_dict(),
-        "observation_dim": model.observation_dim,
-        "action_dim": model.action_dim,
-        "goal_dim": model.goal_dim,
+        **model.sizes,
         "versions": versions(),
     }
 

@@ -128,12 +128,7 @@ class _MAGELossModule(LossModule):  # type: ignore[misc]
     def reset_parameters_recursive(self, params: TensorDictBase | None = None) -> None:
         """Start the networks this stage trains anew, codebook and zero-started layers included."""
         old = self.model
-        new = MAGEModel(
-            old.config,
-            observation_dim=old.observation_dim,
-            action_dim=old.action_dim,
-            goal_dim=old.goal_dim,
-        )
+        new = MAGEModel(old.config, **old.sizes)
         for name, network in self.networks():
             network.load_state_dict(new.get_submodule(name).state_dict())
 

@@ -128,6 +128,12 @@ class MAGEModel(nn.Module):
         self.register_buffer("return_range", torch.tensor([-torch.inf, torch.inf]))
         self.register_buffer("target_return", torch.tensor(0.0))
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What it takes besides the configuration to build the model."""
+        names = ("observation_dim", "action_dim", "goal_dim")
+        return {name: getattr(self, name) for name in names}
+
     # ---------------------------------------------------------------- stage 1: windows and tokens
 
     def tokenize(self, window: TrajectoryWindow, *, update_codebook: bool = False) -> Encoding:

@@ -247,14 +247,14 @@ class _Trainer:
             self.loss = MAGELoss(self.model)
             # The tokenizer is frozen from here on: its tokens are computed once, and a batch needs
             # the first step of its windows only.
-            dataset["token_ids"], _ = self.tokens()
+            dataset["token_ids"] = self.tokens()
             warn_of_collapse(dataset["token_ids"], config.codebook_size)
             horizon = 1
         else:
             # Deviation: where I sees s_0, a third stage trains it on the plans that acting meets.
             self.loss = MAGEInverseDynamicsLoss(self.model)
             true = config.inverse_dynamics == "direction"  # learns from the ways the data went
-            dataset["plan"] = self.directions() if true else self.read(self.plans())
+            dataset["plan"] = self.directions() if true else self.plans()
             horizon = 1
         self.buffer = replay_buffer(
             dataset,
@@ -273,30 +273,29 @@ class _Trainer:
             self._restored = None
 
     @torch.no_grad()
-    def tokens(self) -> tuple[Tensor, Tensor]:
-        """Tokens (N, sum_k L_k) and latent (N, L_K, C) of the window that starts at every step."""
+    def tokens(self) -> Tensor:
+        """Tokens of the window that starts at every step, (N, sum_k L_k)."""
         self.model.eval()
         sampler = WindowSampler(self.dataset["episode"], self.model.config.horizon)
         columns = self.dataset.select(*self.model.config.observation_keys, "action", "return_to_go")
-        token_ids, latents = [], []
+        token_ids = []
         for start in torch.arange(len(self.dataset)).split(1024):
             index, mask = sampler.windows(start)
             batch = columns[index].set(("collector", "mask"), mask).to(self.device)
             encoding = self.model.tokenize(self.loss.window(batch))
             token_ids.append(torch.cat(encoding.token_ids, dim=1).cpu())
-            latents.append(encoding.latent.cpu())
         self.model.train()
-        return torch.cat(token_ids), torch.cat(latents)
+        return torch.cat(token_ids)
 
     @torch.no_grad()
     def plans(self) -> Tensor:
-        """What the model generates at every step for the return that followed, (N, L_K, C)."""
+        """What I sees of the plans made at every step for the return that followed, (N, ...)."""
         self.model.eval()
         # Deviation: the third stage's plans are made with dropout.
         # Those that the transformer knows by heart would tell I more than acting can.
         self.model.transformer.train()
         keys = self.model.config.observation_keys
-        latents = []
+        plans = []
         with seeded(self.seed, self.device):  # a run that is resumed makes the same plans
             for chunk in self.dataset.select(*keys, "return_to_go").split(1024):
                 observation = torch.cat([chunk[key] for key in keys], dim=-1).to(self.device)
@@ -304,9 +303,9 @@ class _Trainer:
                     observation, chunk["return_to_go"].to(self.device)
                 )
                 _, sums = self.model.generate(state, target, self.model.pick)
-                latents.append(sums[-1].cpu())
+                plans.append(self.model.read_plan(sums[-1], state, target).cpu())
         self.model.train()
-        return torch.cat(latents)
+        return torch.cat(plans)
 
     def directions(self) -> Tensor:
         """Direction from the goal achieved at every step to that at its window's end, (N, G)."""
@@ -314,19 +313,6 @@ class _Trainer:
         sampler = WindowSampler(self.dataset["episode"], self.model.config.horizon)
         index, _ = sampler.windows(torch.arange(len(goal)))  # stays at an episode's last step
         return nn.functional.normalize(goal[index[:, -1]] - goal, dim=-1)
-
-    @torch.no_grad()
-    def read(self, latents: Tensor) -> Tensor:
-        """What I sees of a plan for every step, from latents (N, L_K, C)."""
-        self.model.eval()
-        keys, plans = self.model.config.observation_keys, []
-        steps = self.dataset.select(*keys, "return_to_go").split(1024)
-        for chunk, latent in zip(steps, latents.split(1024), strict=True):
-            observation = torch.cat([chunk[key] for key in keys], dim=-1).to(self.device)
-            condition = self.model.standardize(observation, chunk["return_to_go"].to(self.device))
-            plans.append(self.model.read_plan(latent.to(self.device), *condition).cpu())
-        self.model.train()
-        return torch.cat(plans)
 
     def steps(self) -> Iterator[TensorDictBase]:
         """Train to the end of the stage; yields the losses of every step after it was taken."""
@@ -401,8 +387,7 @@ class _Trainer:
         if loop is None:
             raise ValueError(f"{self.path} is a finished model, not a state of training.")
         ours = self.model.config.to_dict()
-        names = ("observation_dim", "action_dim", "goal_dim")
-        sizes = {key: getattr(self.model, key) for key in names}
+        sizes = self.model.sizes
         ours = ours | sizes | {"seed": self.seed, "dataset": self.fingerprint}
         with usable(self.path, "state of training"):
             run = {key: loop.get(key) for key in ("seed", "dataset")}

@@ -76,8 +76,8 @@ class Baseline(nn.Module, ABC):
         super().__init__()
         self.seed, self.observation_keys = seed, tuple(observation_keys)
         facts = dict(dataset.get_non_tensor("metadata", None) or {})
-        self.check(domain, changes)
         settings = self._settings(domain, facts.get("dataset_id", ""), discount)
+        self.check(domain, changes)
         self.hyperparameters = settings | changes
         if missing := [key for key in observation_keys if key not in dataset]:
             raise ValueError(
@@ -99,10 +99,10 @@ class Baseline(nn.Module, ABC):
     @classmethod
     def check(cls, domain: str, changes: dict[str, Any]) -> None:
         """Refuse hyperparameters that the method does not have, by ``ValueError``."""
-        known = cls._settings(domain, "", 0.99)
-        if unknown := set(changes) - set(known):
+        if unknown := set(changes) - set(cls.defaults):
             raise ValueError(
-                f"{cls.__name__} has no hyperparameters {sorted(unknown)}; known: {sorted(known)}."
+                f"{cls.__name__} has no hyperparameters {sorted(unknown)}; known: "
+                f"{sorted(cls.defaults)}."
             )
 
     @abstractmethod
@@ -236,14 +236,13 @@ class Baseline(nn.Module, ABC):
             [torch.as_tensor(observation[key]).float() for key in self.observation_keys], -1
         )
 
-    @classmethod
-    def _settings(cls, domain: str, dataset_id: str, discount: float) -> Settings:
+    def _settings(self, domain: str, dataset_id: str, discount: float) -> Settings:
         if domain not in TASKS:
             raise ValueError(f"domain is {domain!r}; known: {sorted(TASKS)}.")
-        settings = dict(cls.defaults)
+        settings = dict(self.defaults)
         if "discount" in settings:
             settings["discount"] = discount
         name = dataset_id.split("/")[-1].rpartition("-v")[0]  # "medium-expert-v0" and the like
         for key in (domain, f"{domain}/{name}"):
-            settings |= cls.published.get(key, {})
+            settings |= self.published.get(key, {})
         return settings
