@@ -56,6 +56,7 @@ class MAGEConfig:
             trajectory="RG" (measured).
         inverse_dynamics_condition: what I receives besides the plan: nothing (the paper), s_0,
             (s_0, R_0), or "body", of s_0 all but the goals (measured).
+        inverse_dynamics_layers: hidden layers of I (measured: a gait takes three).
         plan_scale: factor on the plan that I reads; below 1 it keeps the plan's many entries from
             drowning those of a condition beside it (measured).
         plan_dropout: rate at which entries of the plan are dropped when I is trained; keeps an I
@@ -117,6 +118,7 @@ class MAGEConfig:
     return_reweighting: bool = False
     inverse_dynamics: Literal["latent", "explicit", "direction"] = "latent"
     inverse_dynamics_condition: Literal["none", "state", "state_and_return", "body"] = "none"
+    inverse_dynamics_layers: int = 2
     plan_scale: float = 1.0
     plan_dropout: float = 0.0
     condition_guidance: Literal["adapter", "decoder", "none"] = "adapter"
@@ -207,6 +209,7 @@ class MAGEConfig:
         positive_integers = (
             *("horizon", "temporal_stride", "num_scales", "codebook_size", "code_dim"),
             *("width", "num_blocks", "num_heads", "num_autoencoder_blocks", "adapter_dim"),
+            "inverse_dynamics_layers",
             *("batch_size", "tokenizer_steps", "generator_steps"),
         )
         for name in positive_integers:
@@ -397,6 +400,7 @@ _DOMAINS: dict[str, dict[str, Any]] = {
         "trajectory": "RG",
         "inverse_dynamics": "direction",
         "inverse_dynamics_condition": "body",
+        "inverse_dynamics_layers": 3,
         "return_expectile": 0.9,
     },
     "maze2d": {  # Table 13

@@ -104,6 +104,7 @@ class MAGEModel(nn.Module):
             condition_dims[config.inverse_dynamics_condition],
             action_dim,
             2 * config.width,
+            num_layers=config.inverse_dynamics_layers,
             plan_scale=config.plan_scale,
             dropout=config.plan_dropout,
         )

@@ -193,6 +193,7 @@ ALIVE: dict[str, dict[str, Any]] = {
     "return_reweighting": {"return_reweighting": True},
     "inverse_dynamics": {"inverse_dynamics": "explicit"},
     "inverse_dynamics_condition": {"inverse_dynamics_condition": "state"},
+    "inverse_dynamics_layers": {"inverse_dynamics_layers": 1},
     "plan_scale": {"plan_scale": 0.5},
     "plan_dropout": {"plan_dropout": 0.5},
     "condition_guidance": {"condition_guidance": "decoder"},

@@ -20,6 +20,7 @@ class InverseDynamics(nn.Module):
             read the plan alone.
         action_dim: action size A.
         width: hidden width.
+        num_layers: hidden layers.
         plan_scale: factor on the plan.
         dropout: rate at which entries of the plan are dropped in training.
     """
@@ -31,6 +32,7 @@ class InverseDynamics(nn.Module):
         action_dim: int,
         width: int,
         *,
+        num_layers: int = 2,
         plan_scale: float = 1.0,
         dropout: float = 0.0,
     ) -> None:
@@ -42,7 +44,7 @@ class InverseDynamics(nn.Module):
         self.dropout = nn.Dropout(dropout)
         # The flag tells a hidden condition from a condition of zeros.
         extra = condition_dim + 1 if condition_dim else 0
-        self.mlp = MLP(plan_dim + extra, width, width, action_dim)
+        self.mlp = MLP(plan_dim + extra, *[width] * num_layers, action_dim)
 
     def reset_parameters(self) -> None:
         """Start anew, from other random weights."""
