@@ -372,6 +372,7 @@ _BY_PLAN: dict[str, Any] = {"token_choice": "expected"}
 _BY_PLAN_AND_STATE: dict[str, Any] = {
     "token_choice": "expected",
     "inverse_dynamics_condition": "state_and_return",
+    "inverse_dynamics_layers": 3,
     "inverse_dynamics_learning_rate": 3e-3,
 }
 _MAZE: dict[str, Any] = {
@@ -400,7 +401,6 @@ _DOMAINS: dict[str, dict[str, Any]] = {
         "trajectory": "RG",
         "inverse_dynamics": "direction",
         "inverse_dynamics_condition": "body",
-        "inverse_dynamics_layers": 3,
         "return_expectile": 0.9,
     },
     "maze2d": {  # Table 13

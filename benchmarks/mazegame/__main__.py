@@ -30,7 +30,7 @@ __all__ = ["run"]
 
 TASK = TASKS["mazegame"]
 RECIPE = MazeGameRecipe(dataset_id="local/mazegame/mixed-v0")
-CONFIG = MAGEConfig.preset(f"{TASK.preset}-small", **TASK.config)
+CONFIG = MAGEConfig.preset(f"{TASK.preset}-small", **TASK.config, tokenizer_steps=4_000)
 WITHOUT = "MAGE without the condition loss"
 EVALUATION_SEED = 100_000  # all methods meet the same starts and goals
 
@@ -42,7 +42,7 @@ def run(
     root: Path,
     recipe: MazeGameRecipe = RECIPE,
     config: MAGEConfig = CONFIG,
-    transformer_steps: int = 2_500,  # as long as MAGE trains
+    transformer_steps: int = 6_500,  # as long as MAGE trains
     transformer_settings: dict[str, Any] | None = None,
     episodes: int = TASK.episodes,
     seed: int = 0,
