@@ -27,6 +27,7 @@ from mage_agent.data.minari import open_minari
 from mage_agent.evaluation import EpisodeResult, normalized_score
 from mage_agent.evaluation import evaluate as evaluate_policy
 from mage_agent.facts import checkpoint_facts, dataset_facts, spread
+from mage_agent.inference import Weights
 from mage_agent.policy import MAGEPolicy
 from mage_agent.recording import record
 
@@ -158,6 +159,7 @@ def evaluate(
     sample: bool = False,
     max_episode_steps: int | None = None,
     num_envs: int = 16,
+    weights: Weights = "float32",
     device: str = "auto",
     quiet: bool = False,
 ) -> None:
@@ -175,12 +177,15 @@ def evaluate(
         sample: sample the actions instead of taking the best ones.
         max_episode_steps: step limit instead of the environment's own.
         num_envs: episodes to run side by side.
+        weights: act with smaller, faster weights; see ``MAGEPolicy.optimize_for_inference``.
         device: auto, cpu, cuda, ...
         quiet: no progress bar.
     """
     if (dataset is None) == (env is None):
         raise ValueError("give either --dataset or --env, to say where the policy shall act.")
     loaded = MAGEPolicy.load(policy, device=device)
+    if weights != "float32":
+        loaded = loaded.optimize_for_inference(weights)
     make_env, references = (
         _environment(env, max_episode_steps) if env else _origin(str(dataset), max_episode_steps)
     )

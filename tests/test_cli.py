@@ -104,7 +104,8 @@ def test_collect_train_evaluate(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["collect", "Pendulum-v1", dataset, "--episodes", "3", *limit]) == 0
     assert minari.load_dataset(dataset).total_steps == 45
     assert main(["train", dataset, "--output", "p.mage", "--quiet"]) == 0
-    for place in (["--dataset", dataset], ["--env", "Pendulum-v1", "--sample"]):
+    pendulum = ["--env", "Pendulum-v1"]
+    for place in (["--dataset", dataset], [*pendulum, "--sample"], [*pendulum, "--weights=int8"]):
         capsys.readouterr()
         asked = ["--target-return", "-5", "--episodes", "2"]
         assert main(["evaluate", "p.mage", *place, *asked, *limit]) == 0

@@ -63,6 +63,7 @@ ALLOWED: dict[str, set[str]] = {  # module -> modules of the package it may impo
         "data.minari",
         "evaluation",
         "facts",
+        "inference",
         "policy",
         "recording",
     },
