@@ -415,7 +415,6 @@ _DOMAINS: dict[str, dict[str, Any]] = {
         "inverse_dynamics_steps": 40_000,
         "plan_scale": 0.07,
         "plan_dropout": 0.5,
-        "target_return": 0.9,
     },
 }
 PRESETS: dict[str, dict[str, Any]] = {
