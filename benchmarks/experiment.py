@@ -151,7 +151,8 @@ def _train(
     )
     course.save()
     used = method.hyperparameters
-    text = json.dumps(used, sort_keys=True).encode()
+    # Not of those used, which hold the steps that the budget left room for on this machine.
+    text = json.dumps(plan.hyperparameters, sort_keys=True).encode()
     samples = plan.steps * used["batch_size"] if "batch_size" in used else None
     return method, {
         "hyperparameters": used,

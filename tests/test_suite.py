@@ -224,6 +224,10 @@ def test_mage_is_trained_within_its_minutes_and_asked_and_saved(suite: Any, tmp_
     assert used["tokenizer_steps"] == used["generator_steps"]  # as in the configuration
     (folder,) = (tmp_path / "out" / "cells").iterdir()
     assert MAGEPolicy.load(folder / "policy.mage").config.to_dict() == used
+    # How fast the machine is makes no other configuration.
+    _, (_, longer) = suite(*common, "--budget", "quick", "--minutes", "0.1")
+    assert longer["hyperparameters"] != used
+    assert longer["config_digest"] == record["config_digest"]
 
 
 @pytest.mark.filterwarnings("ignore:the codebook has collapsed")
