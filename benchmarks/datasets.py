@@ -52,7 +52,11 @@ def fetch(dataset_ids: Sequence[str]) -> dict[str, str]:
         Why a dataset cannot be had, for each that cannot.
     """
     here = minari.list_local_datasets()
-    missing = [name for name in dict.fromkeys(dataset_ids) if name not in here]
+    missing = [
+        name
+        for name in dict.fromkeys(dataset_ids)
+        if not (path.is_file() if (path := _d4rl_file(name)) else _minari_id(name) in here)
+    ]
     with ThreadPoolExecutor() as pool:  # without a network, each takes long to give up
         reasons = dict(zip(missing, pool.map(_fetch, missing), strict=True))
     return {name: reason for name, reason in reasons.items() if reason is not None}
@@ -80,22 +84,43 @@ def hold_out(dataset: TensorDictBase, share: float) -> tuple[TensorDictBase, Ten
     Args:
         dataset: TED TensorDict.
         share: of the episodes to hold out, in [0, 1); at least one, unless the share is 0.
+
+    Raises:
+        ValueError: no episode would be left.
     """
     episodes = dataset["episode"].unique()
     count = max(1, round(share * len(episodes))) if share else 0
+    if count >= len(episodes):
+        raise ValueError(
+            f"the dataset has {len(episodes)} episodes, of which {count} would be held out; lower "
+            "--hold-out, or set it to 0."
+        )
     order = np.random.default_rng(0).permutation(len(episodes))
     held = torch.isin(dataset["episode"], episodes[order[:count].tolist()])
     return dataset[~held], dataset[held]
 
 
-def _open(dataset_id: str, discount: float) -> TensorDictBase:
-    """Load a dataset by its id on Minari, or by D4RL's."""
+def _minari_id(dataset_id: str) -> str:
+    """Return the id on Minari of a dataset named by it, or by D4RL's name."""
+    task = TASKS.get(dataset_id)
+    return dataset_id if task is None else str(task.minari_id)
+
+
+def _d4rl_file(dataset_id: str) -> Path | None:
+    """Return the place of D4RL's own file, for the datasets that Minari does not have."""
     task = TASKS.get(dataset_id)
     if task is None or task.minari_id is not None:
-        name = dataset_id if task is None else str(task.minari_id)
+        return None
+    folder = Path(os.environ.get("D4RL_DATASET_DIR", "~/.d4rl/datasets")).expanduser()
+    return folder / task.file_name
+
+
+def _open(dataset_id: str, discount: float) -> TensorDictBase:
+    """Load a dataset by its id on Minari, or by D4RL's."""
+    path = _d4rl_file(dataset_id)
+    if path is None:
+        name = _minari_id(dataset_id)
         return load_dataset(name, discount=discount, download=not name.startswith("local/"))
-    path = Path(os.environ.get("D4RL_DATASET_DIR", "~/.d4rl/datasets")).expanduser()
-    path /= task.file_name
     if not path.is_file():
         make(dataset_id).get_dataset()  # leaves D4RL's file there
     return load_dataset(path, discount=discount)

@@ -16,6 +16,7 @@ import torch
 from filelock import FileLock
 from safetensors.torch import save_model
 from tensordict import TensorDictBase
+from torch import nn
 
 from benchmarks.budgets import Plan, make_plan
 from benchmarks.cells import Cell, Settings, folder_of
@@ -91,6 +92,7 @@ def run(cell: Cell, settings: Settings) -> Record:
             targets=settings.targets,
         )
         diagnosis = method.describe(held) if len(held) else {}
+        diagnosis = {name: float(value) for name, value in diagnosis.items()}
         if settings.save:
             _save(method, folder)
     about["learning_curve"].append(
@@ -194,7 +196,7 @@ def _save(method: Any, folder: Path) -> None:
     """Keep a trained model: by its own ``save``, or its weights."""
     if hasattr(method, "save"):
         method.save(folder / "policy.mage")
-    else:
+    elif isinstance(method, nn.Module):
         save_model(method, str(folder / "model.safetensors"))
 
 

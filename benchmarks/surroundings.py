@@ -17,15 +17,23 @@ __all__ = ["surroundings"]
 @cache
 def surroundings() -> Record:
     """Return the commit, the versions of packages and the name of the hardware."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
-    return {"commit": commit.stdout.strip(), "versions": versions(), "hardware": device}
+    return {"commit": _commit(), "versions": versions(), "hardware": device}
+
+
+def _commit() -> str:
+    """Return the commit of this checkout; empty where there is none, or no git."""
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:
+        return ""
+    return found.stdout.strip()
 
 
 def _processor() -> str:

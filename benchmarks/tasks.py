@@ -15,14 +15,12 @@ class Task:
         episodes: evaluation episodes per training seed (the paper's).
         deterministic: whether return-conditioned policies take their likeliest action.
         environment: settings of the environment that differ from the dataset's own.
-        config: settings of the configuration that differ from the preset's.
     """
 
     preset: str
     episodes: int
     deterministic: bool = True
     environment: dict[str, Any] = field(default_factory=dict)
-    config: dict[str, Any] = field(default_factory=dict)
 
 
 _ADROIT = Task(preset="adroit", episodes=20)
@@ -37,22 +35,6 @@ TASKS = {
     "antmaze": _ANTMAZE,
     "humanoidmaze": _ANTMAZE,
     "pointmaze": Task(preset="maze2d", episodes=100),
-    # A return above 2 takes both coins and the goal at any pace that the data has: 3 * 0.998^285.
-    "mazegame": Task(
-        preset="maze2d",
-        episodes=100,
-        config={
-            "observation_keys": ("observation",),
-            "horizon": 64,
-            # Fine tokens: with a stride of 8, 4 scales and 256 codes, windows of the data decoded
-            # from their own tokens cut through walls.
-            "temporal_stride": 4,
-            "num_scales": 6,
-            "codebook_size": 1024,
-            "discount": 0.998,
-            "return_expectile": 0.98,
-        },
-    ),
     "halfcheetah": _LOCOMOTION,
     "hopper": _LOCOMOTION,
     "walker2d": _LOCOMOTION,

@@ -27,6 +27,7 @@ from mage_agent.data.minari import open_minari
 from mage_agent.evaluation import EpisodeResult, normalized_score
 from mage_agent.evaluation import evaluate as evaluate_policy
 from mage_agent.facts import checkpoint_facts, dataset_facts, spread
+from mage_agent.files import make_folder
 from mage_agent.inference import Weights
 from mage_agent.policy import MAGEPolicy
 from mage_agent.recording import record
@@ -131,7 +132,11 @@ def train(
         raise FileExistsError(f"{output} exists; delete it, or name another --output.")
     if resume and checkpoint_path is None:
         raise ValueError("--resume needs --checkpoint-path, the file to go on from.")
-    output.parent.mkdir(parents=True, exist_ok=True)
+    if checkpoint_path is not None and checkpoint_path.exists() and not resume:
+        raise FileExistsError(
+            f"{checkpoint_path} exists; go on from it with --resume, or delete it."
+        )
+    make_folder(output.parent)
     loaded = load_dataset(dataset, discount=config.discount, max_episode_steps=max_episode_steps)
     policy = MAGEPolicy.from_dataset(loaded, config, device=device, seed=seed)
     policy.learn(

@@ -257,6 +257,12 @@ class MAGEConfig:
                 "never learns to do without the return; set return_dropout to about 0.1."
             )
 
+        if self.context == "own" and self.return_dropout > 0:
+            raise ValueError(
+                f"return_dropout is {self.return_dropout}, which context='own' does not know; use "
+                "context='teacher', or return_dropout 0."
+            )
+
     def _check_scales(self) -> None:
         if self.horizon % self.temporal_stride:
             raise ValueError(

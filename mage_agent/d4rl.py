@@ -62,7 +62,9 @@ def make(task_id: str, **kwargs: Any) -> D4RLEnv:
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise ValueError(f"unknown D4RL task {task_id!r}; {hint}known are {', '.join(TASKS)}")
     task = TASKS[task_id]
-    if task.domain != "locomotion":
+    if task.domain == "locomotion":
+        optional.require("mujoco")
+    else:
         gym.register_envs(optional.require("gymnasium_robotics"))
     arguments = {
         "max_episode_steps": task.max_episode_steps,
@@ -364,6 +366,8 @@ def _trusted(text: str) -> EnvSpec:
         raise ValueError(f"the dataset names no environment that can be made: {error}") from error
     if any(package in packages for packages in optional.EXTRAS.values()):
         gym.register_envs(optional.require(package))
+    if entry_point.startswith("gymnasium.envs.mujoco"):
+        optional.require("mujoco")
     if spec.additional_wrappers or entry_point not in {
         registered.entry_point for registered in gym.registry.values()
     }:

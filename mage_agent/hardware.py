@@ -11,10 +11,20 @@ __all__ = ["find_device", "has_bfloat16", "seeded"]
 
 
 def find_device(device: str | torch.device) -> torch.device:
-    """The device asked for; "auto" is a GPU where there is one."""
+    """The device asked for; "auto" is a GPU where there is one.
+
+    Raises:
+        ValueError: a GPU is asked for, and there is none that PyTorch can use.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
+    found = torch.device(device)
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"device is {str(device)!r}, but PyTorch {torch.__version__} finds no GPU here; use "
+            "'auto' or 'cpu', or install a driver and a build of PyTorch for CUDA."
+        )
+    return found
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -139,9 +139,11 @@ class _MAGELossModule(LossModule):  # type: ignore[misc]
             tensordict: batch size [B, T] with T = ``config.horizon``.
 
         Raises:
+            KeyError: the batch lacks an entry.
             ValueError: the batch has another shape.
         """
         keys = self.tensor_keys
+        self._check_entries(tensordict)
         observation = torch.cat([tensordict.get(key) for key in self.observation_keys], dim=-1)
         horizon = self.model.config.horizon
         if observation.ndim != 3 or observation.shape[1] != horizon:
@@ -159,6 +161,14 @@ class _MAGELossModule(LossModule):  # type: ignore[misc]
             return_to_go=tensordict.get(keys.return_to_go),
             mask=mask.view(observation.shape[:2]).bool(),  # TensorDict.double() casts it, too
         )
+
+    def _check_entries(self, tensordict: TensorDictBase) -> None:
+        missing = [key for key in self.in_keys if tensordict.get(key, None) is None]
+        if missing:
+            raise KeyError(
+                f"the batch lacks {missing}; {type(self).__name__} reads {self.in_keys}: load the "
+                "data with load_dataset and draw windows with replay_buffer."
+            )
 
     def _reduced(self, losses: dict[str, Tensor], metrics: dict[str, Tensor]) -> TensorDict:
         """Reduce losses of shape (B,); metrics are scalars and stay out of ``reduction="none"``."""
@@ -248,7 +258,7 @@ class MAGETokenizerLoss(_MAGELossModule):
         action = model.read_action(encoding.latent, state, target, guided=False, visible=hidden)
         inverse = _squared_error(action, model.normalize_action(window.action[:, 0]))
         usage = {
-            f"codebook_usage_{k + 1}": torch.tensor(ids.unique().numel() / config.codebook_size)
+            f"codebook_usage_{k + 1}": error.new_tensor(ids.unique().numel() / config.codebook_size)
             for k, ids in enumerate(encoding.token_ids)
             if self.metrics
         }
@@ -361,6 +371,7 @@ class MAGELoss(_MAGELossModule):
             with torch.no_grad():
                 ids = self.model.tokenize(window).token_ids
             return ids, window.observation[:, 0], window.action[:, 0], window.return_to_go[:, 0]
+        self._check_entries(tensordict)
         observation = torch.cat([tensordict.get(key) for key in self.observation_keys], dim=-1)
         return (
             token_ids[:, 0].split(self.model.config.scales, dim=1),
@@ -451,6 +462,7 @@ class MAGEInverseDynamicsLoss(_MAGELossModule):
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
         """Losses of a batch, whose first step is read; the input stays as it is."""
         model, keys = self.model, self.tensor_keys
+        self._check_entries(tensordict)
         observation = torch.cat([tensordict.get(key) for key in self.observation_keys], dim=-1)
         state, target = model.standardize(
             observation[:, 0], tensordict.get(keys.return_to_go)[:, 0]

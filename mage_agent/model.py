@@ -35,6 +35,11 @@ class MAGEModel(nn.Module):
         config: everything else.
         observation_dim: observation size S.
         action_dim: action size A.
+        goal_dim: size G of a goal; the last 2 G entries of an observation are the achieved and the
+            desired goal. 0 where the configuration needs none.
+
+    Raises:
+        ValueError: the sizes leave no room for what the configuration needs.
     """
 
     action_low: Tensor
@@ -507,6 +512,11 @@ class MAGEModel(nn.Module):
             raise ValueError(
                 f"observation has shape {tuple(observation.shape)}; its last axis must be "
                 f"{self.observation_dim}."
+            )
+        if return_to_go.shape.numel() != observation.shape[:-1].numel():
+            raise ValueError(
+                f"return_to_go has shape {tuple(return_to_go.shape)}; it must hold one number for "
+                f"each observation of {tuple(observation.shape)}."
             )
         dtype = self.normalize_observation.mean.dtype
         state, target = self.standardize(

@@ -1,8 +1,9 @@
 """Training in several processes, each with its share of every batch.
 
 There is nothing to set up but ``torch.distributed.init_process_group()`` before ``fit``, in a
-script that ``torchrun`` starts. All processes draw the same batches and the same random numbers, so
-that parameters, codebook and optimiser stay alike without being sent.
+script that ``torchrun`` starts, and with GPUs ``torch.cuda.set_device`` to each process's own. All
+processes draw the same batches and the same random numbers, so that parameters, codebook and
+optimiser stay alike without being sent.
 """
 
 from __future__ import annotations

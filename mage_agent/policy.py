@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
@@ -24,6 +23,7 @@ from mage_agent.checkpoint import save as save_model
 from mage_agent.checkpoint import usable
 from mage_agent.config import MAGEConfig
 from mage_agent.envs import ReturnToGoVecWrapper, ReturnToGoWrapper
+from mage_agent.hardware import find_device
 from mage_agent.inference import Weights, optimize_for_inference
 from mage_agent.model import MAGEModel
 from mage_agent.training import Progress, build_model, fit
@@ -107,9 +107,10 @@ class MAGEPolicy(BasePolicy):
             seed: of the initial weights, of training, and of sampled actions.
 
         Raises:
-            ValueError: the dataset lacks an observation entry, or was loaded for another discount.
+            ValueError: the dataset lacks an observation entry or was loaded for another discount,
+                or a GPU is asked for where there is none.
         """
-        model = build_model(dataset, config, seed=seed).to(get_device(device))
+        model = build_model(dataset, config, seed=seed).to(find_device(device))
         sizes = {key: dataset[key].shape[-1] for key in model.config.observation_keys}
         return cls(model, observation_sizes=sizes, seed=seed)
 
@@ -140,7 +141,9 @@ class MAGEPolicy(BasePolicy):
             The policy itself.
 
         Raises:
-            ValueError: the dataset does not fit the policy.
+            ValueError: the dataset does not fit the policy, or the checkpoint this run.
+            OSError: the checkpoint cannot be written.
+            TrainingError: a loss or its gradient is not finite.
         """
         adapter = None if callback is None else _CallbackAdapter(self, callback, log_dir)
         try:
@@ -314,7 +317,7 @@ class MAGEPolicy(BasePolicy):
             FileNotFoundError: there is no such file.
             ValueError: the file is damaged or no MAGE checkpoint, or lacks what a policy needs.
         """
-        model, extra = load_model(path, get_device(device))
+        model, extra = load_model(path, find_device(device))
         known = ("observation_sizes", "target_return", "seed")
         with usable(path, "policy"):
             return cls(model, **{key: extra[key] for key in known if key in extra})

@@ -11,7 +11,8 @@ V      codebook size
 C      code width
 D      width of the networks
 S, A   observation size, action size
-X      channels of the modelled trajectory (return-to-go, observation, action)
+G      size of a goal, achieved or desired
+X      channels of the modelled trajectory (return-to-go, observation, action, achieved goal)
 ====== =========================================================================
 """
 

@@ -160,6 +160,9 @@ def test_domain_and_dataset_select_what_was_published(dataset: TensorDict) -> No
     assert settings("iql", "pen")["discount"] == 0.97
     antmaze = settings("iql", "antmaze")
     assert (antmaze["expectile"], antmaze["discount"], antmaze["reward_shift"]) == (0.9, 0.99, -1)
+    names = ("local/halfcheetah/medium-expert-v0", "halfcheetah-medium-expert-v2")
+    ours, theirs = (make("rebrac", dataset)._settings("halfcheetah", name, 0.99) for name in names)
+    assert ours == theirs != make("rebrac", dataset)._settings("halfcheetah", "", 0.99)
 
 
 @pytest.mark.parametrize("name", BASELINES)

@@ -84,6 +84,8 @@ def test_resume_goes_on(minari_dataset: minari.MinariDataset, capsys: pytest.Cap
     common = ["train", minari_dataset.id, "--checkpoint-path", "state.mage", "--quiet"]
     assert main([*common, "--output", "a.mage"]) == 0
     assert main([*common, "--output", "b.mage", "--resume"]) == 0
+    message = failure([*common, "--output", "c.mage"], capsys)  # would begin anew over it
+    assert "state.mage exists; go on from it with --resume" in message
     first, second = (MAGEPolicy.load(name).model.state_dict() for name in ("a.mage", "b.mage"))
     assert all(second[key].equal(value) for key, value in first.items())
     assert main(["info", "state.mage"]) == 0

@@ -46,6 +46,7 @@ INVALID: list[tuple[dict[str, Any], list[str]]] = [  # changes -> what the messa
     ({"condition_weight": -0.1}, ["condition_weight is -0.1"]),
     ({"return_expectile": 1.0}, ["return_expectile is 1.0"]),
     ({"guidance_scale": 2.0}, ["guidance_scale is 2.0", "return_dropout is 0"]),
+    ({"context": "own", "return_dropout": 0.1}, ["return_dropout is 0.1", "context='own'"]),
     ({"trajectory": "SR"}, ["trajectory is 'SR'", "'RS'"]),
     ({"inverse_dynamics": "none"}, ["inverse_dynamics is 'none'", "'explicit'"]),
     ({"inverse_dynamics": "explicit", "trajectory": "A"}, ["'explicit'", "trajectory='A'"]),

@@ -50,7 +50,7 @@ ALLOWED: dict[str, set[str]] = {  # module -> modules of the package it may impo
     "hardware": set(),
     "parallel": set(),
     "training": {"data", "model", "losses", "checkpoint", "hardware", "health", "parallel"},
-    "policy": {"envs", "model", "checkpoint", "inference", "training"},
+    "policy": {"envs", "model", "checkpoint", "hardware", "inference", "training"},
     "d4rl": {"data.d4rl", "data.d4rl_tasks", "data.load", "data.minari", "data.ted"},
     "evaluation": set(),  # sees only the policy protocol in types
     "visualize": set(),
@@ -63,6 +63,7 @@ ALLOWED: dict[str, set[str]] = {  # module -> modules of the package it may impo
         "data.minari",
         "evaluation",
         "facts",
+        "files",
         "inference",
         "policy",
         "recording",

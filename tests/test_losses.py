@@ -260,6 +260,12 @@ class TestContract:
             with pytest.raises(ValueError, match=rf"expected \(batch, {HORIZON}, 3\)"):
                 loss(tiny_windows(shape[0], horizon=shape[1]))
 
+    @pytest.mark.parametrize("key", ["observation", "action", "return_to_go"])
+    def test_a_batch_without_an_entry_is_refused_by_name(self, key: str) -> None:
+        for loss in (MAGETokenizerLoss(tiny_model()), MAGELoss(tiny_model())):
+            with pytest.raises(KeyError, match=rf"lacks \['{key}'\].*replay_buffer"):
+                loss(tiny_windows().exclude(key))
+
     def test_goals_are_concatenated_in_the_configured_order(self) -> None:
         keys = ("desired", "observation")
         model = tiny_model(observation_keys=keys)

@@ -101,6 +101,10 @@ class TestAct:
         with pytest.raises(ValueError, match=r"\(6, 4\).*3"):
             tiny_model().act(torch.randn(6, 4), torch.zeros(6))
 
+    def test_returns_that_do_not_go_with_the_observations_are_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"return_to_go has shape \(\).*\(6, 3\)"):
+            tiny_model().act(torch.randn(6, 3), torch.tensor(1.0))
+
     def test_refuses_nonsensical_sizes(self) -> None:
         with pytest.raises(ValueError, match=r"observation_dim is 0 and action_dim is 2"):
             MAGEModel(tiny_config(), observation_dim=0, action_dim=2)

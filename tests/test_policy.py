@@ -417,3 +417,9 @@ class TestLearn:
             weights.append(flat(policy))
         assert torch.equal(*weights)
         assert calls == [50, 100, 120, 122]  # the third stage, of two steps, goes on counting
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ValueError, match="device is 'cuda', but PyTorch"):
+        MAGEPolicy.from_dataset(make_dataset(), learning_config(), device="cuda")

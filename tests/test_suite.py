@@ -167,6 +167,18 @@ def test_a_suite_without_any_data_fails(suite: Any, capsys: pytest.CaptureFixtur
     assert "1 of 1 cells have no data" in shown
 
 
+def test_a_method_is_kept_as_far_as_it_can_be_and_git_is_not_needed(
+    suite: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks.surroundings import surroundings
+
+    monkeypatch.setenv("PATH", "")
+    surroundings.cache_clear()
+    status, (record,) = suite("--save")  # Still has neither save() nor weights
+    surroundings.cache_clear()
+    assert (status, record["status"], record["commit"]) == (0, "ok", "")
+
+
 def test_changed_settings_are_another_cell(suite: Any) -> None:
     suite()
     _, found = suite("--config", '{"batch_size": 8}')
@@ -272,6 +284,8 @@ def test_held_out_episodes_are_whole_and_apart(toy_dataset: Any) -> None:
     assert len(training) + len(held) == len(toy_dataset)
     assert not set(training["episode"].tolist()) & set(held["episode"].tolist())
     assert held["episode"].unique().numel() == 2  # 0.3 of seven
+    with pytest.raises(ValueError, match="has 7 episodes, of which 7 would be held out"):
+        datasets.hold_out(toy_dataset, 0.99)
     again, _ = datasets.hold_out(toy_dataset, 0.3)
     assert torch.equal(again["observation"], training["observation"])
     assert len(datasets.hold_out(toy_dataset, 0.0)[1]) == 0

@@ -242,7 +242,8 @@ class Baseline(nn.Module, ABC):
         settings = dict(self.defaults)
         if "discount" in settings:
             settings["discount"] = discount
-        name = dataset_id.split("/")[-1].rpartition("-v")[0]  # "medium-expert-v0" and the like
+        # "medium-expert-v0" and the like; D4RL's own names begin with the domain
+        name = dataset_id.split("/")[-1].rpartition("-v")[0].removeprefix(f"{domain}-")
         for key in (domain, f"{domain}/{name}"):
             settings |= self.published.get(key, {})
         return settings
