@@ -144,7 +144,7 @@ def plot_plan(
         )
     for panel, (name, decoded) in zip(axes, coarse.items(), strict=True):
         plot_path(panel, decoded[row][:, list(dimensions)], goal=goal, width=1.8)
-        panel.set_title(name)
+        panel.set_title(name.replace(", ", "\n"))
     return axes
 
 

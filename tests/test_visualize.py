@@ -77,9 +77,9 @@ def test_plan_fills_one_panel_per_scale() -> None:
         starts = panel.collections[0].get_segments()
         np.testing.assert_allclose(np.array(starts)[:, 0], decoded[1, :-1][:, [2, 0]])
     assert [panel.get_title() for panel in axes] == [
-        "scale 1, 1 token",
-        "scales 1 to 2, 3 tokens",
-        "scales 1 to 3, 7 tokens",
+        "scale 1\n1 token",
+        "scales 1 to 2\n3 tokens",
+        "scales 1 to 3\n7 tokens",
     ]
 
 
