@@ -443,12 +443,16 @@ class MAGEInverseDynamicsLoss(_MAGELossModule):
 
     ``||a_0 - I(Z)||^2`` where Z is what the trained model generates for (s_0, R_0), scale by scale
     in its own context, or with ``inverse_dynamics="direction"`` the way that the data went. Plans
-    never change here, so what I sees of them is read from the batch (``plan``; see
-    ``MAGEModel.read_plan``), and a step costs as little as one of behaviour cloning.
+    never change here, so what I sees of them is read from the batch (``plan``, shape (B, T, as
+    ``MAGEModel.read_plan`` says), of which the first step counts), and a step costs as little as
+    one of behaviour cloning.
 
     Args:
         model: the model whose stage 2 is done.
         reduction: "mean" (default), "sum" or "none" (one loss per window).
+
+    Raises:
+        KeyError: the batch lacks an entry.
     """
 
     trains = ("inverse_dynamics",)
