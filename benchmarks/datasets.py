@@ -1,8 +1,7 @@
 """The datasets of the suite: fetched or collected, loaded once, with episodes held out."""
 
 import difflib
-import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -52,14 +51,18 @@ def fetch(dataset_ids: Sequence[str]) -> dict[str, str]:
         Why a dataset cannot be had, for each that cannot.
     """
     here = minari.list_local_datasets()
-    missing = [
-        name
-        for name in dict.fromkeys(dataset_ids)
-        if not (path.is_file() if (path := _d4rl_file(name)) else _minari_id(name) in here)
-    ]
+    missing = [name for name in dict.fromkeys(dataset_ids) if not _is_here(name, here)]
     with ThreadPoolExecutor() as pool:  # without a network, each takes long to give up
         reasons = dict(zip(missing, pool.map(_fetch, missing), strict=True))
     return {name: reason for name, reason in reasons.items() if reason is not None}
+
+
+def _is_here(dataset_id: str, here: Collection[str]) -> bool:
+    """Whether a dataset is among those of Minari, or where D4RL keeps its file."""
+    task = TASKS.get(dataset_id)
+    if task is None:
+        return dataset_id in here
+    return task.file.is_file() if task.minari_id is None else task.minari_id in here
 
 
 def _fetch(dataset_id: str) -> str | None:
@@ -100,27 +103,12 @@ def hold_out(dataset: TensorDictBase, share: float) -> tuple[TensorDictBase, Ten
     return dataset[~held], dataset[held]
 
 
-def _minari_id(dataset_id: str) -> str:
-    """Return the id on Minari of a dataset named by it, or by D4RL's name."""
-    task = TASKS.get(dataset_id)
-    return dataset_id if task is None else str(task.minari_id)
-
-
-def _d4rl_file(dataset_id: str) -> Path | None:
-    """Return the place of D4RL's own file, for the datasets that Minari does not have."""
-    task = TASKS.get(dataset_id)
-    if task is None or task.minari_id is not None:
-        return None
-    folder = Path(os.environ.get("D4RL_DATASET_DIR", "~/.d4rl/datasets")).expanduser()
-    return folder / task.file_name
-
-
 def _open(dataset_id: str, discount: float) -> TensorDictBase:
     """Load a dataset by its id on Minari, or by D4RL's."""
-    path = _d4rl_file(dataset_id)
-    if path is None:
-        name = _minari_id(dataset_id)
+    task = TASKS.get(dataset_id)
+    if task is None or task.minari_id is not None:
+        name = dataset_id if task is None else str(task.minari_id)
         return load_dataset(name, discount=discount, download=not name.startswith("local/"))
-    if not path.is_file():
+    if not task.file.is_file():
         make(dataset_id).get_dataset()  # leaves D4RL's file there
-    return load_dataset(path, discount=discount)
+    return load_dataset(task.file, discount=discount)

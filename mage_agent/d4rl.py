@@ -208,8 +208,7 @@ class D4RLEnv(gym.Wrapper[Any, Any, Any, Any]):
             FileNotFoundError: The data is not there and cannot be downloaded.
             ValueError: A file's observations mean something else than the environment's.
         """
-        own = Path(os.environ.get("D4RL_DATASET_DIR", "~/.d4rl/datasets")).expanduser()
-        own /= self.task.file_name
+        own = self.task.file
         if h5path is None and self.task.file_fits and own.is_file():
             h5path = own
         if h5path is None and self.task.minari_id is not None:

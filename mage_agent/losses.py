@@ -143,8 +143,7 @@ class _MAGELossModule(LossModule):  # type: ignore[misc]
             ValueError: the batch has another shape.
         """
         keys = self.tensor_keys
-        self._check_entries(tensordict)
-        observation = torch.cat([tensordict.get(key) for key in self.observation_keys], dim=-1)
+        observation = self._observation(tensordict)
         horizon = self.model.config.horizon
         if observation.ndim != 3 or observation.shape[1] != horizon:
             raise ValueError(
@@ -162,13 +161,15 @@ class _MAGELossModule(LossModule):  # type: ignore[misc]
             mask=mask.view(observation.shape[:2]).bool(),  # TensorDict.double() casts it, too
         )
 
-    def _check_entries(self, tensordict: TensorDictBase) -> None:
+    def _observation(self, tensordict: TensorDictBase) -> Tensor:
+        """Observations (B, T, S) of a batch that holds all that is read, or ``KeyError``."""
         missing = [key for key in self.in_keys if tensordict.get(key, None) is None]
         if missing:
             raise KeyError(
                 f"the batch lacks {missing}; {type(self).__name__} reads {self.in_keys}: load the "
                 "data with load_dataset and draw windows with replay_buffer."
             )
+        return torch.cat([tensordict.get(key) for key in self.observation_keys], dim=-1)
 
     def _reduced(self, losses: dict[str, Tensor], metrics: dict[str, Tensor]) -> TensorDict:
         """Reduce losses of shape (B,); metrics are scalars and stay out of ``reduction="none"``."""
@@ -371,8 +372,7 @@ class MAGELoss(_MAGELossModule):
             with torch.no_grad():
                 ids = self.model.tokenize(window).token_ids
             return ids, window.observation[:, 0], window.action[:, 0], window.return_to_go[:, 0]
-        self._check_entries(tensordict)
-        observation = torch.cat([tensordict.get(key) for key in self.observation_keys], dim=-1)
+        observation = self._observation(tensordict)
         return (
             token_ids[:, 0].split(self.model.config.scales, dim=1),
             observation[:, 0],
@@ -466,8 +466,7 @@ class MAGEInverseDynamicsLoss(_MAGELossModule):
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
         """Losses of a batch, whose first step is read; the input stays as it is."""
         model, keys = self.model, self.tensor_keys
-        self._check_entries(tensordict)
-        observation = torch.cat([tensordict.get(key) for key in self.observation_keys], dim=-1)
+        observation = self._observation(tensordict)
         state, target = model.standardize(
             observation[:, 0], tensordict.get(keys.return_to_go)[:, 0]
         )

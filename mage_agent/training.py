@@ -386,9 +386,9 @@ class _Trainer:
         loop = header.get("training")
         if loop is None:
             raise ValueError(f"{self.path} is a finished model, not a state of training.")
-        ours = self.model.config.to_dict()
         sizes = self.model.sizes
-        ours = ours | sizes | {"seed": self.seed, "dataset": self.fingerprint}
+        ours = self.model.config.to_dict() | sizes
+        ours |= {"seed": self.seed, "dataset": self.fingerprint}
         with usable(self.path, "state of training"):
             run = {key: loop.get(key) for key in ("seed", "dataset")}
             theirs = header["config"] | {key: header[key] for key in sizes} | run

@@ -231,7 +231,6 @@ def test_played_episodes_are_whole_and_in_order() -> None:
         lambda: gym.make("MazeGame-v0", max_episode_steps=5),
         episodes=3,
         seed=7,
-        deterministic=True,
     )
     for index, episode in enumerate(episodes):
         env = gym.make("MazeGame-v0")

@@ -279,6 +279,14 @@ def test_stages_share_steps_as_in_the_preset(maze_dataset: str) -> None:
     assert mage.published_steps == 170_000
 
 
+def test_a_file_of_d4rl_that_is_here_is_not_read_before_its_cell() -> None:
+    name = "halfcheetah-medium-v2"  # Minari does not have it
+    file = TASKS[name].file
+    file.parent.mkdir(parents=True)
+    file.write_text("no HDF5 at all")
+    assert datasets.fetch([name]) == {}
+
+
 def test_held_out_episodes_are_whole_and_apart(toy_dataset: Any) -> None:
     training, held = datasets.hold_out(toy_dataset, 0.3)
     assert len(training) + len(held) == len(toy_dataset)

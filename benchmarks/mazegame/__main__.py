@@ -113,11 +113,10 @@ def run(
             partial(make_environment, dataset),
             episodes=episodes,
             seed=EVALUATION_SEED,
-            deterministic=True,
         )
         counts[name] = dict(count(played[name]))
         if isinstance(method, MAGEPolicy):
-            plans = plans_of(method, played[name][:20], deterministic=True)
+            plans = plans_of(method, played[name][:20])
             counts[name]["plans"] = wall_statistics(*plans)
     console.print(_table(counts, episodes))
 

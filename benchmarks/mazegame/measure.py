@@ -73,7 +73,6 @@ def play(
     *,
     episodes: int,
     seed: int,
-    deterministic: bool,
 ) -> list[Episode]:
     """Play episodes and keep them whole; episode i is reset with ``seed + i``.
 
@@ -82,7 +81,6 @@ def play(
         make_env: makes the maze game.
         episodes: number of episodes.
         seed: of the first episode.
-        deterministic: whether the policy takes its best action instead of a sample.
     """
     kept: dict[int, Episode] = {}
 
@@ -90,14 +88,7 @@ def play(
         env = make_env()
         return _Recorder(policy.wrap(env) if isinstance(policy, MAGEPolicy) else env, kept)
 
-    evaluate(
-        policy,
-        recorded,
-        episodes=episodes,
-        seed=seed,
-        num_envs=50,
-        deterministic=deterministic,
-    )
+    evaluate(policy, recorded, episodes=episodes, seed=seed, num_envs=50)
     return [kept[seed + i] for i in range(episodes)]
 
 
@@ -114,7 +105,6 @@ def plans_of(
     policy: MAGEPolicy,
     episodes: list[Episode],
     *,
-    deterministic: bool,
     interval: int = 10,
     guided: bool = True,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
@@ -123,7 +113,6 @@ def plans_of(
     Args:
         policy: whose plans.
         episodes: of this policy, with their account.
-        deterministic: whether tokens are the likeliest ones, or samples.
         interval: every how many steps of an episode.
         guided: whether to decode with D' rather than D.
 
@@ -136,8 +125,6 @@ def plans_of(
         torch.as_tensor(states),
         torch.as_tensor(asked),
         guided=guided,
-        temperature=0.0 if deterministic else policy.config.temperature,
-        generator=torch.Generator().manual_seed(0),
     )
     return plan.observation[..., POSITION].numpy(), states[:, POSITION]
 

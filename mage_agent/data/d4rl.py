@@ -102,7 +102,7 @@ def read_d4rl(
         ValueError: It is truncated or not one of D4RL's, or nothing says where episodes end.
     """
     columns = read_hdf5(path)
-    task = next((task for task in TASKS.values() if task.file_name == Path(path).name), None)
+    task = next((task for task in TASKS.values() if task.file.name == Path(path).name), None)
     facts: dict[str, Any] = {"dataset_id": task.id if task else Path(path).stem}
     if task is not None:
         facts |= {"ref_min_score": task.ref_min_score, "ref_max_score": task.ref_max_score}

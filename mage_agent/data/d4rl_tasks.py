@@ -8,8 +8,10 @@ numbers.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 Domain = Literal["adroit", "kitchen", "antmaze", "maze2d", "locomotion"]
@@ -132,9 +134,10 @@ class D4RLTask:
     goal: tuple[int, int] | None = None
 
     @property
-    def file_name(self) -> str:
-        """Name of D4RL's file."""
-        return self.file_url.rpartition("/")[2]
+    def file(self) -> Path:
+        """Where D4RL keeps its file: in ``$D4RL_DATASET_DIR``, or in ``~/.d4rl/datasets``."""
+        folder = Path(os.environ.get("D4RL_DATASET_DIR", "~/.d4rl/datasets")).expanduser()
+        return folder / self.file_url.rpartition("/")[2]
 
     @property
     def note(self) -> str:
