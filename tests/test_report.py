@@ -229,6 +229,15 @@ def test_aggregates_take_the_largest_complete_block() -> None:
     assert largest_block(Results.of([])) == ([], [])
 
 
+def test_aggregates_weigh_methods_and_datasets_the_same(tmp_path: Path) -> None:
+    few = [*cells("mage", "x/a-v0", 10, 60), *cells("mage", "x/b-v0", 20, 30, 90)]
+    many = [*cells("bc", "x/a-v0", 1, 2, 3), *cells("bc", "x/b-v0", 3, 4, 5)]
+    text = write([*few, *many], tmp_path).with_suffix(".md").read_text()
+    assert "Only the first 2 trainings of each method on each dataset count here" in text
+    assert "| MAGE | 25.0 |" in text  # 10 | 20 30 | 60
+    assert "| BC | 2.5 |" in text  # 1 | 2 3 | 4
+
+
 # The page
 
 

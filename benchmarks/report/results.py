@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,10 @@ class Cell:
     finished: list[Record]
     failed: list[Record]
     unavailable: list[Record]
+
+    def first(self, count: int) -> "Cell":
+        """Return the cell with the finished trainings of the lowest seeds alone."""
+        return replace(self, finished=self.finished[:count])
 
     @property
     def scores(self) -> np.ndarray:

@@ -183,13 +183,22 @@ def aggregate_section(results: Results) -> Section:
         notes.append(f"Left out: {'; '.join(left_out)}.")
     if without:
         notes.append(f"Not every method has a score on {', '.join(without)}: left out.")
+    cells = {method: [results.competing(task)[method] for task in tasks] for method in methods}
+    counts = {len(cell.finished) for group in cells.values() for cell in group}
+    if len(counts) > 1:
+        fewest = min(counts)
+        cells = {method: [cell.first(fewest) for cell in cells[method]] for method in methods}
+        notes.append(
+            f"Only the first {'training' if fewest == 1 else f'{fewest} trainings'} of each method "
+            "on each dataset count here, as there are no more of some: methods and datasets weigh "
+            "the same."
+        )
     notes.append(
         "The interquartile mean is the mean of the middle half of all trainings on all datasets. "
         f"Intervals are 95% percentile intervals of a bootstrap ({RESAMPLES:,} resamples, seeded, "
         "scipy.stats.bootstrap) that draws training seeds within each dataset. With few seeds "
         "such intervals are too narrow."
     )
-    cells = {method: [results.competing(task)[method] for task in tasks] for method in methods}
     means = {method: interquartile_mean(cells[method]) for method in methods}
     thresholds = _thresholds([cell for group in cells.values() for cell in group])
     shares = {m: performance_profile(cells[m], thresholds) for m in methods}
