@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from torchrl.data import SliceSampler, TensorDictReplayBuffer, TensorStorage
 
+from benchmarks.methods import build_method, expand
 from mage_agent import (
     MAGEConfig,
     MAGELoss,
@@ -151,6 +152,23 @@ def acting(device: str, rounds: int) -> Iterator[Row]:
         cases["DTActor, default size"] = default(batch)
         timings = interleave(cases, rounds if batch == 1 else max(5, rounds // 10), device)
         yield from rows(f"act, batch {batch}", timings, "DTActor, equal size")
+
+
+def deciding(device: str, rounds: int) -> Iterator[Row]:
+    """Table 8: ``predict`` of every method of the suite, at the size at which it is scored."""
+    dataset = make_dataset(2_000)
+    build = partial(build_method, dataset=dataset, domain="door", seed=0, changes={})
+    methods = {name: build(name, paper_size=False) for name in expand(["all"])}
+    methods["mage, paper size"] = build("mage", paper_size=True)
+    for batch in (1, 64):
+        observation = dataset["observation"][:batch].numpy()
+        cases: dict[str, Case] = {}
+        for name, method in methods.items():
+            _, state = method.predict(observation, deterministic=True)
+            for _ in range(CONTEXT if state else 0):  # until the past is as long as it gets
+                _, state = method.predict(observation, state, deterministic=True)
+            cases[name] = partial(method.predict, observation, state, deterministic=True)
+        yield from rows(f"predict, batch {batch}", interleave(cases, rounds, device), "dt")
 
 
 def make_dataset(steps: int = 100_000) -> TensorDictBase:
@@ -351,6 +369,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     peaks = list(memory(args.batch))  # first, while there is little that a process could inherit
     table = [
         *acting(args.device, args.rounds),
+        *deciding(args.device, args.rounds),
         *windows(args.rounds),
         *training(args.device, args.steps, args.batch),
         *growth(args.device, max(5, args.rounds // 2)),

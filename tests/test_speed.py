@@ -1,0 +1,44 @@
+"""The speed benchmark: what it compares, and how."""
+
+import time
+from typing import Any
+
+import pytest
+
+pytest.importorskip("transformers")
+
+from benchmarks import speed
+from benchmarks.methods import expand
+
+
+def test_cases_take_turns_and_are_compared_with_one_of_them() -> None:
+    order: list[str] = []
+
+    def slow() -> None:
+        order.append("slow")
+        began = time.process_time()
+        while time.process_time() - began < 0.004:
+            pass
+
+    timings = speed.interleave({"slow": slow, "fast": lambda: order.append("fast")}, 3, "cpu")
+    assert order == ["slow", "fast"] * 5
+    rows = {row.case: row for row in speed.rows("a group", timings, "slow")}
+    assert rows["slow"].median_ms >= 4
+    assert rows["slow"].ratio == 1
+    assert rows["fast"].ratio < 0.5
+
+
+def test_every_method_of_the_suite_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    build = speed.build_method
+
+    def small(*args: Any, paper_size: bool, **settings: Any) -> Any:
+        return build(*args, **settings, paper_size=False)
+
+    monkeypatch.setattr(speed, "build_method", small)
+    rows = list(speed.deciding("cpu", rounds=1))
+    cases = [*expand(["all"]), "mage, paper size"]
+    assert [row.case for row in rows] == cases * 2
+    assert [row.group for row in rows] == [
+        f"predict, batch {batch}" for batch in (1, 64) for _ in cases
+    ]
+    assert all(row.median_ms > 0 for row in rows)
