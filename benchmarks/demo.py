@@ -47,7 +47,7 @@ CHANGES: dict[str, Any] = {
     "return_expectile": 0.9,  # from afar, the best return of the data is out of reach
 }
 # All eight methods take about ten minutes on two cores.
-MINUTES = 1.5  # of training per method
+MINUTES = 1.3  # of training per method
 SLOWEST = ("cql", "dt", "mage")  # begun first, they keep nobody waiting
 EPISODES = 50  # of evaluation: the Decision Transformer would need two minutes for 100
 ROUTE = {"reset_cell": np.array([6, 1]), "goal_cell": np.array([1, 6])}  # corner to corner
