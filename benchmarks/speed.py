@@ -40,6 +40,8 @@ OBSERVATION, ACTION = 39, 28
 CONTEXT = 20
 """Steps that the Decision Transformer looks back."""
 
+GROUPS = ("act", "predict", "draw", "train", "grow")
+
 Case = Callable[[], object]
 
 
@@ -168,7 +170,8 @@ def deciding(device: str, rounds: int) -> Iterator[Row]:
             for _ in range(CONTEXT if state else 0):  # until the past is as long as it gets
                 _, state = method.predict(observation, state, deterministic=True)
             cases[name] = partial(method.predict, observation, state, deterministic=True)
-        yield from rows(f"predict, batch {batch}", interleave(cases, rounds, device), "dt")
+        timings = interleave(cases, rounds if batch == 1 else max(5, rounds // 10), device)
+        yield from rows(f"predict, batch {batch}", timings, "dt")
 
 
 def make_dataset(steps: int = 100_000) -> TensorDictBase:
@@ -347,11 +350,10 @@ def markdown(
             for row in table
         ),
         "",
-        "| peak memory above the imports | MiB |",
-        "|---|---|",
-        *(f"| {name} | {peak:.0f} |" for name, peak in peaks),
-        "",
     ]
+    if peaks:
+        lines += ["| peak memory above the imports | MiB |", "|---|---|"]
+        lines += [*(f"| {name} | {peak:.0f} |" for name, peak in peaks), ""]
     return "\n".join(lines)
 
 
@@ -359,6 +361,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what the command line asks for and write table and plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("runs/speed"), help="folder")
+    parser.add_argument(
+        "--groups", nargs="+", choices=GROUPS, default=GROUPS, help="all by default"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rounds", type=int, default=50, help="of the quick cases")
     parser.add_argument("--steps", type=int, default=5, help="rounds of the training steps")
@@ -366,18 +371,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
-    peaks = list(memory(args.batch))  # first, while there is little that a process could inherit
-    table = [
-        *acting(args.device, args.rounds),
-        *deciding(args.device, args.rounds),
-        *windows(args.rounds),
-        *training(args.device, args.steps, args.batch),
-        *growth(args.device, max(5, args.rounds // 2)),
-    ]
+    groups: dict[str, Callable[[], Iterator[Row]]] = {
+        "act": lambda: acting(args.device, args.rounds),
+        "predict": lambda: deciding(args.device, args.rounds),
+        "draw": lambda: windows(args.rounds),
+        "train": lambda: training(args.device, args.steps, args.batch),
+        "grow": lambda: growth(args.device, max(5, args.rounds // 2)),
+    }
+    # First, while there is little that a process could inherit.
+    peaks = list(memory(args.batch)) if "train" in args.groups else []
+    table = [row for group in args.groups for row in groups[group]()]
     args.output.mkdir(parents=True, exist_ok=True)
     write_csv(table, args.output / "speed.csv")
     (args.output / "speed.md").write_text(markdown(table, peaks, args))
-    plot(table, args.output / "growth.png")
+    if "grow" in args.groups:
+        plot(table, args.output / "growth.png")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The speed benchmark: what it compares, and how."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,3 +43,11 @@ def test_every_method_of_the_suite_is_timed(monkeypatch: pytest.MonkeyPatch) -> 
         f"predict, batch {batch}" for batch in (1, 64) for _ in cases
     ]
     assert all(row.median_ms > 0 for row in rows)
+
+
+def test_one_group_can_be_measured_alone(tmp_path: Path) -> None:
+    speed.main(["--groups", "draw", "--rounds", "2", "--output", str(tmp_path)])
+    table = (tmp_path / "speed.md").read_text()
+    assert table.count("| draw 512 windows |") == 3
+    assert "predict" not in table
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["speed.csv", "speed.md"]
