@@ -46,7 +46,7 @@ CHANGES: dict[str, Any] = {
     "inverse_dynamics_steps": 12_000,
     "return_expectile": 0.9,  # from afar, the best return of the data is out of reach
 }
-# All eight methods take about ten minutes on two cores.
+# All eight methods take about nine minutes on two cores.
 MINUTES = 1.3  # of training per method
 SLOWEST = ("cql", "dt", "mage")  # begun first, they keep nobody waiting
 EPISODES = 50  # of evaluation: the Decision Transformer would need two minutes for 100
