@@ -47,7 +47,7 @@ def headline_section(results: Results) -> Section:
     lead += f", failed on {count['failed']}" if count["failed"] else ""
     section.blocks = [
         Paragraph(text=lead + ".", lead=True),
-        Paragraph(text=_power(verdicts)),
+        Paragraph(text=_power(verdicts) + _absent(results, verdicts)),
         Table(
             caption=(
                 "MAGE against the best of the other methods on each dataset: difference of means, "
@@ -80,6 +80,19 @@ def _power(verdicts: Sequence[Verdict]) -> str:
             "nothing about other trainings."
         )
     return text
+
+
+def _absent(results: Results, verdicts: Sequence[Verdict]) -> str:
+    """Say where MAGE met fewer methods than elsewhere."""
+    met = {verdict.task: len(results.competing(verdict.task)) for verdict in verdicts}
+    most = max(met.values())
+    few = [
+        f"{results.label(task)} (against {', '.join(names)})"
+        for task, number in met.items()
+        if number < most
+        and (names := [display_name(m) for m in results.competing(task) if m != "mage"])
+    ]
+    return f" Not every method was run on {', '.join(few)}." if few else ""
 
 
 def _verdict_row(results: Results, verdict: Verdict) -> list[Entry | str]:
@@ -188,10 +201,10 @@ def aggregate_section(results: Results) -> Section:
     if len(counts) > 1:
         fewest = min(counts)
         cells = {method: [cell.first(fewest) for cell in cells[method]] for method in methods}
+        first = "training" if fewest == 1 else f"{fewest} trainings"
         notes.append(
-            f"Only the first {'training' if fewest == 1 else f'{fewest} trainings'} of each method "
-            "on each dataset count here, as there are no more of some: methods and datasets weigh "
-            "the same."
+            f"Of each method on each dataset, the first {first} alone went in here, as there are "
+            "no more of some: methods and datasets weigh the same."
         )
     notes.append(
         "The interquartile mean is the mean of the middle half of all trainings on all datasets. "
