@@ -62,7 +62,7 @@ class _Method(ABC):
     ) -> None:
         if domain not in ("pen", "door", "hammer", "relocate"):
             raise ValueError(f"the domain is {domain!r}; settings are here for Adroit only.")
-        self.observation_keys, self.seed = observation_keys, seed
+        self.observation_keys = observation_keys
         observation = self._concatenated(dataset)
         self._mean, self._std = observation.mean(0), observation.std(0) + 1e-3
 

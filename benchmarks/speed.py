@@ -40,8 +40,6 @@ OBSERVATION, ACTION = 39, 28
 CONTEXT = 20
 """Steps that the Decision Transformer looks back."""
 
-GROUPS = ("act", "predict", "draw", "train", "grow")
-
 Case = Callable[[], object]
 
 
@@ -357,12 +355,21 @@ def markdown(
     return "\n".join(lines)
 
 
+GROUPS: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
+    "act": lambda args: acting(args.device, args.rounds),
+    "predict": lambda args: deciding(args.device, args.rounds),
+    "draw": lambda args: windows(args.rounds),
+    "train": lambda args: training(args.device, args.steps, args.batch),
+    "grow": lambda args: growth(args.device, max(5, args.rounds // 2)),
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what the command line asks for and write table and plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("runs/speed"), help="folder")
     parser.add_argument(
-        "--groups", nargs="+", choices=GROUPS, default=GROUPS, help="all by default"
+        "--groups", nargs="+", choices=GROUPS, default=list(GROUPS), help="all by default"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rounds", type=int, default=50, help="of the quick cases")
@@ -371,16 +378,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
-    groups: dict[str, Callable[[], Iterator[Row]]] = {
-        "act": lambda: acting(args.device, args.rounds),
-        "predict": lambda: deciding(args.device, args.rounds),
-        "draw": lambda: windows(args.rounds),
-        "train": lambda: training(args.device, args.steps, args.batch),
-        "grow": lambda: growth(args.device, max(5, args.rounds // 2)),
-    }
     # First, while there is little that a process could inherit.
     peaks = list(memory(args.batch)) if "train" in args.groups else []
-    table = [row for group in args.groups for row in groups[group]()]
+    table = [row for group in args.groups for row in GROUPS[group](args)]
     args.output.mkdir(parents=True, exist_ok=True)
     write_csv(table, args.output / "speed.csv")
     (args.output / "speed.md").write_text(markdown(table, peaks, args))

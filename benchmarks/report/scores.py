@@ -84,13 +84,15 @@ def _power(verdicts: Sequence[Verdict]) -> str:
 
 def _absent(results: Results, verdicts: Sequence[Verdict]) -> str:
     """Say where MAGE met fewer methods than elsewhere."""
-    met = {verdict.task: len(results.competing(verdict.task)) for verdict in verdicts}
-    most = max(met.values())
+    rivals = {
+        verdict.task: [method for method in results.competing(verdict.task) if method != "mage"]
+        for verdict in verdicts
+    }
+    most = max(map(len, rivals.values()))
     few = [
-        f"{results.label(task)} (against {', '.join(names)})"
-        for task, number in met.items()
-        if number < most
-        and (names := [display_name(m) for m in results.competing(task) if m != "mage"])
+        f"{results.label(task)} (against {', '.join(map(display_name, names))})"
+        for task, names in rivals.items()
+        if len(names) < most
     ]
     return f" Not every method was run on {', '.join(few)}." if few else ""
 
