@@ -289,7 +289,7 @@ def build_method(
     """
     preset = MAGEConfig.preset(TASKS[domain].preset)
     settings: dict[str, Any] = {
-        "observation_keys": preset.observation_keys,
+        "observation_keys": preset.observation_keys or ("observation",),
         "discount": preset.discount,
         **({"paper_size": paper_size} if name == "mage" else {}),
         **changes,

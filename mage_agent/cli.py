@@ -109,6 +109,8 @@ def train(
     checkpoint_path: Path | None = None,
     resume: bool = False,
     max_episode_steps: int | None = None,
+    action_low: tuple[float, ...] | None = None,
+    action_high: tuple[float, ...] | None = None,
     quiet: bool = False,
 ) -> None:
     """Train on a dataset and save the policy.
@@ -126,6 +128,9 @@ def train(
         checkpoint_path: file that keeps the state of training.
         resume: go on from the file of ``--checkpoint-path`` if it exists.
         max_episode_steps: step limit, for .hdf5 files without timeouts.
+        action_low: lower bound of the actions, one number or one per dimension, if not that of the
+            dataset (-1 in .hdf5 files).
+        action_high: upper bound likewise.
         quiet: no progress bars.
     """
     if output.exists():
@@ -137,7 +142,13 @@ def train(
             f"{checkpoint_path} exists; go on from it with --resume, or delete it."
         )
     make_folder(output.parent)
-    loaded = load_dataset(dataset, discount=config.discount, max_episode_steps=max_episode_steps)
+    loaded = load_dataset(
+        dataset,
+        discount=config.discount,
+        max_episode_steps=max_episode_steps,
+        action_low=action_low,
+        action_high=action_high,
+    )
     policy = MAGEPolicy.from_dataset(loaded, config, device=device, seed=seed)
     policy.learn(
         loaded,
@@ -258,18 +269,32 @@ def info(
     source: Annotated[str, tyro.conf.arg(metavar="SOURCE"), tyro.conf.Positional],
     *,
     discount: float = 0.99,
+    max_episode_steps: int | None = None,
+    action_low: tuple[float, ...] | None = None,
+    action_high: tuple[float, ...] | None = None,
 ) -> None:
     """Print the facts of a dataset, of a trained policy, or of a checkpoint of training.
 
     Args:
         source: Minari id, path of a D4RL .hdf5 file, or file that ``train`` wrote.
         discount: of the discounted returns of a dataset.
+        max_episode_steps: step limit, for .hdf5 files without timeouts.
+        action_low: lower bound of the actions, one number or one per dimension, if not that of the
+            dataset (-1 in .hdf5 files).
+        action_high: upper bound likewise.
     """
     path = Path(source)
     if path.is_file() and path.suffix not in HDF5_SUFFIXES:
         facts = checkpoint_facts(path)
     else:
-        facts = dataset_facts(load_dataset(source, discount=discount))
+        dataset = load_dataset(
+            source,
+            discount=discount,
+            max_episode_steps=max_episode_steps,
+            action_low=action_low,
+            action_high=action_high,
+        )
+        facts = dataset_facts(dataset)
     width = max(map(len, facts))
     for name, value in facts.items():
         print(f"{name:<{width}}  {value}")

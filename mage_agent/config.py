@@ -31,7 +31,8 @@ class MAGEConfig:
     leaves open, made by score on real datasets.
 
     Attributes:
-        observation_keys: observation entries, concatenated in this order into one vector.
+        observation_keys: observation entries, concatenated in this order into one vector; empty
+            stands for all that the dataset has, in alphabetical order, but nested ones.
         horizon: window length T, in environment steps (Tables 10-14).
         temporal_stride: environment steps per latent step, so that L_K = horizon / temporal_stride
             (measured; the paper gives no scale lengths, TAP, on which it builds, pools by 3).
@@ -98,7 +99,7 @@ class MAGEConfig:
             this stage out (measured: it is worth it where I sees s_0).
     """
 
-    observation_keys: tuple[str, ...] = ("observation",)
+    observation_keys: tuple[str, ...] = ()
     # Scales and tokens.
     horizon: int = 24
     temporal_stride: int = 3
@@ -183,9 +184,9 @@ class MAGEConfig:
                 f"return_reweighting is {self.return_reweighting!r}; it must be True or False."
             )
         keys = self.observation_keys
-        if not keys or not isinstance(keys, tuple) or not all(isinstance(key, str) for key in keys):
+        if not isinstance(keys, tuple) or not all(isinstance(key, str) for key in keys):
             raise ValueError(
-                f"observation_keys is {keys!r}; it must be a tuple of at least one name, such as "
+                f"observation_keys is {keys!r}; it must be a tuple of names, such as "
                 "('observation',)."
             )
         if self.inverse_dynamics == "explicit" and "S" not in self.trajectory:

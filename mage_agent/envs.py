@@ -343,8 +343,9 @@ def _extended_space(space: spaces.Space[Any]) -> spaces.Dict:
         entries = dict(space.spaces)
     if not entries or not all(isinstance(entry, spaces.Box) for entry in entries.values()):
         raise TypeError(
-            f"the observation space is {space}; allowed are a Box, or a Dict of Boxes. Flatten it "
-            "first, for instance with gymnasium.wrappers.FlattenObservation."
+            f"the observation space is {space}; allowed are a Box, or a Dict of Boxes. Leave the "
+            "other entries out with gymnasium.wrappers.FilterObservation, or flatten them with "
+            "gymnasium.wrappers.FlattenObservation."
         )
     if KEY in entries:
         raise ValueError(

@@ -22,7 +22,7 @@ from mage_agent.types import PredictingPolicy
 
 __all__ = ["EpisodeResult", "ReturnConditionedPolicy", "evaluate", "normalized_score"]
 
-Observation: TypeAlias = NDArray[Any] | dict[str, NDArray[Any]]
+Observation: TypeAlias = NDArray[Any] | dict[str, Any]
 ActionFunction: TypeAlias = Callable[[Any], NDArray[Any]]
 
 
@@ -294,13 +294,15 @@ class _Runner:
         return np.clip(actions, space.low, space.high) if isinstance(space, spaces.Box) else actions
 
     def _finite(self, value: Any, name: str) -> Any:
-        for part in value.values() if isinstance(value, dict) else [value]:
-            if not np.isfinite(part).all():
-                raise ValueError(
-                    f"the environment returned the {name} {part}, which is not finite, in episode "
-                    f"{self.episode} at step {self.length}; a simulation that diverges cannot be "
-                    "scored."
-                )
+        if isinstance(value, dict):
+            for part in value.values():
+                self._finite(part, name)
+        elif not np.isfinite(value).all():
+            raise ValueError(
+                f"the environment returned the {name} {value}, which is not finite, in episode "
+                f"{self.episode} at step {self.length}; a simulation that diverges cannot be "
+                "scored."
+            )
         return value
 
 
@@ -327,12 +329,12 @@ def _stack(observations: Sequence[Any]) -> Observation:
             "an evaluation must have one observation space, and keep it."
         )
     if isinstance(first, dict):
-        return {key: np.stack([one[key] for one in observations]) for key in first}
+        return {key: _stack([one[key] for one in observations]) for key in first}
     return np.stack(observations)
 
 
 def _shapes(observation: Any) -> Any:
     """The shape of an observation, or of each of its entries."""
     if isinstance(observation, dict):
-        return {key: np.shape(part) for key, part in observation.items()}
+        return {key: _shapes(part) for key, part in observation.items()}
     return np.shape(observation)

@@ -337,7 +337,9 @@ class MAGELoss(_MAGELossModule):
         logits: Sequence[Tensor]
         # Deviation: the context is the data's tokens by default; context="own" is Algorithm 5.
         if config.context == "teacher":
-            known = (torch.rand_like(target) >= config.return_dropout).to(target)
+            known = torch.ones_like(target)
+            if model.training:
+                known = (torch.rand_like(target) >= config.return_dropout).to(target)
             logits = model.logits(true_codes, state, target, known)
         else:
             logits, _ = model.generate(state, target, model.straight_through)

@@ -64,7 +64,8 @@ class MAGEModel(nn.Module):
                 f"goal_dim is {goal_dim}; of {observation_dim} entries of an observation, achieved "
                 "and desired goal must take at least one each, and leave one."
             )
-        self.config = config
+        # Whoever names no entries, and has no dataset that names them, has a lone observation.
+        self.config = config.replace(observation_keys=config.observation_keys or ("observation",))
         self.observation_dim = observation_dim
         self.action_dim = action_dim
         self.goal_dim = goal_dim

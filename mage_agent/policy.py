@@ -101,12 +101,13 @@ class MAGEPolicy(BasePolicy):
 
         Args:
             dataset: TensorDict from ``load_dataset``.
-            config: the configuration; for goal environments, the default ``observation_keys``
-                becomes all observation entries of the dataset.
+            config: the configuration; without ``observation_keys``, all observation entries of
+                the dataset are taken.
             device: "auto" takes a GPU where there is one.
             seed: of the initial weights, of training, and of sampled actions.
 
         Raises:
+            KeyError, TypeError: the dataset is not what ``load_dataset`` returns.
             ValueError: the dataset lacks an observation entry or was loaded for another discount,
                 or a GPU is asked for where there is none.
         """
@@ -141,6 +142,7 @@ class MAGEPolicy(BasePolicy):
             The policy itself.
 
         Raises:
+            KeyError, TypeError: the dataset is not what ``load_dataset`` returns.
             ValueError: the dataset does not fit the policy, or the checkpoint this run.
             OSError: the checkpoint cannot be written.
             TrainingError: a loss or its gradient is not finite.
@@ -360,10 +362,11 @@ class MAGEPolicy(BasePolicy):
                 f"the environment's action space is {action}; the policy's actions are "
                 f"continuous, {own}, and so must be the environment's."
             )
+        bounds = (action.low.astype(np.float32), action.high.astype(np.float32))  # as own are
         if (
             action.shape != own.shape
-            or (own.low < action.low).any()
-            or (own.high > action.high).any()
+            or (own.low < bounds[0]).any()
+            or (own.high > bounds[1]).any()
         ):
             raise ValueError(
                 f"the environment's action space is {action}, but the policy's actions lie in "
@@ -379,9 +382,17 @@ class MAGEPolicy(BasePolicy):
                 )
 
     def _named(self, entries: Any) -> dict[str, Any]:
-        """A lone observation, or a lone space, stands for the policy's first entry."""
+        """A lone observation, or a lone space, stands for the policy's first entry.
+
+        Wrappers, which do not know the policy's name for a lone one, call it "observation".
+        """
         first = next(iter(self.observation_sizes))
-        return dict(entries) if isinstance(entries, Mapping) else {first: entries}
+        if not isinstance(entries, Mapping):
+            return {first: entries}
+        named = dict(entries)
+        if len(self.observation_sizes) == 1 and first not in named and "observation" in named:
+            named[first] = named.pop("observation")
+        return named
 
 
 class _StopTrainingError(Exception):

@@ -65,7 +65,8 @@ def record(
         FileExistsError: the dataset is there already; nothing is run.
         OSError: the dataset could not be saved; nothing is run.
         TypeError: the policy cannot act, or the actions are not continuous.
-        ValueError: see `mage_agent.evaluation.evaluate`; or the id is none.
+        ValueError: see `mage_agent.evaluation.evaluate`; or the id is none, or the environment
+            supplies return_to_go.
 
     Examples:
         >>> brake = lambda observation: -observation[:, 2:]
@@ -130,6 +131,12 @@ class _Recorder(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             raise TypeError(
                 f"the environment's action space is {env.action_space}; only continuous actions (a "
                 "gymnasium.spaces.Box) can be learned from."
+            )
+        space = env.observation_space
+        if isinstance(space, gym.spaces.Dict) and "return_to_go" in space.spaces:
+            raise ValueError(
+                "the environment supplies return_to_go, which is no observation of its own; record "
+                "the environment without that wrapper: the policy is told what is left even so."
             )
         self.recorded = recorded
 

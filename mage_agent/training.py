@@ -18,7 +18,13 @@ from tqdm import tqdm
 from mage_agent import checkpoint, parallel
 from mage_agent.checkpoint import usable, versions
 from mage_agent.config import GOALS, MAGEConfig
-from mage_agent.data import WindowSampler, metadata, observation_keys, replay_buffer
+from mage_agent.data import (
+    WindowSampler,
+    check_dataset,
+    metadata,
+    observation_keys,
+    replay_buffer,
+)
 from mage_agent.files import make_folder
 from mage_agent.hardware import find_device, has_bfloat16, seeded
 from mage_agent.health import TrainingError, warn_of_collapse
@@ -30,6 +36,11 @@ __all__ = ["STAGES", "Progress", "TrainingError", "build_model", "describe", "fi
 STAGES = ("tokenizer", "generator", "inverse_dynamics")
 LOG_INTERVAL = 50
 """Steps between two entries of the log."""
+ADJUSTABLE = (
+    *("learning_rate", "inverse_dynamics_learning_rate", "warmup_steps", "weight_decay"),
+    "gradient_clip",
+)
+"""What of the configuration may change when training is taken up again."""
 
 
 @dataclass
@@ -52,8 +63,8 @@ class Progress:
 def build_model(dataset: TensorDictBase, config: MAGEConfig, *, seed: int = 0) -> MAGEModel:
     """Build a model that fits a dataset and take the dataset's statistics.
 
-    The configuration's ``observation_keys`` are kept when the dataset has them all; the default
-    ``("observation",)`` becomes all of the dataset's keys for goal environments.
+    Where the configuration names no ``observation_keys``, the model takes all entries that the
+    dataset has, but nested ones.
 
     Args:
         dataset: from ``load_dataset``.
@@ -61,16 +72,17 @@ def build_model(dataset: TensorDictBase, config: MAGEConfig, *, seed: int = 0) -
         seed: of the initial weights.
 
     Raises:
+        KeyError, TypeError: the dataset is not what ``load_dataset`` returns.
         ValueError: the dataset lacks an observation entry, or was loaded for another discount.
     """
-    available = observation_keys(dataset)
-    if config.observation_keys == ("observation",) and len(available) > 1:
-        config = config.replace(observation_keys=available)
+    check_dataset(dataset)
+    available = [key for key in observation_keys(dataset) if isinstance(dataset[key], Tensor)]
+    config = config.replace(observation_keys=config.observation_keys or available)
     missing = [key for key in config.observation_keys if key not in available]
-    if missing:
+    if missing or not available:
         raise ValueError(
-            f"the dataset has no observation entries {missing}; it has {list(available)}. Set "
-            "observation_keys in the configuration."
+            f"the dataset has no observation entries {missing}; it has {available}, nested ones "
+            "apart, which are not read. Set observation_keys in the configuration."
         )
     with seeded(seed, torch.device("cpu")):
         model = MAGEModel(
@@ -122,8 +134,10 @@ def fit(
     the first one logs, saves and calls the callback.
 
     Raises:
+        KeyError, TypeError: the dataset is not what ``load_dataset`` returns.
         ValueError: the dataset does not fit the model, or the checkpoint is damaged or that of
-            another configuration, seed or dataset.
+            another configuration, seed or dataset. Learning rates, warm-up, weight decay and the
+            largest gradient norm may differ: changing them is what helps training that diverged.
         OSError: the checkpoint cannot be written; the one before it stays as it is.
         TrainingError: a loss or its gradient is not finite.
 
@@ -131,6 +145,8 @@ def fit(
         UserWarning: the tokenizer has collapsed to a few of its codes.
     """
     _check_fit(model, dataset)
+    if checkpoint_interval < 1:
+        raise ValueError(f"checkpoint_interval is {checkpoint_interval}; it must be at least 1.")
     parallel.check_parts(model.config.batch_size, accumulation)
     target = find_device(device)
     model.to(target)
@@ -368,6 +384,8 @@ class _Trainer:
             for key, value in state.items():
                 tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value)
         tensors["random.torch"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
         tensors["random.windows"] = self.buffer.sampler.state_dict()["rng_state"]
         loop = {
             "stage": self.stage,
@@ -392,8 +410,8 @@ class _Trainer:
         with usable(self.path, "state of training"):
             run = {key: loop.get(key) for key in ("seed", "dataset")}
             theirs = header["config"] | {key: header[key] for key in sizes} | run
-        if theirs != ours:
-            changed = sorted(key for key in ours if theirs.get(key) != ours[key])
+        changed = sorted(key for key in ours if theirs.get(key) != ours[key])
+        if set(changed) - set(ADJUSTABLE):
             raise ValueError(
                 f"{self.path} comes from another run: seed {theirs['seed']} against {self.seed}, "
                 f"{'other' if 'dataset' in changed else 'the same'} data, differing configuration "
@@ -431,6 +449,8 @@ class _Trainer:
             )
             self.buffer.sampler.load_state_dict({"rng_state": tensors["random.windows"]})
             torch.set_rng_state(tensors["random.torch"])
+            if self.device.type == "cuda" and "random.cuda" in tensors:
+                torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
 
     def _describe_failure(self, losses: TensorDictBase, rows: Tensor) -> str:
         kept = f"; the last good state is {self.path}" if self.path and self.path.exists() else ""
@@ -469,6 +489,8 @@ def _fit_statistics(model: MAGEModel, dataset: TensorDictBase) -> None:
     _check_discount(model.config, dataset)
     facts = metadata(dataset)
     starts = dataset["step_count"].flatten() == 0
+    if not starts.any():
+        raise ValueError("the dataset holds the first step of no episode; take whole episodes.")
     ones = torch.ones(model.action_dim)
     model.fit_statistics(
         observation=torch.cat([dataset[key] for key in model.config.observation_keys], dim=-1),
@@ -493,6 +515,7 @@ def _check_fit(model: MAGEModel, dataset: TensorDictBase) -> None:
     """Compare a dataset with a model before anything is trained."""
     if model.only_acts:
         raise ValueError("optimize_for_inference made this copy to act; train the model itself.")
+    check_dataset(dataset)
     missing = [key for key in model.config.observation_keys if key not in dataset]
     if missing:
         raise ValueError(f"the dataset lacks the model's observation entries {missing}.")

@@ -47,7 +47,7 @@ def test_train_saves_a_policy_with_every_setting_that_was_given(
     )
     policy = MAGEPolicy.load("runs/a.mage")
     expected = {**SMALLER, "width": 8, "return_reweighting": True, "scale_lengths": (1, 3, 4)}
-    assert policy.config == MAGEConfig(**expected)
+    assert policy.config == MAGEConfig(**expected, observation_keys=("observation",))
     assert policy.seed == 3
     assert policy.config.digest in capsys.readouterr().out
 

@@ -13,7 +13,8 @@ from conftest import LENGTHS, TERMINATED, Arrays
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensordict import TensorDict
-from torchrl.envs import GymEnv, set_gym_backend
+from torchrl.collectors.utils import split_trajectories
+from torchrl.envs import GymEnv, RewardSum, TransformedEnv, set_gym_backend
 
 from mage_agent.data import (
     check_dataset,
@@ -246,6 +247,31 @@ class TestTensorDict:
         source["collector", "traj_ids"] = toy_dataset["episode"] + 7
         assert_same(load_dataset(source), toy_dataset)
 
+    def test_padding_is_left_out(self, toy_dataset: TensorDict) -> None:
+        source = toy_dataset.exclude("episode", "step_count", "return_to_go", "metadata")
+        source["collector", "traj_ids"] = toy_dataset["episode"]
+        padded = split_trajectories(source)
+        assert padded.numel() > len(source)
+        assert_same(load_dataset(padded), load_dataset(toy_dataset.exclude("metadata")))
+        padded["collector", "mask"].zero_()
+        with pytest.raises(ValueError, match="holds no steps"):
+            load_dataset(padded)
+
+    def test_datasets_behind_one_another(self, toy_dataset: TensorDict) -> None:
+        both = load_dataset(torch.cat([toy_dataset, toy_dataset]))
+        assert int(both["episode"].max()) == 2 * int(toy_dataset["episode"].max()) + 1
+        assert torch.equal(both["return_to_go"][len(toy_dataset) :], toy_dataset["return_to_go"])
+
+    def test_the_return_of_a_recording_is_no_observation(self) -> None:
+        with set_gym_backend("gymnasium"):
+            env = TransformedEnv(GymEnv("Pendulum-v1"), RewardSum())
+        rollout = env.rollout(5)
+        for where in (rollout, rollout["next"]):
+            where["cell"] = torch.arange(5).unsqueeze(-1)
+        dataset = load_dataset(rollout, action_low=-2.0, action_high=2.0)
+        assert observation_keys(dataset) == ("cell", "observation")
+        assert dataset["cell"].dtype == torch.float32
+
     def test_other_discount(self, toy_dataset: TensorDict) -> None:
         again = load_dataset(toy_dataset, discount=0.5)
         assert metadata(again)["discount"] == 0.5
@@ -297,6 +323,13 @@ class TestArrays:
                 np.ones(10),
             )
 
+    @pytest.mark.parametrize("name", ["action", "return_to_go", "reward", "metadata"])
+    def test_names_of_the_layout_are_taken(self, name: str) -> None:
+        columns = {"observation": np.ones((4, 2)), name: np.ones((4, 2))}
+        flags = np.zeros(4, dtype=bool)
+        with pytest.raises(ValueError, match=rf"observation entries \['{name}'\]"):
+            dataset_from_arrays(columns, np.ones((4, 1)), np.ones(4), flags, flags)
+
     def test_last_next_observation_stays_in_the_episode(self) -> None:
         observation = np.arange(6.0).reshape(6, 1)
         ends = np.array([0, 0, 1, 0, 0, 1], dtype=bool)
@@ -323,6 +356,11 @@ class TestChecks:
         with pytest.raises(ValueError, match=f"'{key}' is zero in all 149 steps"):
             check_dataset(toy_dataset)
 
+    def test_a_goal_at_the_origin_is_fine(self, toy_dataset: TensorDict) -> None:
+        for where in (toy_dataset, toy_dataset["next"]):
+            where["desired_goal"] = torch.zeros(len(toy_dataset), 2)
+        check_dataset(toy_dataset)
+
     def test_zero_rewards_are_fine(self, toy_dataset: TensorDict) -> None:
         toy_dataset["next", "reward"].zero_()
         check_dataset(toy_dataset)
@@ -335,6 +373,11 @@ class TestChecks:
         ):
             check_dataset(toy_dataset)
         assert len(load_dataset(toy_dataset, action_high=[1.0, 3.0], action_low=-1.5)) == 149
+
+    def test_bounds_of_other_actions(self, toy_dataset: TensorDict) -> None:
+        toy_dataset["action"] = toy_dataset["action"][:, :1]
+        with pytest.raises(ValueError, match="have 1 columns, the bounds in the metadata 2 and 2"):
+            check_dataset(toy_dataset)
 
     def test_rounding_is_not_outside(self, toy_dataset: TensorDict) -> None:
         toy_dataset["action"][8, 1] = 1.0 + 1e-6
@@ -354,8 +397,12 @@ class TestChecks:
         torch.testing.assert_close(torch.tensor(high), dataset["action"].amax(0))
 
     def test_missing_observation(self, toy_dataset: TensorDict) -> None:
-        with pytest.raises(KeyError, match="lacks desired_goal, next/desired_goal"):
-            check_dataset(toy_dataset, required_observations=("observation", "desired_goal"))
+        with pytest.raises(KeyError, match="lacks observation"):
+            check_dataset(toy_dataset.exclude("observation"))
+
+    def test_not_a_tensordict(self) -> None:
+        with pytest.raises(TypeError, match="is a str, needed is the TensorDict that load_dataset"):
+            check_dataset("D4RL/pen/human-v2")  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("key", ["episode", "return_to_go", ("next", "done"), "next"])
     def test_incomplete(self, toy_dataset: TensorDict, key: Any) -> None:

@@ -58,6 +58,21 @@ class GoalLottery(Lottery):
         return {"success": self.t == 3}  # and lost again later
 
 
+class NestedLottery(GoalLottery):
+    """As FrankaKitchen, whose goals are dictionaries."""
+
+    observation_space = spaces.Dict(
+        {
+            "observation": spaces.Box(-np.inf, np.inf, (1,)),
+            "desired_goal": spaces.Dict({"kettle": spaces.Box(-np.inf, np.inf, (1,))}),
+        }
+    )
+
+    def observe(self) -> Any:
+        flat = super().observe()
+        return {**flat, "desired_goal": {"kettle": flat["desired_goal"]}}
+
+
 class Broken(Lottery):
     def __init__(self, where: str, log: list[Any]) -> None:
         super().__init__(log)
@@ -143,6 +158,17 @@ class Conditioned:
         assert observation["return_to_go"].dtype == np.float32
         self.seen.append(observation["return_to_go"].copy())
         return np.tanh(observation["return_to_go"]), None
+
+
+def test_nested_entries_reach_the_policy() -> None:
+    seen: list[Any] = []
+
+    def act(observation: Any) -> Any:
+        seen.append(observation["desired_goal"]["kettle"].shape)
+        return np.zeros((len(observation["observation"]), 1))
+
+    assert len(evaluate(act, NestedLottery, episodes=3, num_envs=2)) == 3
+    assert set(seen) == {(2, 1)}
 
 
 @pytest.mark.parametrize("env", [Lottery, GoalLottery])

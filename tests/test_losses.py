@@ -644,9 +644,11 @@ class TestContext:
             return logits(*args)
 
         monkeypatch.setattr(model, "logits", record)
-        MAGELoss(model)(tiny_windows(1000))
+        MAGELoss(model).train()(tiny_windows(1000))
         assert set(seen[0].flatten().tolist()) == {0.0, 1.0}
         assert float(seen[0].mean()) == pytest.approx(0.75, abs=0.05)
+        MAGELoss(model).eval()(tiny_windows(1000))  # measures what acting does
+        assert set(seen[1].flatten().tolist()) == {1.0}
 
 
 def test_condition_guidance_none_has_no_condition_loss() -> None:

@@ -211,6 +211,26 @@ class TestTarget:
         assert isinstance(venv, ReturnToGoVecWrapper)
         assert venv.reset()["return_to_go"].tolist() == [[7], [7]]  # type: ignore[call-overload, index]
 
+    def test_bounds_that_float32_cannot_hold(self) -> None:
+        steps = np.random.default_rng(0).uniform(-0.1, 0.1, size=(20, 4))
+        flags = np.zeros(20, bool)
+        dataset = dataset_from_arrays(
+            steps[:, :3], steps[:, 3:], flags, flags, flags, action_low=-0.1, action_high=0.1
+        )
+        pendulum = gym.make("Pendulum-v1")
+        pendulum.action_space = spaces.Box(-0.1, 0.1, (1,), np.float64)
+        MAGEPolicy.from_dataset(dataset, learning_config(), device="cpu").wrap(pendulum)
+
+    def test_a_lone_entry_of_another_name(self) -> None:
+        policy = MAGEPolicy(make_model(3, 1, observation_keys=("state",)), target_return=0.0)
+        env = policy.wrap(gym.make("Pendulum-v1", max_episode_steps=3))
+        observation, _ = env.reset(seed=0)
+        told, _ = policy.predict(observation, deterministic=True)
+        alone, _ = policy.predict(observation["observation"], deterministic=True)
+        np.testing.assert_array_equal(told, alone)
+        unlimited = lambda: gym.make("Pendulum-v1", max_episode_steps=3)  # noqa: E731
+        assert len(evaluate(policy, unlimited, episodes=1)) == 1
+
     def test_wrap_refuses_other_spaces(self, policy: MAGEPolicy, goal_policy: MAGEPolicy) -> None:
         with pytest.raises(ValueError, match="Discrete"):
             policy.wrap(gym.make("CartPole-v1"))
@@ -221,6 +241,8 @@ class TestTarget:
         with pytest.raises(ValueError, match="needs the entries"):
             goal_policy.wrap(pendulum)
         env = Reach(3)
+        env.action_space = spaces.Box(-1, 1, (2,), np.float64)
+        goal_policy.wrap(env)
         env.action_space = spaces.Box(-0.5, 0.5, (2,), np.float32)
         with pytest.raises(ValueError, match="action space"):
             goal_policy.wrap(env)

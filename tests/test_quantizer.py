@@ -58,13 +58,11 @@ class TestAgainstTheLoop:
         encoding = quantizer.encode(latent)
         codes = [quantizer.lookup(ids) for ids in encoding.token_ids]
         sums, inputs = quantizer.partial_sums(codes), quantizer.scale_inputs(codes)
-        decoded = quantizer.decode(encoding.token_ids)
         for row in range(3):
             slow = quantize_slowly(latent[row], quantizer.codes, *matrices(quantizer))
             assert [ids[row].tolist() for ids in encoding.token_ids] == slow.token_ids
             torch.testing.assert_close([total[row] for total in sums], slow.sums)
             torch.testing.assert_close([part[row] for part in inputs], slow.inputs)
-            torch.testing.assert_close(decoded[row], slow.sums[-1])
             torch.testing.assert_close(encoding.latent[row], slow.sums[-1])
             assert encoding.commitment[row].item() == pytest.approx(slow.commitment)
 
@@ -96,7 +94,8 @@ class TestEncode:
     def test_tokens_decode_to_what_encoding_gave(self) -> None:
         quantizer = make_quantizer()
         encoding = quantizer.encode(torch.randn(5, 4, 3))
-        torch.testing.assert_close(quantizer.decode(encoding.token_ids), encoding.latent)
+        codes = [quantizer.lookup(ids) for ids in encoding.token_ids]
+        torch.testing.assert_close(quantizer.partial_sums(codes)[-1], encoding.latent)
 
     def test_the_first_scale_sees_nothing(self) -> None:
         quantizer = make_quantizer()

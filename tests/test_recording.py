@@ -7,6 +7,7 @@ import gymnasium as gym
 import minari
 import numpy as np
 import pytest
+import torch
 
 from mage_agent import ReturnToGoWrapper, load_dataset
 from mage_agent.d4rl import make_environment
@@ -79,11 +80,27 @@ def test_entries_of_an_observation_keep_their_names() -> None:
     def act(observation: Any) -> Any:
         return half(observation["observation"])
 
-    record(act, lambda: ReturnToGoWrapper(Counter(), 3.0, discount=1.0), ID, episodes=2)
+    box = gym.spaces.Box(-np.inf, np.inf, (1,))
+    space = gym.spaces.Dict({"observation": Counter.observation_space, "time": box})
+
+    def with_time() -> Any:
+        return gym.wrappers.TransformObservation(
+            Counter(), lambda state: {"observation": state, "time": state[1:]}, space
+        )
+
+    record(act, with_time, ID, episodes=2)
     dataset = load_dataset(ID)
-    assert dataset["return_to_go"].shape == (7, 1)
+    assert torch.equal(dataset["time"], dataset["observation"][:, 1:])
     episode = minari.load_dataset(ID)[0]
-    np.testing.assert_allclose(episode.observations["return_to_go"][:, 0], [3, 2.5, 2, 1.5])
+    np.testing.assert_allclose(episode.observations["time"][:, 0], [0, 1, 2, 3])
+
+
+def test_returns_to_go_are_not_recorded() -> None:
+    def wrapped() -> Any:
+        return ReturnToGoWrapper(Counter(), 3.0)
+
+    with pytest.raises(ValueError, match="record the environment without that wrapper"):
+        record(lambda observation: half(observation["observation"]), wrapped, ID, episodes=1)
 
 
 def test_nothing_is_run_where_a_dataset_is(tmp_path: Path) -> None:

@@ -100,21 +100,6 @@ class TestWindows:
         batch = replay_buffer(toy_dataset, keys=keys, batch_size=4).sample()
         assert set(batch.keys(True, True)) == {*keys, ("collector", "mask"), "index"}
 
-    def test_weights(self, toy_dataset: TensorDict) -> None:
-        weights = (toy_dataset["episode"] == 2).double()
-        weights[10] = 0.0
-        weights[11] = 3.0
-        buffer = replay_buffer(toy_dataset, batch_size=8000, weights=weights, seed=0)
-        starts = buffer.sample()["index"][:, 0]
-        counts = torch.bincount(starts, minlength=len(toy_dataset))
-        assert set(counts.nonzero().flatten().tolist()) == set(range(8, 38)) - {10}
-        assert counts[11] / 8000 == pytest.approx(3 / 31, rel=0.1)
-
-    @pytest.mark.parametrize("weights", [torch.ones(3), torch.zeros(149), -torch.ones(149)])
-    def test_unfit_weights(self, toy_dataset: TensorDict, weights: torch.Tensor) -> None:
-        with pytest.raises(ValueError, match="weights must be 149 finite numbers"):
-            replay_buffer(toy_dataset, weights=weights)
-
 
 class TestRepetition:
     def test_same_seed_same_windows(self, toy_dataset: TensorDict) -> None:
@@ -135,16 +120,12 @@ class TestRepetition:
         replay_buffer(toy_dataset).sample()
         assert torch.equal(torch.random.get_rng_state(), before)
 
-    @pytest.mark.parametrize("weighted", [False, True])
-    def test_sampler_state_continues_the_stream(
-        self, toy_dataset: TensorDict, weighted: bool
-    ) -> None:
-        weights = torch.ones(149) if weighted else None
-        buffer = replay_buffer(toy_dataset, seed=0, weights=weights)
+    def test_sampler_state_continues_the_stream(self, toy_dataset: TensorDict) -> None:
+        buffer = replay_buffer(toy_dataset, seed=0)
         buffer.sample()
         state = buffer.sampler.state_dict()
         expected = [buffer.sample()["index"] for _ in range(3)]
-        other = replay_buffer(toy_dataset, seed=99, weights=weights)
+        other = replay_buffer(toy_dataset, seed=99)
         other.sampler.load_state_dict(state)
         for index in expected:
             assert torch.equal(other.sample()["index"], index)

@@ -14,7 +14,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from mage_agent import checkpoint, training
-from mage_agent.data import load_dataset, replay_buffer
+from mage_agent.data import check_dataset, load_dataset, replay_buffer
 from mage_agent.health import warn_of_collapse
 from mage_agent.losses import MAGELoss
 from mage_agent.model import MAGEModel
@@ -267,10 +267,35 @@ class TestResuming:
         path = tmp_path / "training.mage"
         train(checkpoint_path=path)
         options = {"checkpoint_path": path, "resume": True}
-        with pytest.raises(ValueError, match=r"differing configuration \['learning_rate'\]"):
-            train(config={"learning_rate": 1e-3}, **options)
+        with pytest.raises(ValueError, match=r"configuration \['dropout', 'learning_rate'\]"):
+            train(config={"learning_rate": 1e-3, "dropout": 0.5}, **options)
         with pytest.raises(ValueError, match="seed 0 against 1"):
             train(seed=1, **options)
+
+    def test_a_training_that_diverged_goes_on_at_a_lower_rate(
+        self, train: Train, tmp_path: Path
+    ) -> None:
+        options = {"checkpoint_path": tmp_path / "training.mage", "checkpoint_interval": 1}
+
+        def stop(progress: Progress) -> None:
+            raise Interrupt
+
+        with pytest.raises(Interrupt):
+            train(callback=stop, **options)
+        rates: list[float] = []
+        train(
+            config={"learning_rate": 1e-5, "warmup_steps": 0},
+            resume=True,
+            callback=lambda progress: rates.append(progress.metrics["learning_rate"]),
+            **options,
+        )
+        assert len(rates) > 1
+        assert rates[0] <= 1e-5
+
+    @pytest.mark.parametrize("interval", [0, -1])
+    def test_interval_of_checkpoints(self, train: Train, interval: int) -> None:
+        with pytest.raises(ValueError, match=f"checkpoint_interval is {interval}"):
+            train(checkpoint_interval=interval)
 
     @pytest.mark.parametrize("key", ["observation", "action", "return_to_go", "episode"])
     def test_other_data_of_the_same_size_is_refused(
@@ -279,7 +304,7 @@ class TestResuming:
         path = tmp_path / "training.mage"
         train(checkpoint_path=path)
         other = toy_dataset.clone()
-        other[key][-1] += 1
+        other[key][-1] = other[key][-1] / 2 if key == "action" else other[key][-1] + 1
         with pytest.raises(ValueError, match=r"training\.mage comes from .* other data, differing"):
             fit(
                 build_model(other, tiny_config()),
@@ -470,11 +495,37 @@ class TestWrongData:
     ) -> None:
         wider = toy_dataset.clone()
         wider[key] = torch.cat([wider[key]] * 2, dim=-1)
+        wider = wider.exclude("metadata")
         with pytest.raises(ValueError, match=rf"sizes {found}, the model \(3, 2\)"):
             fit(model, wider)
 
+    def test_what_is_no_dataset(self, model: MAGEModel, toy_dataset: TensorDict) -> None:
+        rollout = toy_dataset.exclude("episode", "step_count", "return_to_go")
+        for source, error in (
+            (rollout, "load_dataset.tensordict. completes"),
+            ("D4RL/pen/human-v2", "needed is the TensorDict"),
+            (toy_dataset[:0], "N >= 1 steps"),
+        ):
+            with pytest.raises((KeyError, TypeError, ValueError), match=error):
+                build_model(source, tiny_config())  # type: ignore[arg-type]
+            with pytest.raises((KeyError, TypeError, ValueError), match=error):
+                fit(model, source)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="first step of no episode"):
+            build_model(toy_dataset[toy_dataset["step_count"].flatten() > 0], tiny_config())
+
+    def test_nested_entries_are_left_out(self, toy_dataset: TensorDict) -> None:
+        """As in FrankaKitchen, whose goals are dictionaries."""
+        for where in (toy_dataset, toy_dataset["next"]):
+            where["desired_goal"] = {"kettle": torch.ones(len(toy_dataset), 7)}
+        check_dataset(toy_dataset)
+        for keys in ((), ("observation",)):
+            model = build_model(toy_dataset, tiny_config(observation_keys=keys))
+            assert model.config.observation_keys == ("observation",)
+        with pytest.raises(ValueError, match=r"no observation entries \['desired_goal'\]"):
+            build_model(toy_dataset, tiny_config(observation_keys=("desired_goal",)))
+
     def test_a_missing_observation(self, model: MAGEModel, toy_dataset: TensorDict) -> None:
-        with pytest.raises(ValueError, match=r"lacks .*\['observation'\]"):
+        with pytest.raises(KeyError, match="lacks observation"):
             fit(model, toy_dataset.exclude("observation"))
         config = tiny_config(observation_keys=("observation", "goal"))
         with pytest.raises(ValueError, match=r"no observation entries \['goal'\]"):
@@ -493,8 +544,10 @@ class TestWrongData:
         goals["desired_goal"] = goals["observation"][:, :2]
         goals["next", "desired_goal"] = goals["next", "observation"][:, :2]
         model = build_model(goals, tiny_config())
-        assert set(model.config.observation_keys) == {"observation", "desired_goal"}
+        assert model.config.observation_keys == ("desired_goal", "observation")
         assert model.observation_dim == STATE + 2
+        named = build_model(goals, tiny_config(observation_keys=("observation",)))
+        assert named.observation_dim == STATE
 
 
 class TestLog:

@@ -12,7 +12,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from mage_agent.data.ted import (
-    OUTCOMES,
+    RESERVED,
     Bounds,
     as_float,
     assemble,
@@ -20,10 +20,8 @@ from mage_agent.data.ted import (
     metadata,
 )
 
-NOT_OBSERVATIONS = {
-    *OUTCOMES,
-    *("action", "episode", "step_count", "return_to_go", "next", "collector", "index", "metadata"),
-}
+NOT_OBSERVATIONS = {*RESERVED, "episode_reward", "collector", "index"}
+"""What TorchRL's collectors, buffers and transforms put beside the observations."""
 
 
 def from_arrays(
@@ -101,10 +99,11 @@ def from_tensordict(
 
     Args:
         source: What `env.rollout`, a collector or `load_dataset` gives: any batch size, time last.
-            Read are the observations (all that stands both at the root and under ``next``),
+            Read are the observations (all numbers that stand both at the root and under ``next``),
             ``action`` and under ``next`` the reward and whichever of terminated, truncated and done
             are there. An episode ends where one of those says so, where ``episode`` or
-            ``("collector", "traj_ids")`` changes, and at the end of the time dimension.
+            ``("collector", "traj_ids")`` changes, and at the end of the time dimension. Steps that
+            ``("collector", "mask")`` marks as padding are left out.
         discount: Discount factor per step.
         action_low: Lower action bound; None for that of the metadata, or -1.
         action_high: Upper action bound; None for that of the metadata, or 1.
@@ -116,9 +115,17 @@ def from_tensordict(
     """
     if not source.ndim or not source.shape.numel():
         raise ValueError(f"a TensorDict of shape {tuple(source.shape)} holds no steps")
-    row_end = torch.zeros(source.shape, dtype=torch.bool)
-    row_end[..., -1] = True
-    flat, last = source.reshape(-1).cpu(), row_end.reshape(-1)
+    mask = source.get(("collector", "mask"), None)
+    real = torch.ones(source.shape, dtype=torch.bool)
+    if mask is not None:
+        real = mask.cpu().reshape(source.shape)
+    if not real.any():
+        raise ValueError('the TensorDict holds no steps: ("collector", "mask") is False throughout')
+    row_end = torch.ones_like(real)
+    row_end[..., :-1] = ~real[..., 1:]
+    flat, last = source.reshape(-1).cpu(), row_end[real]
+    if mask is not None:
+        flat = flat[real.reshape(-1)]
 
     def flag(name: str) -> Tensor:
         found = flat.get(("next", name), None)
@@ -131,14 +138,14 @@ def from_tensordict(
     for key in ("episode", ("collector", "traj_ids")):
         number = flat.get(key, None)
         if number is not None:
-            number = number.reshape(len(last))
-            check_contiguous(number)
-            last[:-1] |= number[1:] != number[:-1]
+            episode = _episodes(number.reshape(len(last)), last)
+            check_contiguous(episode)
+            last[:-1] |= episode[1:] != episode[:-1]
             break
 
     following = flat.get("next", TensorDict(batch_size=flat.batch_size))
     present, later = set(flat.keys()), set(following.keys())
-    names = [key for key in sorted(present - NOT_OBSERVATIONS) if _is_float(flat[key])]
+    names = [key for key in sorted(present - NOT_OBSERVATIONS) if _is_number(flat[key])]
     names = [key for key in names if key in later] or names
     if "action" not in present or "reward" not in later or not names:
         raise KeyError(
@@ -174,13 +181,28 @@ def shift(column: Tensor, last: Tensor) -> Tensor:
     return column[torch.where(last, rows, (rows + 1).clamp(max=len(last) - 1))]
 
 
+def _episodes(number: Tensor, last: Tensor) -> Tensor:
+    """Tell apart episodes of the same number, as merged datasets have them; (N,) int64.
+
+    Args:
+        number: (N,) what the source calls the episode of each step.
+        last: (N,) bool, where an episode is known to end.
+    """
+    order = number.argsort(stable=True)
+    begins = torch.ones_like(last)
+    begins[1:] = last[order][:-1] | (number[order][1:] != number[order][:-1])
+    episode = torch.empty_like(order)
+    episode[order] = begins.cumsum(0) - 1
+    return episode
+
+
 def _columns(observations: ArrayLike | Mapping[str, ArrayLike]) -> dict[str, Tensor]:
     if not isinstance(observations, Mapping):
         observations = {"observation": observations}
     return {name: as_float([column]) for name, column in observations.items()}
 
 
-def _is_float(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     if isinstance(value, TensorDictBase):  # environments with nested observations
-        return all(_is_float(part) for part in value.values())
-    return isinstance(value, Tensor) and value.is_floating_point()
+        return all(_is_number(part) for part in value.values())
+    return isinstance(value, Tensor) and value.dtype != torch.bool

@@ -17,29 +17,30 @@ TOLERANCE = 1e-4
 Key = str | tuple[str, ...]
 
 
-def check_dataset(
-    dataset: TensorDictBase, *, required_observations: Sequence[str] | None = None
-) -> None:
+def check_dataset(dataset: TensorDictBase) -> None:
     """Refuse a dataset that training would silently learn nonsense from.
 
     Args:
         dataset: In the layout of `mage_agent.data.ted`.
-        required_observations: Observations that must be there; all that the dataset has if None.
 
     Raises:
         KeyError: A key of the layout is missing.
-        TypeError: Actions are not floating-point numbers.
+        TypeError: It is no TensorDict, or actions are not floating-point numbers.
         ValueError: There are no steps, a shape is wrong, a value is NaN or infinite, observations
             or actions are zero throughout, an action lies outside its bounds, or the steps of an
             episode do not lie in one piece.
     """
+    if not isinstance(dataset, TensorDictBase):
+        raise TypeError(
+            f"the dataset is a {type(dataset).__name__}, needed is the TensorDict that "
+            f"load_dataset or dataset_from_arrays returns"
+        )
     if dataset.ndim != 1 or not len(dataset):
         raise ValueError(
             f"a dataset is a TensorDict of shape (N,) with N >= 1 steps, got {tuple(dataset.shape)}"
         )
-    if required_observations is None:
-        required_observations = observation_keys(dataset) or ("observation",)
-    _check_keys(dataset, required_observations)
+    observations = observation_keys(dataset) or ("observation",)
+    _check_keys(dataset, observations)
     if not dataset["action"].is_floating_point():
         raise TypeError(
             f"the actions are {dataset['action'].dtype}; only continuous actions are supported "
@@ -50,12 +51,12 @@ def check_dataset(
     for key in sorted(leaves, key=lambda leaf: leaf == "return_to_go"):
         if isinstance(dataset[key], Tensor) and dataset[key].is_floating_point():
             _check_values(dataset, key)
-    for key in (*required_observations, "action"):
-        if not any(column.any() for column in _tensors(dataset[key])):
+    for keys in (observations, ("action",)):
+        if not any(column.any() for key in keys for column in _tensors(dataset[key])):
             raise ValueError(
-                f"{key!r} is zero in all {len(dataset)} steps: either nothing happened, or the "
-                f"data was not read properly (the cache of torchrl 0.14's MinariExperienceReplay, "
-                f"for instance, holds only zeros)"
+                f"{' and '.join(map(repr, keys))} is zero in all {len(dataset)} steps: either "
+                f"nothing happened, or the data was not read properly (the cache of torchrl 0.14's "
+                f"MinariExperienceReplay, for instance, holds only zeros)"
             )
     check_contiguous(dataset["episode"])
     _check_bounds(dataset)
@@ -99,6 +100,11 @@ def _check_bounds(dataset: TensorDictBase) -> None:
         return
     action: Tensor = dataset["action"]
     low, high = (action.new_tensor(facts[name]) for name in ("action_low", "action_high"))
+    if not len(low) == len(high) == action.shape[-1]:
+        raise ValueError(
+            f"the actions have {action.shape[-1]} columns, the bounds in the metadata {len(low)} "
+            f"and {len(high)}; load_dataset(tensordict, action_low=..., action_high=...) sets them"
+        )
     beyond = torch.maximum(low - action, action - high) - TOLERANCE * (high - low)  # (N, A)
     row, column = divmod(int(beyond.argmax()), action.shape[-1])
     if beyond[row, column] > 0:

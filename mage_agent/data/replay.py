@@ -37,31 +37,18 @@ class WindowSampler(Sampler):  # type: ignore[misc]
     Args:
         episode: (N,) number of the episode of each step of the storage; contiguous.
         horizon: Window length T in steps.
-        weights: (N,) how often a step is to start a window, relative to the others; all alike if
-            None. A step of weight zero starts none, but appears in those that start before it.
 
     Raises:
-        ValueError: `horizon` is below 1, or the weights are not N finite numbers >= 0, some > 0.
+        ValueError: `horizon` is below 1.
     """
 
-    def __init__(self, episode: Tensor, horizon: int, *, weights: Tensor | None = None) -> None:
+    def __init__(self, episode: Tensor, horizon: int) -> None:
         if horizon < 1:
             raise ValueError(f"horizon must be at least 1 step, got {horizon}")
-        lengths = episode_lengths(episode)
+        lengths = episode_lengths(episode.cpu())
         self.horizon = horizon
         self._last = (lengths.cumsum(0) - 1).repeat_interleave(lengths)  # (N,) row of episode end
         self._offsets = torch.arange(horizon)  # (T,)
-        self._cumulative = None if weights is None else self._accumulate(weights)
-
-    def _accumulate(self, weights: Tensor) -> Tensor:
-        weights = weights.flatten().double()
-        bad = ~torch.isfinite(weights) | (weights < 0)
-        if len(weights) != len(self._last) or bad.any() or not weights.any():
-            raise ValueError(
-                f"weights must be {len(self._last)} finite numbers >= 0, one per step and not all "
-                f"zero; got {len(weights)}, of which {int(bad.sum())} are negative or not finite"
-            )
-        return weights.cumsum(0)
 
     def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict[Any, Any]]:
         """Draw windows.
@@ -80,7 +67,8 @@ class WindowSampler(Sampler):  # type: ignore[misc]
             raise ValueError(
                 f"the sampler was made for {len(self._last)} steps, the storage has {len(storage)}"
             )
-        index, mask = self.windows(self._starts(batch_size))
+        start = torch.randint(len(self._last), (batch_size,), generator=self._rng)
+        index, mask = self.windows(start)
         return index, {MASK_KEY: mask}
 
     def windows(self, start: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,14 +76,6 @@ class WindowSampler(Sampler):  # type: ignore[misc]
         last = self._last[start].unsqueeze(-1)  # (B, 1)
         index = start.unsqueeze(-1) + self._offsets  # (B, T)
         return torch.minimum(index, last), index <= last
-
-    def _starts(self, batch_size: int) -> Tensor:
-        """First rows of the windows, (B,)."""
-        if self._cumulative is None:
-            return torch.randint(len(self._last), (batch_size,), generator=self._rng)
-        # torch.multinomial stops at 2**24 categories and builds its table anew in every call.
-        draw = torch.rand(batch_size, dtype=torch.float64, generator=self._rng)
-        return torch.searchsorted(self._cumulative, draw * self._cumulative[-1], right=True)
 
     def state_dict(self) -> dict[str, Any]:
         """State of the generator: all that changes from draw to draw."""
@@ -159,7 +139,6 @@ def replay_buffer(
     scratch_dir: str | Path | None = None,
     seed: int | None = None,
     keys: Sequence[NestedKey] | None = None,
-    weights: Tensor | None = None,
 ) -> TensorDictReplayBuffer:
     """Make a replay buffer that samples windows of trajectories.
 
@@ -181,7 +160,6 @@ def replay_buffer(
         seed: Seed of the stream of windows; None draws one from the operating system.
         keys: What to sample, for instance ``("observation", "action", "return_to_go")``; all keys
             if None. What is left out costs nothing.
-        weights: (N,) how often a step is to start a window, relative to the others.
 
     Raises:
         KeyError: The dataset lacks ``episode`` or one of `keys`.
@@ -207,7 +185,7 @@ def replay_buffer(
         storage=WindowStorage(
             _store(columns, storage, scratch_dir), device=columns.device or "cpu"
         ),
-        sampler=WindowSampler(episode.cpu(), horizon, weights=weights),
+        sampler=WindowSampler(episode, horizon),
         writer=ImmutableDatasetWriter(),
         batch_size=batch_size,
         generator=generator,

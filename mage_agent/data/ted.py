@@ -38,6 +38,9 @@ __all__ = ["Bounds", "DatasetMetadata", "metadata", "observation_keys", "returns
 OUTCOMES = ("reward", "terminated", "truncated", "done")
 """What stands under ``next`` besides the observations."""
 
+RESERVED = (*OUTCOMES, "action", "episode", "step_count", "return_to_go", "next", "metadata")
+"""Names that no observation can have."""
+
 Bounds = float | ArrayLike | None
 """One number for all action dimensions, one number each, or the default."""
 
@@ -165,8 +168,14 @@ def assemble(
 
     Raises:
         TypeError: The actions are not floating-point numbers.
-        ValueError: There are no steps, the actions are not (N, A), or the bounds do not fit them.
+        ValueError: There are no steps, the actions are not (N, A), the bounds do not fit them, or
+            an observation has a name that the layout gives to something else.
     """
+    if taken := sorted(set(observation) & set(RESERVED)):
+        raise ValueError(
+            f"there are observation entries {taken}, but a dataset keeps something else under "
+            f"these names; rename them, or leave them out"
+        )
     if not len(action):
         raise ValueError("the dataset holds no steps; at least one is needed")
     if not action.is_floating_point():

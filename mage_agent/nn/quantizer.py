@@ -153,12 +153,8 @@ class MultiScaleQuantizer(nn.Module):
         """Codes of token ids, shape (..., C)."""
         return F.embedding(token_ids, self.codes)
 
-    def decode(self, token_ids: Sequence[Tensor]) -> Tensor:
-        """Sum of all scales (Algorithm 2, lines 1-6), from K tensors (B, L_k) to (B, L_K, C)."""
-        return self.partial_sums([self.lookup(ids) for ids in token_ids])[-1]
-
     def partial_sums(self, codes: Sequence[Tensor]) -> list[Tensor]:
-        """Sums of scales 1..k for k = 1..K, each (B, L_K, C), from codes (B, L_k, C)."""
+        """Sums of scales 1..k (Algorithm 2, l. 1-6), each (B, L_K, C), from codes (B, L_k, C)."""
         return [after for _, after in self.coarse_to_fine(lambda k, _: codes[k], codes[0])]
 
     def scale_inputs(self, codes: Sequence[Tensor]) -> list[Tensor]:
