@@ -25,6 +25,9 @@ class Cell:
         minutes: processor minutes of training; None is the published number of steps.
         variant: name of a changed method; empty for the method as published.
         changes: the settings that the variant changes.
+        equal_steps: whether the variant takes as many steps as the minutes leave room for without
+            the changes, which is how ablations compare; else as many as they leave room for with
+            them.
     """
 
     dataset: str
@@ -34,6 +37,7 @@ class Cell:
     minutes: float | None
     variant: str = ""
     changes: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    equal_steps: bool = False
 
     @property
     def facts(self) -> Record:

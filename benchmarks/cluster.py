@@ -1,9 +1,11 @@
 """Cells as tasks of a Ray cluster."""
 
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from benchmarks.cells import Cell, Settings
 from benchmarks.executors import Started
@@ -35,7 +37,7 @@ class RayExecutor:
     def run(
         self, cells: Sequence[Cell], settings: Settings, started: Started
     ) -> Iterator[tuple[Cell, Record]]:
-        """Run cells; see ``Executor.run``. Ray decides when they begin."""
+        """Run cells; see ``Executor.run``. As many are handed to Ray as have room in it."""
         ray = self.ray
         ray.init(
             address=self.address,
@@ -47,11 +49,15 @@ class RayExecutor:
             task = ray.remote(
                 num_cpus=settings.threads, num_gpus=settings.gpus, max_retries=_RETRIES
             )(attempt)
-            pending = {}
-            for cell in cells:
-                pending[task.remote(cell, settings)] = cell
-                started(cell)
-            while pending:
+            queue, pending = deque(cells), dict[Any, Cell]()
+            resources = ray.cluster_resources()
+            room = int(resources.get("CPU", 1) // settings.threads)
+            if settings.gpus:
+                room = min(room, int(resources.get("GPU", 0) // settings.gpus))
+            while queue or pending:
+                while queue and len(pending) < max(1, room):
+                    pending[task.remote(queue[0], settings)] = queue[0]
+                    started(queue.popleft())
                 (done, *_), _ = ray.wait(list(pending))
                 cell = pending.pop(done)
                 try:
@@ -77,8 +83,8 @@ def _import_ray() -> ModuleType:
         import ray
     except ModuleNotFoundError as error:
         raise ImportError(
-            "--executor ray needs Ray, which is not installed. Install it with: "
-            "pip install 'mage-agent[cluster]'"
+            "--executor ray needs Ray, which is not installed. Install it from your checkout: "
+            "pip install '.[cluster]'"
         ) from error
     module: ModuleType = ray
     return module

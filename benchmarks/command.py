@@ -16,7 +16,7 @@ from benchmarks.datasets import check_name
 from benchmarks.executors import Executor, LocalExecutor, fitting_workers
 from benchmarks.methods import check_changes, expand
 from benchmarks.suite import SuiteError, run_suite
-from benchmarks.tables import TABLES, find_table, stand_in
+from benchmarks.tables import TABLES, find_table, stand_in, variant_name
 from benchmarks.tasks import domain_of
 
 __all__ = ["main"]
@@ -31,7 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     try:
         cells = select(args)
-        workers = args.workers or min(fitting_workers(args.threads), len(cells))
+        fitting = fitting_workers(args.threads)
+        if args.gpus:  # they share the first one; Ray knows all
+            fitting = min(fitting, max(1, int(1 / args.gpus)))
+        workers = args.workers or min(fitting, len(cells))
         executor: Executor = (
             RayExecutor(args.address, workers) if args.executor == "ray" else LocalExecutor(workers)
         )
@@ -86,8 +89,7 @@ def select(args: argparse.Namespace) -> list[Cell]:
             raise ValueError("--config changes one method: name it by --methods.")
         for dataset in datasets:
             check_changes(methods[0], domain_of(dataset), changes)
-        name = "+".join(f"{key}={value}" for key, value in sorted(changes.items()))
-        variants = {name: changes}
+        variants = {variant_name(changes): changes}
     elif table is not None:
         variants = table.variants
     minutes = MINUTES[args.budget]
@@ -95,6 +97,11 @@ def select(args: argparse.Namespace) -> list[Cell]:
         if minutes is None:
             raise ValueError("--minutes does not go with --budget paper, which counts steps.")
         minutes = args.minutes
+    if args.gpus and minutes is not None:
+        raise ValueError(
+            "--gpus goes with --budget paper alone, which counts steps: the other budgets count "
+            "processor time, which a GPU takes none of."
+        )
     return [
         Cell(
             dataset=dataset,
@@ -104,6 +111,7 @@ def select(args: argparse.Namespace) -> list[Cell]:
             minutes=minutes,
             variant=variant,
             changes=changed,
+            equal_steps=bool(changed) and not changes,
         )
         for dataset in dict.fromkeys(datasets)
         for seed in range(args.seeds)
@@ -153,7 +161,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--executor", choices=("local", "ray"), default="local", help="where cells run")
     add("--workers", type=_positive, help="cells at a time; default: as many as fit")
     add("--threads", type=_positive, default=1, help="of each cell (default: 1)")
-    add("--gpus", type=float, default=0.0, help="of each cell; 0 trains on the processor")
+    add(
+        "--gpus",
+        type=_not_negative,
+        default=0.0,
+        help="of each cell of MAGE; baselines, and 0, train on the processor",
+    )
     add("--address", help="of a Ray cluster; default: one on this machine")
     add("--retry-failed", action="store_true", help="run failed cells again")
     add("--config", default="{}", help="JSON of settings to change, of one method")
@@ -176,6 +189,13 @@ def _above_zero(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{value} is not a finite number above 0")
+    return value
+
+
+def _not_negative(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{value} is not a finite number of at least 0")
     return value
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import time
 import traceback
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -29,10 +30,11 @@ from benchmarks.surroundings import surroundings
 from benchmarks.tasks import Task, domain_of, task_of
 from mage_agent import MAGEConfig
 
-__all__ = ["DiskFullError", "attempt", "clear", "failure", "run"]
+__all__ = ["DiskFullError", "attempt", "clear", "failure", "is_saved", "run"]
 
 _INTERIM = {"episodes": 5, "seed": 5_000}  # apart from the seeds of the report
 _CHECKPOINT, _COURSE = "checkpoint", "course.json"
+_MODELS = ("policy.mage", "model.safetensors")
 _BETWEEN_CHECKPOINTS = 30.0  # seconds
 
 
@@ -131,7 +133,8 @@ def _train(
         paper_size=cell.budget == "paper",
         changes=dict(cell.changes),
     )
-    plan = _plan(folder, build, dataset, cell.minutes)
+    timed = partial(build, changes={}) if cell.equal_steps else build
+    plan = _plan(folder, build, timed, dataset, cell.minutes)
     method = build()
 
     def interim() -> Record:
@@ -160,6 +163,7 @@ def _train(
         "hyperparameters": used,
         "config_digest": hashlib.sha256(text).hexdigest()[:12],
         "steps": plan.steps,
+        "published_steps": method.published_steps,
         "seconds_per_step": plan.seconds_per_step,
         "fixed_seconds": plan.fixed_seconds,
         "training_seconds": round(course.seconds, 2),
@@ -170,14 +174,16 @@ def _train(
     }
 
 
-def _plan(folder: Path, build: Any, dataset: TensorDictBase, minutes: float | None) -> Plan:
+def _plan(
+    folder: Path, build: Any, timed: Any, dataset: TensorDictBase, minutes: float | None
+) -> Plan:
     """Return the plan that an interrupted run left behind, or make one and start anew."""
     path, checkpoint = folder / "plan.json", folder / _CHECKPOINT
     plan = Plan(**json.loads(path.read_text())) if path.exists() else None
     ours = json.loads(json.dumps(build().hyperparameters))
     if plan is None or plan.hyperparameters != ours:
         checkpoint.unlink(missing_ok=True)
-        plan = make_plan(build, dataset, minutes)
+        plan = replace(make_plan(timed, dataset, minutes), hyperparameters=ours)
         write_json(path, plan.to_dict())
     if not checkpoint.exists():
         (folder / _COURSE).unlink(missing_ok=True)
@@ -195,9 +201,14 @@ def clear(cell: Cell, settings: Settings) -> None:
 def _save(method: Any, folder: Path) -> None:
     """Keep a trained model: by its own ``save``, or its weights."""
     if hasattr(method, "save"):
-        method.save(folder / "policy.mage")
+        method.save(folder / _MODELS[0])
     elif isinstance(method, nn.Module):
-        save_model(method, str(folder / "model.safetensors"))
+        save_model(method, str(folder / _MODELS[1]))
+
+
+def is_saved(cell: Cell, settings: Settings) -> bool:
+    """Whether the trained model of a cell was kept."""
+    return any((folder_of(cell, settings) / name).exists() for name in _MODELS)
 
 
 def _now() -> str:

@@ -9,5 +9,5 @@ if __name__ == "__main__":
     try:
         from benchmarks.command import main
     except ModuleNotFoundError as error:
-        sys.exit(f"{error}. Install the suite: pip install 'mage-agent[benchmarks]'")
+        sys.exit(f"{error}. Install the suite: pip install '.[benchmarks]'")
     sys.exit(main())

@@ -13,7 +13,8 @@ from benchmarks.cells import Cell, Settings
 from benchmarks.course import write_json
 from benchmarks.datasets import collect_missing, fetch
 from benchmarks.executors import Executor
-from benchmarks.experiment import DiskFullError, clear, failure
+from benchmarks.experiment import DiskFullError, clear, failure, is_saved
+from benchmarks.methods import find_method
 from benchmarks.records import Record, RecordError
 from benchmarks.view import View
 
@@ -60,6 +61,8 @@ def run_suite(
         _check_common(settings)
         finished = _finished(path, retry_failed)
         missing = [cell for cell in cells if cell.key not in finished]
+        if text := _lacking([cell for cell in cells if cell.key in finished], settings):
+            console.print(text, soft_wrap=True)
         try:
             missing = _available(missing, settings, console)
             with View(missing, workers, len(cells) - len(missing), console) as view:
@@ -130,6 +133,29 @@ def _finished(path: Path, retry_failed: bool) -> set[records.Key]:
         for record in records.latest(records.read(path))
         if record.get("status", "ok") not in again
     }
+
+
+def _lacking(finished: Sequence[Cell], settings: Settings) -> str:
+    """Say what is asked for now that the cells finished before do not have."""
+    path = settings.output / RECORDS
+    found = {records.key_of(record): record for record in records.read(path)}
+    done = [cell for cell in finished if found[cell.key].get("status", "ok") == "ok"]
+    targets = {str(target) for target in settings.targets}
+    unanswered = [
+        cell
+        for cell in done
+        if targets - set(found[cell.key].get("asked") or {})
+        and hasattr(find_method(cell.method), "update_return_to_go")
+    ]
+    unsaved = [cell for cell in done if settings.save and not is_saved(cell, settings)]
+    lacks = {"answers to all --targets": unanswered, "the model that --save asks for": unsaved}
+    parts = [f"{len(cells)} have not {what}" for what, cells in lacks.items() if cells]
+    if not parts:
+        return ""
+    return (
+        f"of the cells that were finished before, {' and '.join(parts)}; they stay as they are, "
+        "and another --output trains them anew"
+    )
 
 
 def _available(cells: Sequence[Cell], settings: Settings, console: Console) -> list[Cell]:

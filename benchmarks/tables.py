@@ -7,7 +7,7 @@ import minari
 
 from mage_agent.d4rl import TASKS
 
-__all__ = ["TABLES", "Table", "find_table", "stand_in"]
+__all__ = ["TABLES", "Table", "find_table", "stand_in", "variant_name"]
 
 Changes = dict[str, Any]
 
@@ -123,6 +123,15 @@ def find_table(number: int) -> Table:
             f"no table {number}; the paper's tables that can be run are {sorted(TABLES)}."
         )
     return TABLES[number]
+
+
+def variant_name(changes: Changes) -> str:
+    """Return the paper's name of changed settings, or one that spells them out."""
+    for table in TABLES.values():
+        for name, known in table.variants.items():
+            if known == changes:
+                return name
+    return "+".join(f"{key}={value}" for key, value in sorted(changes.items()))
 
 
 def stand_in(dataset: str) -> str:

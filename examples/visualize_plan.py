@@ -1,6 +1,6 @@
 """Look into a trained model: its plans, its tokens, its beginnings, and what comes of asking.
 
-    pip install 'mage-agent[visualize]'
+    pip install '.[visualize]'
     python examples/visualize_plan.py --output plan.png
 
 The data is a walk through a maze in the shape of a U, by walkers of different haste.

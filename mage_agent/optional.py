@@ -45,5 +45,5 @@ def require(package: str) -> ModuleType:
             raise  # the package is there, but something that it needs is not
         raise ImportError(
             f"this needs the package {root!r}, which is not installed. "
-            f"Install it with: pip install 'mage-agent[{extra}]'"
+            f"Install it from your checkout of mage_agent: pip install '.[{extra}]'"
         ) from error

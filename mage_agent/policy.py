@@ -363,11 +363,7 @@ class MAGEPolicy(BasePolicy):
                 f"continuous, {own}, and so must be the environment's."
             )
         bounds = (action.low.astype(np.float32), action.high.astype(np.float32))  # as own are
-        if (
-            action.shape != own.shape
-            or (own.low < bounds[0]).any()
-            or (own.high > bounds[1]).any()
-        ):
+        if action.shape != own.shape or (own.low < bounds[0]).any() or (own.high > bounds[1]).any():
             raise ValueError(
                 f"the environment's action space is {action}, but the policy's actions lie in "
                 f"{own}; use the environment the data comes from, or load the data with its "

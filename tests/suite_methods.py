@@ -78,12 +78,12 @@ class Slow(Still):
 
 
 class Busy(Still):
-    """Takes a millisecond of the processor per step."""
+    """Takes a millisecond of the processor per step, or another cost."""
 
     published_steps = 100_000
 
     def step(self, step: int, seed: int, checkpoint_path: Path | None) -> None:
-        until = time.process_time() + 0.001
+        until = time.process_time() + 0.001 * self.hyperparameters.get("cost", 1.0)
         while time.process_time() < until:
             pass
 

@@ -15,7 +15,7 @@ from tests.test_suite import cells_of
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ImportError, match=r"pip install 'mage-agent\[cluster\]'"):
+    with pytest.raises(ImportError, match=r"pip install '\.\[cluster\]'"):
         RayExecutor(None, 2)
 
 

@@ -122,7 +122,7 @@ class TestMake:
             raise ModuleNotFoundError(package, name=package)
 
         monkeypatch.setattr(optional.importlib, "import_module", missing)
-        with pytest.raises(ImportError, match=r"pip install 'mage-agent\[robotics\]'"):
+        with pytest.raises(ImportError, match=r"pip install '\.\[robotics\]'"):
             make("pen-expert-v1")
 
     def test_scores_are_fractions(self) -> None:

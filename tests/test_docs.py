@@ -144,7 +144,7 @@ def test_code_of_the_documents_runs(name: str, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setitem(PRESETS, preset, TINY)
     names: dict[str, object] = {"__name__": "__main__"}
     for language, code, reason in blocks(PAGES[name]):
-        if "GymEnv(\"Adroit" in code or "make_vec_env(\"Adroit" in code:  # here they are already
+        if 'GymEnv("Adroit' in code or 'make_vec_env("Adroit' in code:  # here they are already
             assert "gym.register_envs(gymnasium_robotics)" in code
         if language == "python" and not reason:
             exec(compile(smaller(code), f"{name}.md", "exec"), names)

@@ -58,6 +58,7 @@ def complete() -> list[Record]:
                 optional = {
                     **{"variant": "", "budget": "standard", "minutes": 20.0, "threads": 1},
                     **{"steps": 30, "training_seconds": 60.0, "samples_per_second": 5000.0},
+                    "published_steps": 300,
                     "latency_ms": {f"batch_{n}": {"median": 1.5, "p99": 2.0} for n in (1, 64)},
                     "learning_curve": steps,
                     "asked": {"10.0": score - 5, "20.0": score} if method == "mage" else {},
@@ -238,6 +239,30 @@ def test_aggregates_weigh_methods_and_datasets_the_same(tmp_path: Path) -> None:
     assert "| BC | 2.5 |" in text  # 1 | 2 3 | 4
 
 
+def test_headline_tells_single_trainings_from_tests_over_trainings(tmp_path: Path) -> None:
+    many = [*cells("mage", "x/a-v0", 50, 51, 52), *cells("bc", "x/a-v0", 10, 11, 12)]
+    single = [*cells("mage", "x/b-v0", 50, 51, 52), *cells("bc", "x/b-v0", 10)]
+    texts = [write(r, tmp_path).with_suffix(".md").read_text() for r in (many + single, single)]
+    assert "tied with the best on 1 of 1 dataset: significantly best on 1, tied on 0." in texts[0]
+    alone = (
+        "a method has one training only: over its episodes, which says nothing about other "
+        "trainings, MAGE is best or tied on 1 of 1 dataset"
+    )
+    assert f"On 1 more, {alone}" in texts[0]
+    assert f"**On 1 of 1 dataset, {alone}" in texts[1]
+
+
+def test_one_training_reproduces_no_direction(tmp_path: Path) -> None:
+    for scores, direction in (((20.0, 21.0, 22.0), "reproduced"), ((20.0,), "one seed")):
+        records = [
+            *cells("mage", "local/pen/expert-v0", 60.0, 61.0, 62.0, variant="K=8"),
+            *cells("mage", "local/pen/expert-v0", *scores, variant="K=1"),
+        ]
+        text = write(records, tmp_path).with_suffix(".md").read_text()
+        (row,) = [line for line in text.splitlines() if "| K=1 |" in line and "-v1" not in line][:1]
+        assert direction in row
+
+
 def test_headline_says_where_methods_are_missing(tmp_path: Path) -> None:
     both = [*cells("mage", "x/a-v0", 9, 8), *cells("bc", "x/a-v0", 1, 2)]
     alone = [*both, *cells("iql", "x/a-v0", 3, 4), *cells("mage", "x/b-v0", 9, 8)]
@@ -289,7 +314,8 @@ def test_every_section_has_its_say(complete_page: str) -> None:
         "Versions and hardware",
     ]
     rows = Cells(html)
-    assert rows.row("MAGE a CPU, 1 thread", 7)[:6] == ["1.50", "2.00"] * 2 + ["0.50", "5,000"]
+    speed = rows.row("MAGE a CPU, 1 thread", 9)
+    assert speed == ["1.50", "2.00"] * 2 + ["0.50", "5,000", "1.00", "30.0", "10.0"]
     assert rows.row("version of torch", 1) == ["2"]
     assert "rank correlation MAGE 0." in html
 

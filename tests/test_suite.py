@@ -167,6 +167,33 @@ def test_a_suite_without_any_data_fails(suite: Any, capsys: pytest.CaptureFixtur
     assert "1 of 1 cells have no data" in shown
 
 
+def test_variants_of_a_table_take_the_steps_of_the_whole_method(
+    tmp_path: Path, maze_dataset: str
+) -> None:
+    settings = Settings(output=tmp_path, episodes=1, curve_points=0)
+
+    def steps(variant: str, cost: float, *, equal: bool) -> int:
+        cell = Cell(
+            **{"dataset": maze_dataset, "method": f"{OURS}:Busy", "seed": 0, "budget": "quick"},
+            **{"minutes": 0.02, "variant": variant, "changes": {"cost": cost}},
+            equal_steps=equal,
+        )
+        return int(attempt(cell, settings)["steps"])
+
+    whole = steps("as it is", 1.0, equal=False)
+    assert steps("dear", 4.0, equal=False) < whole / 2
+    assert steps("ablation", 4.0, equal=True) > whole / 2
+
+    def selected(*arguments: str) -> dict[str, bool]:
+        cells = command.select(command._parser().parse_args(["--seeds", "1", *arguments]))
+        return {cell.variant: cell.equal_steps for cell in cells}
+
+    assert selected("--table", "19") == {"": False, "explicit": True}
+    one = ("--datasets", "a/pen/b-v0", "--methods", "mage", "--config")
+    assert selected(*one, '{"num_scales": 1}') == {"K=1": False}  # by the paper's name
+    assert selected(*one, '{"num_scales": 3}') == {"num_scales=3": False}
+
+
 def test_a_method_is_kept_as_far_as_it_can_be_and_git_is_not_needed(
     suite: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,6 +241,8 @@ def test_changed_settings_are_another_cell(suite: Any) -> None:
             "does not go with --budget paper",
         ),
         (("--datasets", "a/pen/b-v0", "--seeds", "0"), "0 is below 1"),
+        (("--datasets", "a/pen/b-v0", "--gpus", "1"), "--gpus goes with --budget paper alone"),
+        (("--datasets", "a/pen/b-v0", "--gpus", "-1"), "-1.0 is not a finite number of at least 0"),
         (("--datasets", "a/pen/b-v0", "--hold-out", "1"), "not in [0, 1)"),
     ],
 )
@@ -224,7 +253,9 @@ def test_bad_input_names_what_is_allowed(
 
 
 @pytest.mark.filterwarnings("ignore:the codebook has collapsed")  # which it has not learnt not to
-def test_mage_is_trained_within_its_minutes_and_asked_and_saved(suite: Any, tmp_path: Path) -> None:
+def test_mage_is_trained_within_its_minutes_and_asked_and_saved(
+    suite: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     # Observation keys are the preset's.
     tiny = {key: value for key, value in CORE.items() if key != "observation_keys"}
     common = ("--methods", "mage", "--config", json.dumps(tiny), "--targets", "0.1,0.9", "--save")
@@ -236,6 +267,12 @@ def test_mage_is_trained_within_its_minutes_and_asked_and_saved(suite: Any, tmp_
     assert used["tokenizer_steps"] == used["generator_steps"]  # as in the configuration
     (folder,) = (tmp_path / "out" / "cells").iterdir()
     assert MAGEPolicy.load(folder / "policy.mage").config.to_dict() == used
+    # What was finished stays as it is, and says so.
+    capsys.readouterr()
+    _, found = suite(*common, "--budget", "quick", "--minutes", "0.05", "--targets", "0.5")
+    assert found == [record]
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "finished before, 1 have not answers to all --targets; they stay" in shown
     # How fast the machine is makes no other configuration.
     _, (_, longer) = suite(*common, "--budget", "quick", "--minutes", "0.1")
     assert longer["hyperparameters"] != used
@@ -427,7 +464,7 @@ def test_without_rich_the_extra_is_named() -> None:
         [sys.executable, "-c", hide + run], capture_output=True, text=True, check=False
     )
     assert told.returncode == 1
-    assert "pip install 'mage-agent[benchmarks]'" in told.stderr
+    assert "pip install '.[benchmarks]'" in told.stderr
 
 
 def test_maze_datasets_are_collected_on_demand(

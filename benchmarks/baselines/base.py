@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from benchmarks.baselines.loop import Loop
 from benchmarks.tasks import TASKS
+from mage_agent import MAGEConfig
 
 __all__ = ["Baseline", "Settings", "State"]
 
@@ -239,11 +240,14 @@ class Baseline(nn.Module, ABC):
     def _settings(self, domain: str, dataset_id: str, discount: float) -> Settings:
         if domain not in TASKS:
             raise ValueError(f"domain is {domain!r}; known: {sorted(TASKS)}.")
-        settings = dict(self.defaults)
-        if "discount" in settings:
-            settings["discount"] = discount
+        published: Settings = {}
         # "medium-expert-v0" and the like; D4RL's own names begin with the domain
         name = dataset_id.split("/")[-1].rpartition("-v")[0].removeprefix(f"{domain}-")
         for key in (domain, f"{domain}/{name}"):
-            settings |= self.published.get(key, {})
+            published |= self.published.get(key, {})
+        settings = {**self.defaults, **published}
+        # The publication's own discount gives way to one that was asked for, not to the domain's.
+        asked = discount != MAGEConfig.preset(TASKS[domain].preset).discount
+        if "discount" in settings and (asked or "discount" not in published):
+            settings["discount"] = discount
         return settings

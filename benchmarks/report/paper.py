@@ -125,7 +125,7 @@ def ablation_section(results: Results, cells: Sequence[Published]) -> Section:
             "the same dataset, with the 95% interval of Welch's t test over seeds. A direction "
             "counts as reproduced where our interval lies wholly on the paper's side of zero, as "
             "opposite where it lies wholly on the other, "
-            "and is open where it holds zero."
+            "and is open where it holds zero; one training of either says nothing of others."
         )
         section.blocks = [Paragraph(text=text), *blocks]
     return section
@@ -200,6 +200,7 @@ def _ablation_difference(
     if gap is not None and printed is not None:
         direction = "reproduced" if gap.mean * printed > 0 else "opposite"
         direction = "open" if gap.low <= 0 <= gap.high else direction
+        direction = direction if gap.over == "seeds" else "one seed"
     return [entry, _published(paper), told, direction]
 
 

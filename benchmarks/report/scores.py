@@ -37,16 +37,19 @@ def headline_section(results: Results) -> Section:
         text = "No dataset has scores of MAGE and of another method: nothing to compare yet."
         section.blocks = [Paragraph(text=text, lead=True)]
         return section
-    count = Counter(verdict.standing for verdict in verdicts)
-    total = f"{len(verdicts)} {'dataset' if len(verdicts) == 1 else 'datasets'}"
-    lead = (
-        f"MAGE is best or statistically tied with the best on {count['best'] + count['tied']} of "
-        f"{total}: significantly best on {count['best']}, tied on {count['tied']}"
-    )
-    lead += f", behind on {count['behind']}" if count["behind"] else ""
-    lead += f", failed on {count['failed']}" if count["failed"] else ""
+    tested = [verdict for verdict in verdicts if verdict.over == "seeds"]
+    single = [verdict for verdict in verdicts if verdict.over == "episodes"]
+    leads = []
+    if tested:
+        leads.append(f"MAGE is best or statistically tied with the best on {_count(tested)}.")
+    if single:
+        leads.append(
+            f"On {len(single)} {'more' if tested else 'of ' + _datasets(verdicts)}, a method has "
+            "one training only: over its episodes, which says nothing about other trainings, MAGE "
+            f"is best or tied on {_count(single)}."
+        )
     section.blocks = [
-        Paragraph(text=lead + ".", lead=True),
+        Paragraph(text=" ".join(leads), lead=True),
         Paragraph(text=_power(verdicts) + _absent(results, verdicts)),
         Table(
             caption=(
@@ -58,6 +61,20 @@ def headline_section(results: Results) -> Section:
         ),
     ]
     return section
+
+
+def _datasets(verdicts: Sequence[Verdict]) -> str:
+    return f"{len(verdicts)} {'dataset' if len(verdicts) == 1 else 'datasets'}"
+
+
+def _count(verdicts: Sequence[Verdict]) -> str:
+    count = Counter(verdict.standing for verdict in verdicts)
+    text = (
+        f"{count['best'] + count['tied']} of {_datasets(verdicts)}: significantly best on "
+        f"{count['best']}, tied on {count['tied']}"
+    )
+    text += f", behind on {count['behind']}" if count["behind"] else ""
+    return text + (f", failed on {count['failed']}" if count["failed"] else "")
 
 
 def _power(verdicts: Sequence[Verdict]) -> str:

@@ -106,12 +106,15 @@ class Verdict:
             significantly below it), ``behind``, or ``failed``.
         rival: the best of the other methods.
         difference: to that rival; None where the method failed.
+        over: what the tests behind the standing are over: training seeds, or episodes where the
+            method or any other has one seed only.
     """
 
     task: Task
     standing: Literal["best", "tied", "behind", "failed"]
     rival: str
     difference: Difference | None
+    over: Literal["seeds", "episodes"]
 
 
 def headline(results: Results, method: str = "mage") -> list[Verdict]:
@@ -124,7 +127,9 @@ def headline(results: Results, method: str = "mage") -> list[Verdict]:
             continue
         rival = max(cells, key=lambda name: cells[name].mean)
         if own is None:
-            verdicts.append(Verdict(task=task, standing="failed", rival=rival, difference=None))
+            verdicts.append(
+                Verdict(task=task, standing="failed", rival=rival, difference=None, over="seeds")
+            )
             continue
         gaps = {name: difference(own, cell) for name, cell in cells.items()}
         standing: Literal["best", "tied", "behind"] = "behind"
@@ -132,7 +137,11 @@ def headline(results: Results, method: str = "mage") -> list[Verdict]:
             standing = "best"
         elif method in best_and_tied({method: own, **cells}):
             standing = "tied"
-        verdicts.append(Verdict(task=task, standing=standing, rival=rival, difference=gaps[rival]))
+        few = any(gap.over == "episodes" for gap in gaps.values())
+        over: Literal["seeds", "episodes"] = "episodes" if few else "seeds"
+        verdicts.append(
+            Verdict(task=task, standing=standing, rival=rival, difference=gaps[rival], over=over)
+        )
     return verdicts
 
 
