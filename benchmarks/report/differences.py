@@ -35,12 +35,15 @@ _ENVIRONMENTS = {  # what today's environments change
     "antmaze": (
         "AntMaze: the goal's radius is 0.45 (D4RL: 0.5), start and goal move by up to 1 m, and "
         "the goal is part of the observation.",
+        "AntMaze: MAGE departs further from its paper here than elsewhere: its plans are the way of "
+        "the achieved goal, not of the whole state, and its action is read off their direction.",
     ),
 }
 _DATA = {  # what data that were collected anew change
     "door": (
         "Door: of the 25 human demonstrations, 8 succeed in today's simulator; the cloned data "
-        "are 250 rollouts of a clone and 185 human episodes.",
+        "are 250 rollouts of a clone and 185 human episodes. Human episodes last 223 to 300 steps, "
+        "an evaluation episode 200, within which human and cloned data score 7.9 on average.",
     ),
     "halfcheetah": (
         "HalfCheetah: the environment is v5 (D4RL: v2); PPO and TQC agents made half of the data "
