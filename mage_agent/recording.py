@@ -153,15 +153,10 @@ class _Recorder(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self.steps.append((copy.deepcopy(action), float(reward), bool(terminated), bool(truncated)))
         if terminated or truncated:
             actions, rewards, terminations, truncations = zip(*self.steps, strict=True)
-            first = self.observations[0]
             self.recorded.append(
                 EpisodeBuffer(
                     seed=self.seed,
-                    observations=(
-                        {key: [one[key] for one in self.observations] for key in first}
-                        if isinstance(first, dict)
-                        else self.observations
-                    ),
+                    observations=_columns(self.observations),
                     actions=list(actions),
                     rewards=list(rewards),
                     terminations=list(terminations),
@@ -169,3 +164,11 @@ class _Recorder(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
                 )
             )
         return observation, reward, terminated, truncated, info
+
+
+def _columns(observations: list[Any]) -> Any:
+    """Turn a list of dictionaries, nested ones too, into dictionaries of lists."""
+    first = observations[0]
+    if not isinstance(first, dict):
+        return observations
+    return {key: _columns([one[key] for one in observations]) for key in first}

@@ -81,16 +81,19 @@ def test_entries_of_an_observation_keep_their_names() -> None:
         return half(observation["observation"])
 
     box = gym.spaces.Box(-np.inf, np.inf, (1,))
-    space = gym.spaces.Dict({"observation": Counter.observation_space, "time": box})
+    goals = gym.spaces.Dict({"kettle": box})
+    space = gym.spaces.Dict({"observation": Counter.observation_space, "time": box, "goals": goals})
 
     def with_time() -> Any:
-        return gym.wrappers.TransformObservation(
-            Counter(), lambda state: {"observation": state, "time": state[1:]}, space
-        )
+        def observe(state: Any) -> Any:
+            return {"observation": state, "time": state[1:], "goals": {"kettle": state[:1]}}
+
+        return gym.wrappers.TransformObservation(Counter(), observe, space)
 
     record(act, with_time, ID, episodes=2)
     dataset = load_dataset(ID)
     assert torch.equal(dataset["time"], dataset["observation"][:, 1:])
+    assert torch.equal(dataset["goals", "kettle"], dataset["observation"][:, :1])
     episode = minari.load_dataset(ID)[0]
     np.testing.assert_allclose(episode.observations["time"][:, 0], [0, 1, 2, 3])
 

@@ -249,7 +249,7 @@ def test_headline_tells_single_trainings_from_tests_over_trainings(tmp_path: Pat
         "trainings, MAGE is best or tied on 1 of 1 dataset"
     )
     assert f"On 1 more, {alone}" in texts[0]
-    assert f"**On 1 of 1 dataset, {alone}" in texts[1]
+    assert f"**On every dataset, {alone}" in texts[1]
 
 
 def test_one_training_reproduces_no_direction(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ _ENVIRONMENTS = {  # what today's environments change
     "antmaze": (
         "AntMaze: the goal's radius is 0.45 (D4RL: 0.5), start and goal move by up to 1 m, and "
         "the goal is part of the observation.",
-        "AntMaze: MAGE departs further from its paper here than elsewhere: its plans are the way of "
+        "AntMaze: MAGE departs further from its paper than elsewhere: its plans are the way of "
         "the achieved goal, not of the whole state, and its action is read off their direction.",
     ),
 }

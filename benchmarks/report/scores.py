@@ -44,9 +44,9 @@ def headline_section(results: Results) -> Section:
         leads.append(f"MAGE is best or statistically tied with the best on {_count(tested)}.")
     if single:
         leads.append(
-            f"On {len(single)} {'more' if tested else 'of ' + _datasets(verdicts)}, a method has "
-            "one training only: over its episodes, which says nothing about other trainings, MAGE "
-            f"is best or tied on {_count(single)}."
+            f"On {f'{len(single)} more' if tested else 'every dataset'}, a method has one training "
+            "only: over its episodes, which says nothing about other trainings, MAGE is best or "
+            f"tied on {_count(single)}."
         )
     section.blocks = [
         Paragraph(text=" ".join(leads), lead=True),
