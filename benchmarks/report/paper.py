@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from benchmarks.published import (
     ABLATION_TABLES,
     SCORE_TABLES,
@@ -11,7 +13,7 @@ from benchmarks.published import (
 )
 from benchmarks.report.differences import differences
 from benchmarks.report.document import Block, Entry, Paragraph, Points, Section, Table
-from benchmarks.report.results import Cell, Results, Task, display_name
+from benchmarks.report.results import Cell, Results, Task, display_name, numbers
 from benchmarks.report.scores import score_entry, usual_seeds
 from benchmarks.report.statistics import difference
 
@@ -151,6 +153,7 @@ def _ablation_table(
                     results.label(task),
                     variant or "whole method",
                     score_entry(results.cell(task, "mage", variant), seeds),
+                    _steps(results.cell(task, "mage", variant)),
                     *_ablation_difference(
                         (
                             results.cell(task, "mage", variant),
@@ -169,6 +172,7 @@ def _ablation_table(
             "dataset",
             "variant",
             "ours",
+            "steps",
             "difference",
             "paper",
             "difference",
@@ -176,6 +180,12 @@ def _ablation_table(
         ],
         rows=rows,
     )
+
+
+def _steps(cell: Cell | None) -> Entry | str:
+    """Median number of steps of a cell's trainings."""
+    steps = numbers(cell.finished, "steps") if cell else []
+    return f"{np.median(steps):,.0f}" if steps else Entry("–", tone="missing")
 
 
 def _ablation_difference(
