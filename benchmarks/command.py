@@ -14,7 +14,7 @@ from benchmarks.cells import Cell, Settings
 from benchmarks.cluster import RayExecutor
 from benchmarks.datasets import check_name
 from benchmarks.executors import Executor, LocalExecutor, fitting_workers
-from benchmarks.methods import check_changes, expand
+from benchmarks.methods import check_changes, expand, mage_config
 from benchmarks.suite import SuiteError, run_suite
 from benchmarks.tables import TABLES, find_table, stand_in, variant_name
 from benchmarks.tasks import domain_of
@@ -116,9 +116,25 @@ def select(args: argparse.Namespace) -> list[Cell]:
         for dataset in dict.fromkeys(datasets)
         for seed in range(args.seeds)
         for method in methods
-        # An ablation changes MAGE; other methods of its table stand there as they are.
-        for variant, changed in (variants if changes or method == "mage" else {"": {}}).items()
+        for variant, changed in _variants(method, dataset, args.budget, variants).items()
     ]
+
+
+def _variants(
+    method: str, dataset: str, budget: str, variants: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Return the variants of a method that are different methods.
+
+    An ablation changes MAGE; other methods of its table stand there as they are. Where a variant
+    changes nothing, as K=4 at the small size, the whole method stands for it.
+    """
+    if method != "mage":
+        return variants if len(variants) == 1 else {"": {}}
+    whole = mage_config(domain_of(dataset), paper_size=budget == "paper")
+    return {
+        (name if whole.replace(**changes) != whole else ""): changes
+        for name, changes in variants.items()
+    }
 
 
 def _changes(text: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ __all__ = [
     "check_changes",
     "expand",
     "find_method",
+    "mage_config",
 ]
 
 Callback = Callable[[int, dict[str, float]], None]
@@ -113,16 +114,15 @@ class MAGE:
         **changes: Any,
     ) -> None:
         given = {"observation_keys": observation_keys, "discount": discount, **changes}
-        preset = TASKS[domain].preset
-        self.config = MAGEConfig.preset(preset if paper_size else f"{preset}-small", **given)
-        self.published_steps = _total_steps(MAGEConfig.preset(preset))
+        self.config = mage_config(domain, paper_size=paper_size, **given)
+        self.published_steps = _total_steps(mage_config(domain, paper_size=True))
         self.seed = seed
         self.policy = MAGEPolicy.from_dataset(dataset, self.config, seed=seed)
 
     @staticmethod
     def check(domain: str, changes: dict[str, Any]) -> None:
         """Refuse settings that no configuration has, by ``ValueError``."""
-        MAGEConfig.preset(f"{TASKS[domain].preset}-small", **changes)
+        mage_config(domain, paper_size=False, **changes)
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -209,6 +209,12 @@ class MAGE:
     def save(self, path: Path) -> None:
         """Write the policy to a file that ``MAGEPolicy.load`` reads."""
         self.policy.save(path)
+
+
+def mage_config(domain: str, *, paper_size: bool, **changes: Any) -> MAGEConfig:
+    """Return MAGE's configuration for a domain, at the paper's size or the small one."""
+    preset = TASKS[domain].preset
+    return MAGEConfig.preset(preset if paper_size else f"{preset}-small", **changes)
 
 
 def _total_steps(config: MAGEConfig) -> int:

@@ -381,6 +381,16 @@ def test_ablations_say_whether_the_papers_direction_holds(
     assert "of my own" in (tmp_path / "report.md").read_text()
 
 
+def test_the_whole_method_stands_for_variants_that_it_is(tmp_path: Path) -> None:
+    pen, small = "local/pen/expert-v0", {"num_scales": 4, "codebook_size": 256}
+    records = [
+        *cells("mage", pen, 60, 61, 62, hyperparameters=small),
+        *cells("mage", pen, 20, 21, 22, variant="K=8"),
+    ]
+    rows = [row for row in Cells(page(records, tmp_path)).rows if "K=4" in row or "K=2" in row]
+    assert {(row[1], row[2]) for row in rows} == {("K=4", "61.0 ± 0.6"), ("K=2", "–")}
+
+
 def test_rank_correlation_of_asked_and_achieved() -> None:
     asked = ({"1": 5.0, "2": 6.0}, {"1": 5.5, "2": 7.0})
     results = Results.of([record("mage", "a/b-v0", i, 4.0, asked=a) for i, a in enumerate(asked)])

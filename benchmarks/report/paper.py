@@ -1,5 +1,6 @@
 """The sections that put the paper's numbers beside ours: scores and ablations."""
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,7 @@ from benchmarks.report.document import Block, Entry, Paragraph, Points, Section,
 from benchmarks.report.results import Cell, Results, Task, display_name, numbers
 from benchmarks.report.scores import score_entry, usual_seeds
 from benchmarks.report.statistics import difference
+from benchmarks.tables import TABLES
 
 __all__ = ["ablation_section", "published_section"]
 
@@ -152,13 +154,10 @@ def _ablation_table(
                 [
                     results.label(task),
                     variant or "whole method",
-                    score_entry(results.cell(task, "mage", variant), seeds),
-                    _steps(results.cell(task, "mage", variant)),
+                    score_entry(_variant(results, task, number, variant), seeds),
+                    _steps(_variant(results, task, number, variant)),
                     *_ablation_difference(
-                        (
-                            results.cell(task, "mage", variant),
-                            results.cell(task, "mage", reference),
-                        ),
+                        [_variant(results, task, number, v) for v in (variant, reference)],
                         [printed.get((v, names.get(task, ""))) for v in (variant, reference)],
                     ),
                 ]
@@ -180,6 +179,19 @@ def _ablation_table(
         ],
         rows=rows,
     )
+
+
+def _variant(results: Results, task: Task, table: int, variant: str) -> Cell | None:
+    """Find a variant's cell; the whole method's where that has the variant's settings."""
+    cell, whole = (results.cell(task, "mage", name) for name in (variant, ""))
+    if cell is not None or whole is None:
+        return cell
+    changes = json.loads(json.dumps(TABLES[table].variants.get(variant, {})))
+    settings = [record.get("hyperparameters") or {} for record in whole.finished]
+    same = bool(changes) and all(
+        own.get(key) == value for own in settings for key, value in changes.items()
+    )
+    return whole if same else None
 
 
 def _steps(cell: Cell | None) -> Entry | str:
