@@ -14,10 +14,10 @@ from benchmarks.cells import Cell, Settings
 from benchmarks.cluster import RayExecutor
 from benchmarks.datasets import check_name
 from benchmarks.executors import Executor, LocalExecutor, fitting_workers
-from benchmarks.methods import check_changes, expand, mage_config
+from benchmarks.methods import check_changes, expand
 from benchmarks.suite import SuiteError, run_suite
 from benchmarks.tables import TABLES, find_table, stand_in, variant_name
-from benchmarks.tasks import domain_of
+from benchmarks.tasks import domain_of, mage_config
 
 __all__ = ["main"]
 
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         cells = select(args)
         fitting = fitting_workers(args.threads)
-        if args.gpus:  # they share the first one; Ray knows all
+        if args.gpus and args.executor == "local":  # they share the first one; Ray knows all
             fitting = min(fitting, max(1, int(1 / args.gpus)))
         workers = args.workers or min(fitting, len(cells))
         executor: Executor = (

@@ -27,14 +27,13 @@ from benchmarks.measure import measure, play, scores_of
 from benchmarks.methods import Method, build_method
 from benchmarks.records import Record
 from benchmarks.surroundings import surroundings
-from benchmarks.tasks import Task, domain_of, task_of
-from mage_agent import MAGEConfig
+from benchmarks.tasks import Task, domain_of, mage_config, task_of
 
 __all__ = ["DiskFullError", "attempt", "clear", "failure", "is_saved", "run"]
 
 _INTERIM = {"episodes": 5, "seed": 5_000}  # apart from the seeds of the report
 _CHECKPOINT, _COURSE = "checkpoint", "course.json"
-_MODELS = ("policy.mage", "model.safetensors")
+_POLICY, _WEIGHTS = "policy.mage", "model.safetensors"
 _BETWEEN_CHECKPOINTS = 30.0  # seconds
 
 
@@ -79,7 +78,7 @@ def run(cell: Cell, settings: Settings) -> Record:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     torch.set_num_threads(settings.threads)
     task = task_of(cell.dataset)
-    discount = cell.changes.get("discount", MAGEConfig.preset(task.preset).discount)
+    discount = cell.changes.get("discount", mage_config(domain_of(cell.dataset)).discount)
     training, held = load_split(cell.dataset, discount, settings.hold_out)
     folder = folder_of(cell, settings)
     folder.mkdir(parents=True, exist_ok=True)
@@ -201,14 +200,14 @@ def clear(cell: Cell, settings: Settings) -> None:
 def _save(method: Any, folder: Path) -> None:
     """Keep a trained model: by its own ``save``, or its weights."""
     if hasattr(method, "save"):
-        method.save(folder / _MODELS[0])
+        method.save(folder / _POLICY)
     elif isinstance(method, nn.Module):
-        save_model(method, str(folder / _MODELS[1]))
+        save_model(method, str(folder / _WEIGHTS))
 
 
 def is_saved(cell: Cell, settings: Settings) -> bool:
     """Whether the trained model of a cell was kept."""
-    return any((folder_of(cell, settings) / name).exists() for name in _MODELS)
+    return any((folder_of(cell, settings) / name).exists() for name in (_POLICY, _WEIGHTS))
 
 
 def _now() -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tensordict import TensorDictBase
 
 from benchmarks.baselines import BASELINES
-from benchmarks.tasks import TASKS
+from benchmarks.tasks import mage_config
 from mage_agent import MAGEConfig, MAGEPolicy
 from mage_agent.training import STAGES, Progress, describe, fit
 
@@ -23,7 +23,6 @@ __all__ = [
     "check_changes",
     "expand",
     "find_method",
-    "mage_config",
 ]
 
 Callback = Callable[[int, dict[str, float]], None]
@@ -115,7 +114,7 @@ class MAGE:
     ) -> None:
         given = {"observation_keys": observation_keys, "discount": discount, **changes}
         self.config = mage_config(domain, paper_size=paper_size, **given)
-        self.published_steps = _total_steps(mage_config(domain, paper_size=True))
+        self.published_steps = _total_steps(mage_config(domain))
         self.seed = seed
         self.policy = MAGEPolicy.from_dataset(dataset, self.config, seed=seed)
 
@@ -211,12 +210,6 @@ class MAGE:
         self.policy.save(path)
 
 
-def mage_config(domain: str, *, paper_size: bool, **changes: Any) -> MAGEConfig:
-    """Return MAGE's configuration for a domain, at the paper's size or the small one."""
-    preset = TASKS[domain].preset
-    return MAGEConfig.preset(preset if paper_size else f"{preset}-small", **changes)
-
-
 def _total_steps(config: MAGEConfig) -> int:
     return sum(getattr(config, f"{stage}_steps") for stage in STAGES)
 
@@ -293,7 +286,7 @@ def build_method(
         paper_size: whether MAGE has the paper's size; the others always have.
         changes: settings that differ from the published ones.
     """
-    preset = MAGEConfig.preset(TASKS[domain].preset)
+    preset = mage_config(domain)
     settings: dict[str, Any] = {
         "observation_keys": preset.observation_keys or ("observation",),
         "discount": preset.discount,

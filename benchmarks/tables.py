@@ -19,7 +19,7 @@ class Table:
     Attributes:
         datasets: D4RL's names, or ids of datasets that have no such name.
         methods: its methods that are bundled.
-        variants: changes of MAGE by name; the empty name is MAGE as published.
+        variants: changes of MAGE by name, as JSON has them; the empty name is MAGE as published.
     """
 
     datasets: tuple[str, ...]
@@ -60,7 +60,7 @@ def _scales(*counts: int) -> dict[str, Changes]:
 
 
 def _without(site: str) -> Changes:
-    return {"return_conditioning": tuple(other for other in _SITES if other != site)}
+    return {"return_conditioning": [other for other in _SITES if other != site]}
 
 
 def _ablation(variants: dict[str, Changes], *more: str, methods: tuple[str, ...] = ()) -> Table:
@@ -94,8 +94,8 @@ TABLES = {
     23: _ablation(
         {
             "": {},
-            "no condition": {"return_conditioning": ()},
-            "reweighting": {"return_conditioning": (), "return_reweighting": True},
+            "no condition": {"return_conditioning": []},
+            "reweighting": {"return_conditioning": [], "return_reweighting": True},
         }
     ),
     24: Table(datasets=_OGBENCH),

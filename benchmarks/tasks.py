@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-__all__ = ["TASKS", "Task", "domain_of", "task_of"]
+from mage_agent import MAGEConfig
+
+__all__ = ["TASKS", "Task", "domain_of", "mage_config", "task_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,3 +67,13 @@ def domain_of(dataset_id: str) -> str:
             "local/pen/expert-v0 or pen-expert-v1; a new domain needs a row in benchmarks/tasks.py."
         )
     return domain
+
+
+def mage_config(domain: str, *, paper_size: bool = True, **changes: Any) -> MAGEConfig:
+    """Return MAGE's configuration for a domain, at the paper's size or the small one.
+
+    Raises:
+        ValueError: a setting is unknown, or its value is not allowed.
+    """
+    preset = TASKS[domain].preset
+    return MAGEConfig.preset(preset if paper_size else f"{preset}-small", **changes)

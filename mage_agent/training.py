@@ -410,7 +410,8 @@ class _Trainer:
         with usable(self.path, "state of training"):
             run = {key: loop.get(key) for key in ("seed", "dataset")}
             theirs = header["config"] | {key: header[key] for key in sizes} | run
-        changed = sorted(key for key in ours if theirs.get(key) != ours[key])
+        named = ours.keys() | theirs.keys()
+        changed = sorted(key for key in named if theirs.get(key, ...) != ours.get(key, ...))
         if set(changed) - set(ADJUSTABLE):
             raise ValueError(
                 f"{self.path} comes from another run: seed {theirs['seed']} against {self.seed}, "

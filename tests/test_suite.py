@@ -192,6 +192,7 @@ def test_variants_of_a_table_take_the_steps_of_the_whole_method(
     assert list(selected("--table", "20")) == ["V=128", "", "V=512", "V=1024"]  # 256 at this size
     one = ("--datasets", "a/pen/b-v0", "--methods", "mage", "--config")
     assert selected(*one, '{"num_scales": 1}') == {"K=1": False}  # by the paper's name
+    assert selected(*one, '{"return_conditioning": []}') == {"no condition": False}
     assert selected(*one, '{"num_scales": 3}') == {"num_scales=3": False}
 
 

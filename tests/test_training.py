@@ -272,6 +272,15 @@ class TestResuming:
         with pytest.raises(ValueError, match="seed 0 against 1"):
             train(seed=1, **options)
 
+    def test_a_setting_that_is_gone_is_another_run(self, train: Train, tmp_path: Path) -> None:
+        path = tmp_path / "training.mage"
+        train(checkpoint_path=path)
+        tensors, header = checkpoint.load_tensors(path)
+        header["config"]["true_scales"] = 0
+        checkpoint.save_tensors(tensors, path, header)
+        with pytest.raises(ValueError, match=r"differing configuration \['true_scales'\]"):
+            train(checkpoint_path=path, resume=True)
+
     def test_a_training_that_diverged_goes_on_at_a_lower_rate(
         self, train: Train, tmp_path: Path
     ) -> None:

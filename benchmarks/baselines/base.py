@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks.baselines.loop import Loop
-from benchmarks.tasks import TASKS
-from mage_agent import MAGEConfig
+from benchmarks.tasks import TASKS, mage_config
 
 __all__ = ["Baseline", "Settings", "State"]
 
@@ -247,7 +246,7 @@ class Baseline(nn.Module, ABC):
             published |= self.published.get(key, {})
         settings = {**self.defaults, **published}
         # The publication's own discount gives way to one that was asked for, not to the domain's.
-        asked = discount != MAGEConfig.preset(TASKS[domain].preset).discount
+        asked = discount != mage_config(domain).discount
         if "discount" in settings and (asked or "discount" not in published):
             settings["discount"] = discount
         return settings

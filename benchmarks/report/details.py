@@ -88,11 +88,11 @@ def speed_section(results: Results) -> Section:
     for (_, method, where), group in sorted(groups.items()):
         values = [
             *(numbers(group, "latency_ms", f"batch_{n}", q) for n in (1, 64) for q in _QUANTILES),
-            [steps / max(seconds, 1e-9) for steps, seconds in _paces(group)],
+            [a / max(b, 1e-9) for a, b in _pairs(group, "steps", "training_seconds")],
             numbers(group, "samples_per_second"),
             [seconds / 60 for seconds in numbers(group, "training_seconds")],
             numbers(group, "steps"),
-            [100 * share for share in _shares(group)],
+            [100 * a / max(b, 1) for a, b in _pairs(group, "steps", "published_steps")],
         ]
         if any(values):
             row = [_number(float(np.median(v))) if v else _MISSING for v in values]
@@ -122,16 +122,10 @@ def speed_section(results: Results) -> Section:
     return section
 
 
-def _shares(records: Sequence[Record]) -> list[float]:
-    """Steps of every training as a share of the published number."""
-    pairs = [(numbers([r], "steps"), numbers([r], "published_steps")) for r in records]
-    return [steps[0] / max(published[0], 1) for steps, published in pairs if steps and published]
-
-
-def _paces(records: Sequence[Record]) -> list[tuple[float, float]]:
-    """Steps and seconds of every training that has both."""
-    pairs = [(numbers([r], "steps"), numbers([r], "training_seconds")) for r in records]
-    return [(steps[0], seconds[0]) for steps, seconds in pairs if steps and seconds]
+def _pairs(records: Sequence[Record], first: str, second: str) -> list[tuple[float, float]]:
+    """Two numbers of every training that has both."""
+    pairs = [(numbers([record], first), numbers([record], second)) for record in records]
+    return [(a[0], b[0]) for a, b in pairs if a and b]
 
 
 _QUANTILES = ("median", "p99")

@@ -1,6 +1,5 @@
 """The sections that put the paper's numbers beside ours: scores and ablations."""
 
-import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -150,16 +149,16 @@ def _ablation_table(
         if not any(results.cell(task, "mage", variant) for variant in variants if variant):
             continue
         for variant in variants:
+            pair = (variant, reference)
+            ours = [_variant(results, task, number, name) for name in pair]
+            papers = [printed.get((name, names.get(task, ""))) for name in pair]
             rows.append(
                 [
                     results.label(task),
                     variant or "whole method",
-                    score_entry(_variant(results, task, number, variant), seeds),
-                    _steps(_variant(results, task, number, variant)),
-                    *_ablation_difference(
-                        [_variant(results, task, number, v) for v in (variant, reference)],
-                        [printed.get((v, names.get(task, ""))) for v in (variant, reference)],
-                    ),
+                    score_entry(ours[0], seeds),
+                    _steps(ours[0]),
+                    *_ablation_difference(ours, papers),
                 ]
             )
     return Table(
@@ -186,7 +185,7 @@ def _variant(results: Results, task: Task, table: int, variant: str) -> Cell | N
     cell, whole = (results.cell(task, "mage", name) for name in (variant, ""))
     if cell is not None or whole is None:
         return cell
-    changes = json.loads(json.dumps(TABLES[table].variants.get(variant, {})))
+    changes = TABLES[table].variants.get(variant, {})
     settings = [record.get("hyperparameters") or {} for record in whole.finished]
     same = bool(changes) and all(
         own.get(key) == value for own in settings for key, value in changes.items()

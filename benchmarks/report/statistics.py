@@ -137,10 +137,14 @@ def headline(results: Results, method: str = "mage") -> list[Verdict]:
             standing = "best"
         elif method in best_and_tied({method: own, **cells}):
             standing = "tied"
-        few = any(gap.over == "episodes" for gap in gaps.values())
-        over: Literal["seeds", "episodes"] = "episodes" if few else "seeds"
         verdicts.append(
-            Verdict(task=task, standing=standing, rival=rival, difference=gaps[rival], over=over)
+            Verdict(
+                task=task,
+                standing=standing,
+                rival=rival,
+                difference=gaps[rival],
+                over="episodes" if any(g.over == "episodes" for g in gaps.values()) else "seeds",
+            )
         )
     return verdicts
 
