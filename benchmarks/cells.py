@@ -25,9 +25,9 @@ class Cell:
         minutes: processor minutes of training; None is the published number of steps.
         variant: name of a changed method; empty for the method as published.
         changes: the settings that the variant changes.
-        equal_steps: whether the variant takes as many steps as the minutes leave room for without
-            the changes, which is how ablations compare; else as many as they leave room for with
-            them.
+        equal_steps: whether all such cells of the dataset take the same number of steps, which is
+            how ablations compare: as many as the minutes leave room for without the changes. Else
+            each takes as many as they leave room for with its own.
     """
 
     dataset: str

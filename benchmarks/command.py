@@ -111,7 +111,7 @@ def select(args: argparse.Namespace) -> list[Cell]:
             minutes=minutes,
             variant=variant,
             changes=changed,
-            equal_steps=bool(changed) and not changes,
+            equal_steps=method == "mage" and len(variants) > 1,
         )
         for dataset in dict.fromkeys(datasets)
         for seed in range(args.seeds)

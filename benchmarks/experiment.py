@@ -6,6 +6,7 @@ import json
 import os
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -132,8 +133,18 @@ def _train(
         paper_size=cell.budget == "paper",
         changes=dict(cell.changes),
     )
-    timed = partial(build, changes={}) if cell.equal_steps else build
-    plan = _plan(folder, build, timed, dataset, cell.minutes)
+
+    def make() -> Plan:
+        if not cell.equal_steps:
+            return make_plan(build, dataset, cell.minutes)
+        whole = folder_of(replace(cell, seed=0, variant="", changes={}), settings)
+        whole.mkdir(parents=True, exist_ok=True)
+        with FileLock(whole / ".equal_steps.lock"):  # timed once for all that are to be equal
+            unchanged = partial(build, seed=0, changes={})
+            timed = partial(make_plan, unchanged, dataset, cell.minutes)
+            return _kept(whole / "equal_steps.json", unchanged, timed)
+
+    plan = _plan(folder, build, make)
     method = build()
 
     def interim() -> Record:
@@ -173,19 +184,26 @@ def _train(
     }
 
 
-def _plan(
-    folder: Path, build: Any, timed: Any, dataset: TensorDictBase, minutes: float | None
-) -> Plan:
+def _plan(folder: Path, build: Callable[[], Method], make: Callable[[], Plan]) -> Plan:
     """Return the plan that an interrupted run left behind, or make one and start anew."""
-    path, checkpoint = folder / "plan.json", folder / _CHECKPOINT
+
+    def anew() -> Plan:
+        (folder / _CHECKPOINT).unlink(missing_ok=True)
+        return make()
+
+    plan = _kept(folder / "plan.json", build, anew)
+    if not (folder / _CHECKPOINT).exists():
+        (folder / _COURSE).unlink(missing_ok=True)
+    return plan
+
+
+def _kept(path: Path, build: Callable[[], Method], make: Callable[[], Plan]) -> Plan:
+    """Return the plan in a file, or make one if there is none or it was for other settings."""
     plan = Plan(**json.loads(path.read_text())) if path.exists() else None
     ours = json.loads(json.dumps(build().hyperparameters))
     if plan is None or plan.hyperparameters != ours:
-        checkpoint.unlink(missing_ok=True)
-        plan = replace(make_plan(timed, dataset, minutes), hyperparameters=ours)
+        plan = replace(make(), hyperparameters=ours)
         write_json(path, plan.to_dict())
-    if not checkpoint.exists():
-        (folder / _COURSE).unlink(missing_ok=True)
     return plan
 
 

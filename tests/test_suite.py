@@ -172,9 +172,9 @@ def test_variants_of_a_table_take_the_steps_of_the_whole_method(
 ) -> None:
     settings = Settings(output=tmp_path, episodes=1, curve_points=0)
 
-    def steps(variant: str, cost: float, *, equal: bool) -> int:
+    def steps(variant: str, cost: float, *, equal: bool, seed: int = 0) -> int:
         cell = Cell(
-            **{"dataset": maze_dataset, "method": f"{OURS}:Busy", "seed": 0, "budget": "quick"},
+            **{"dataset": maze_dataset, "method": f"{OURS}:Busy", "seed": seed, "budget": "quick"},
             **{"minutes": 0.02, "variant": variant, "changes": {"cost": cost}},
             equal_steps=equal,
         )
@@ -182,13 +182,15 @@ def test_variants_of_a_table_take_the_steps_of_the_whole_method(
 
     whole = steps("as it is", 1.0, equal=False)
     assert steps("dear", 4.0, equal=False) < whole / 2
-    assert steps("ablation", 4.0, equal=True) > whole / 2
+    ablation = steps("ablation", 4.0, equal=True)
+    assert ablation > whole / 2
+    assert steps("", 1.0, equal=True, seed=1) == ablation  # timed once, not for each cell
 
     def selected(*arguments: str) -> dict[str, bool]:
         cells = command.select(command._parser().parse_args(["--seeds", "1", *arguments]))
         return {cell.variant: cell.equal_steps for cell in cells}
 
-    assert selected("--table", "19") == {"": False, "explicit": True}
+    assert selected("--table", "19") == {"": True, "explicit": True}
     assert list(selected("--table", "20")) == ["V=128", "", "V=512", "V=1024"]  # 256 at this size
     one = ("--datasets", "a/pen/b-v0", "--methods", "mage", "--config")
     assert selected(*one, '{"num_scales": 1}') == {"K=1": False}  # by the paper's name
