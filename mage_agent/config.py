@@ -67,8 +67,9 @@ class MAGEConfig:
         adapter_dim: width of the adapters' bottleneck.
         context: context of the multi-scale transformer in training: true tokens in one pass, or its
             own straight-through samples as in Algorithm 5 (measured).
-        token_choice: what a deterministic policy makes of a token's distribution: the likeliest
-            code (the paper), or the mean of all codes (measured).
+        code_temperature: a deterministic policy acts on the mean of the codes, weighted by their
+            probabilities at this temperature: at 0 the likeliest code (the paper), at 1 the mean
+            over the token's distribution (measured).
         state_dropout: rate at which s_0 (and R_0) is hidden from I in training (measured).
         return_dropout: rate at which the return-to-go is hidden from the transformer in training,
             which makes guidance possible (measured).
@@ -126,7 +127,7 @@ class MAGEConfig:
     adapter_dim: int = 32
     # Training of the generator.
     context: Literal["teacher", "own"] = "teacher"
-    token_choice: Literal["argmax", "expected"] = "argmax"
+    code_temperature: float = 0.0
     state_dropout: float = 0.0
     return_dropout: float = 0.0
     guidance_scale: float = 1.0
@@ -168,7 +169,6 @@ class MAGEConfig:
             "inverse_dynamics_condition": ("none", "state", "state_and_return", "body"),
             "condition_guidance": ("adapter", "decoder", "none"),
             "context": ("teacher", "own"),
-            "token_choice": ("argmax", "expected"),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -233,6 +233,7 @@ class MAGEConfig:
             "discount": (1e-6, 1.0),
             "target_return": (0.0, 1.0),
             "return_expectile": (1e-6, 1 - 1e-6),
+            "code_temperature": (0.0, LARGEST),
             "gumbel_temperature": (1e-6, LARGEST),
             "temperature": (0.0, LARGEST),
             "learning_rate": (1e-12, LARGEST),
@@ -375,9 +376,9 @@ class MAGEConfig:
 _GOAL_KEYS = ("observation", *GOALS)
 # How the action is read off the plan, by domain (measured). On Adroit, I that sees s_0 leans on it
 # and forgets the plan; a gait (mazes, locomotion) cannot be kept without s_0.
-_BY_PLAN: dict[str, Any] = {"token_choice": "expected"}
+_BY_PLAN: dict[str, Any] = {"code_temperature": 1.0}
 _BY_PLAN_AND_STATE: dict[str, Any] = {
-    "token_choice": "expected",
+    "code_temperature": 1.0,
     "inverse_dynamics_condition": "state_and_return",
     "inverse_dynamics_layers": 3,
     "inverse_dynamics_learning_rate": 3e-3,

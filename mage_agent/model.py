@@ -294,13 +294,13 @@ class MAGEModel(nn.Module):
     ) -> Tensor:
         """Codes (B, L_k, C) to act on, from the logits of a scale (B, L_k, V).
 
-        With ``temperature`` 0, the likeliest codes, or their mean where the configuration says
-        ``token_choice="expected"``; else the codes of samples.
+        With ``temperature`` 0, their mean at the configuration's ``code_temperature``, which at 0
+        is the likeliest code; else the codes of samples.
         """
         # Deviation: the presets act on the mean code of each token, not on the likeliest one.
-        if temperature == 0 and self.config.token_choice == "expected":
+        if temperature == 0 and (sharpness := self.config.code_temperature) > 0:
             codes = self.quantizer.codes
-            return logits.to(codes.dtype).softmax(-1) @ codes
+            return (logits.to(codes.dtype) / sharpness).softmax(-1) @ codes
         return self.quantizer.lookup(self.sample(logits, temperature, generator))
 
     def straight_through(self, logits: Tensor) -> Tensor:

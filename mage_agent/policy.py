@@ -258,7 +258,7 @@ class MAGEPolicy(BasePolicy):
                 by the last call; None at the start.
             episode_start: shape (num_envs,), which environments have begun an episode; their
                 state is set to ``target_return``.
-            deterministic: whether to act without sampling tokens (see ``token_choice``).
+            deterministic: whether to act without sampling tokens (see ``code_temperature``).
 
         Returns:
             Actions, shape (A,) or (num_envs, A), and the state for the next call.

@@ -51,9 +51,8 @@ class Plan:
     """What the model intends to do, in environment units.
 
     Attributes:
-        token_ids: the token pyramid, K tensors of shape (B, L_k). Where ``token_choice`` is
-            "expected", a plan that is not sampled is made of the mean of all codes for each token,
-            and these are the likeliest ones.
+        token_ids: the token pyramid, K tensors of shape (B, L_k). Where ``code_temperature`` is not
+            0, a plan that is not sampled is made of mean codes, and these are the likeliest ones.
         latent: the sum of all scales (sum_k z_k of Eq. 6), shape (B, L_K, C).
         observation: planned observations, shape (B, T, S); empty when the trajectory holds none,
             and NaN in the entries besides the achieved goal when it holds goals alone ("RG").

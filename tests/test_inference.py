@@ -28,7 +28,7 @@ def ask(*lead: int) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("weights", TOLERANCE)
 @pytest.mark.parametrize("changes", [{}, {"guidance_scale": 1.5, "return_dropout": 0.1}], ids=str)
 def test_acts_as_the_model_does(weights: Weights, changes: dict[str, Any]) -> None:
-    model = make_model(width=64, num_blocks=3, token_choice="expected", **changes)
+    model = make_model(width=64, num_blocks=3, code_temperature=1.0, **changes)
     for parameter in model.transformer.parameters():
         parameter.data.mul_(0.2)
     model.action_low.fill_(-100)
@@ -43,7 +43,7 @@ def test_acts_as_the_model_does(weights: Weights, changes: dict[str, Any]) -> No
 
 
 def test_one_observation_and_many_give_the_same() -> None:
-    fast = optimize_for_inference(make_model(token_choice="expected"), "float32")
+    fast = optimize_for_inference(make_model(code_temperature=1.0), "float32")
     observation, target = ask(5)
     single = [fast.act(o, t) for o, t in zip(observation, target, strict=True)]
     torch.testing.assert_close(torch.stack(single), fast.act(observation, target))
@@ -111,7 +111,7 @@ def test_wrong_weights_are_named() -> None:
 def test_on_a_gpu_it_is_a_graph(weights: Weights) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    model = make_model(width=64, token_choice="expected").cuda()
+    model = make_model(width=64, code_temperature=1.0).cuda()
     fast = optimize_for_inference(model, weights)
     asked = [part.cuda() for part in ask(4)]
     expected = model.act(*asked)

@@ -77,9 +77,11 @@ class TestAct:
         assert not model.act(*observation_and_return).requires_grad
         assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
-    @pytest.mark.parametrize("choice", ["argmax", "expected"])
-    def test_temperature_zero_is_deterministic_and_draws_nothing(self, choice: str) -> None:
-        model, (observation, target) = tiny_model(token_choice=choice), ask()
+    @pytest.mark.parametrize("code_temperature", [0.0, 0.3, 1.0])
+    def test_temperature_zero_is_deterministic_and_draws_nothing(
+        self, code_temperature: float
+    ) -> None:
+        model, (observation, target) = tiny_model(code_temperature=code_temperature), ask()
         before = torch.get_rng_state()
         first = model.act(observation, target)
         assert torch.equal(first, model.act(observation, target))
@@ -119,13 +121,19 @@ class TestSampling:
             expected = (logits / temperature).softmax(-1)
             torch.testing.assert_close(share, expected, atol=0.015, rtol=0)
 
-    def test_the_likeliest_or_the_mean_code(self) -> None:
+    def test_the_likeliest_code_or_the_mean_at_a_temperature(self) -> None:
         logits = torch.randn(5, 2, 8)
         model = tiny_model()
         codes = model.quantizer.codes
         torch.testing.assert_close(model.pick(logits), codes[logits.argmax(-1)])
-        model = tiny_model(token_choice="expected")
-        torch.testing.assert_close(model.pick(logits), logits.softmax(-1) @ codes)
+        for temperature in (0.3, 1.0):
+            model = tiny_model(code_temperature=temperature)
+            torch.testing.assert_close(
+                model.pick(logits), (logits / temperature).softmax(-1) @ codes
+            )
+        torch.testing.assert_close(
+            tiny_model(code_temperature=1e-4).pick(logits), codes[logits.argmax(-1)]
+        )
         sampled = model.pick(logits, temperature=1.0).flatten(0, 1)
         assert all((code == codes).all(-1).any() for code in sampled)
 
@@ -150,17 +158,17 @@ class TestPlan:
         assert plan.action.shape == (*lead, ACTION)
         assert plan.partial == ()
 
-    @pytest.mark.parametrize("choice", ["argmax", "expected"])
+    @pytest.mark.parametrize("code_temperature", [0.0, 0.3])
     @pytest.mark.parametrize("temperature", [0.0, 1.0])
-    def test_is_what_acting_does(self, choice: str, temperature: float) -> None:
-        model, (observation, target) = tiny_model(token_choice=choice), ask()
+    def test_is_what_acting_does(self, code_temperature: float, temperature: float) -> None:
+        model, (observation, target) = tiny_model(code_temperature=code_temperature), ask()
 
         def seeded() -> dict[str, Any]:
             return {"temperature": temperature, "generator": torch.Generator().manual_seed(3)}
 
         plan = model.plan(observation, target, **seeded())
         torch.testing.assert_close(plan.action, model.act(observation, target, **seeded()))
-        if choice == "argmax" or temperature:
+        if code_temperature == 0 or temperature:
             codes = [model.quantizer.lookup(ids) for ids in plan.token_ids]
             torch.testing.assert_close(plan.latent, model.quantizer.partial_sums(codes)[-1])
 

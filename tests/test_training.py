@@ -29,7 +29,7 @@ RANDOM: dict[str, Any] = {
     "state_dropout": 0.3,
     "inverse_dynamics_condition": "state",
     "return_expectile": 0.9,
-    "token_choice": "expected",  # every random number shows in the plans
+    "code_temperature": 1.0,  # every random number shows in the plans
 }
 State = dict[str, Tensor]
 Train = Callable[..., MAGEModel]

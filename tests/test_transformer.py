@@ -49,7 +49,7 @@ class TestScaleCausality:
 
 
 class TestGeneration:
-    @pytest.mark.parametrize("changes", [{}, {"token_choice": "expected"}])
+    @pytest.mark.parametrize("changes", [{}, {"code_temperature": 1.0}])
     def test_cached_equals_uncached(self, changes: dict[str, Any]) -> None:
         model, (_, state, target, known) = exact_model(**changes), inputs()
         chosen: list[Tensor] = []

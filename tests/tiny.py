@@ -34,7 +34,7 @@ CORE: dict[str, Any] = {
     "condition_guidance": "adapter",
     "adapter_dim": 4,
     "context": "teacher",
-    "token_choice": "argmax",
+    "code_temperature": 0.0,
     "state_dropout": 0.0,
     "return_dropout": 0.0,
     "guidance_scale": 1.0,
