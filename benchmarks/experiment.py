@@ -133,18 +133,7 @@ def _train(
         paper_size=cell.budget == "paper",
         changes=dict(cell.changes),
     )
-
-    def make() -> Plan:
-        if not cell.equal_steps:
-            return make_plan(build, dataset, cell.minutes)
-        whole = folder_of(replace(cell, seed=0, variant="", changes={}), settings)
-        whole.mkdir(parents=True, exist_ok=True)
-        with FileLock(whole / ".equal_steps.lock"):  # timed once for all that are to be equal
-            unchanged = partial(build, seed=0, changes={})
-            timed = partial(make_plan, unchanged, dataset, cell.minutes)
-            return _kept(whole / "equal_steps.json", unchanged, timed)
-
-    plan = _plan(folder, build, make)
+    plan = _plan(folder, build, partial(_new_plan, cell, settings, build, dataset))
     method = build()
 
     def interim() -> Record:
@@ -195,6 +184,20 @@ def _plan(folder: Path, build: Callable[[], Method], make: Callable[[], Plan]) -
     if not (folder / _CHECKPOINT).exists():
         (folder / _COURSE).unlink(missing_ok=True)
     return plan
+
+
+def _new_plan(
+    cell: Cell, settings: Settings, build: Callable[..., Method], dataset: TensorDictBase
+) -> Plan:
+    """Plan a cell by itself, or as all whose steps are to be equal, which are timed once."""
+    if not cell.equal_steps:
+        return make_plan(build, dataset, cell.minutes)
+    unchanged = partial(build, seed=0, changes={})
+    timed = partial(make_plan, unchanged, dataset, cell.minutes)
+    folder = folder_of(replace(cell, seed=0, variant="", changes={}), settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".equal_steps.lock"):
+        return _kept(folder / "equal_steps.json", unchanged, timed)
 
 
 def _kept(path: Path, build: Callable[[], Method], make: Callable[[], Plan]) -> Plan:

@@ -298,9 +298,9 @@ class MAGEModel(nn.Module):
         is the likeliest code; else the codes of samples.
         """
         # Deviation: the presets act on the mean code of each token, not on the likeliest one.
-        if temperature == 0 and (sharpness := self.config.code_temperature) > 0:
+        if temperature == 0 and self.config.code_temperature > 0:
             codes = self.quantizer.codes
-            return (logits.to(codes.dtype) / sharpness).softmax(-1) @ codes
+            return (logits.to(codes.dtype) / self.config.code_temperature).softmax(-1) @ codes
         return self.quantizer.lookup(self.sample(logits, temperature, generator))
 
     def straight_through(self, logits: Tensor) -> Tensor:

@@ -158,7 +158,7 @@ class TestPlan:
         assert plan.action.shape == (*lead, ACTION)
         assert plan.partial == ()
 
-    @pytest.mark.parametrize("code_temperature", [0.0, 0.3])
+    @pytest.mark.parametrize("code_temperature", [0.0, 0.3, 1.0])
     @pytest.mark.parametrize("temperature", [0.0, 1.0])
     def test_is_what_acting_does(self, code_temperature: float, temperature: float) -> None:
         model, (observation, target) = tiny_model(code_temperature=code_temperature), ask()
