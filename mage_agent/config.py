@@ -98,6 +98,10 @@ class MAGEConfig:
         generator_steps: gradient steps of stage 2.
         inverse_dynamics_steps: gradient steps of I alone on the trained model's plans; 0 leaves
             this stage out (measured: it is worth it where I sees s_0).
+        followed_scales: how many of the coarse scales of these plans are those of the way that the
+            data went; the finer ones are generated. 0 generates all: a plan may then lead another
+            way than the action that I learns from it. Worth it where plans can be trusted
+            (measured).
     """
 
     observation_keys: tuple[str, ...] = ()
@@ -151,6 +155,7 @@ class MAGEConfig:
     tokenizer_steps: int = 50_000
     generator_steps: int = 100_000
     inverse_dynamics_steps: int = 0
+    followed_scales: int = 0
 
     def __post_init__(self) -> None:
         """Check every field; raise before anything is built."""
@@ -217,7 +222,7 @@ class MAGEConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} is {value!r}; it must be an integer of at least 1.")
-        for name in ("warmup_steps", "inverse_dynamics_steps"):
+        for name in ("warmup_steps", "inverse_dynamics_steps", "followed_scales"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
                 raise ValueError(f"{name} is {value!r}; it must be an integer of at least 0.")
@@ -282,6 +287,11 @@ class MAGEConfig:
             raise ValueError(f"scale_lengths {lengths} must be integers.")
         if lengths[0] < 1 or list(lengths) != sorted(set(lengths)):
             raise ValueError(f"scale_lengths {lengths} must be strictly increasing from 1 or more.")
+        if self.followed_scales > self.num_scales:
+            raise ValueError(
+                f"followed_scales is {self.followed_scales}; of {self.num_scales} scales, at most "
+                "all can be the data's."
+            )
         if lengths[-1] != self.latent_length:
             raise ValueError(
                 f"the last of scale_lengths {lengths} must be horizon / temporal_stride = "

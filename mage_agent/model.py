@@ -243,7 +243,11 @@ class MAGEModel(nn.Module):
         return per_scale
 
     def generate(
-        self, state: Tensor, return_to_go: Tensor, pick: Callable[[Tensor], Tensor]
+        self,
+        state: Tensor,
+        return_to_go: Tensor,
+        pick: Callable[[Tensor], Tensor],
+        given: Sequence[Tensor] = (),
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Draw a token pyramid coarse to fine, with a key/value cache (Eq. 4).
 
@@ -251,6 +255,7 @@ class MAGEModel(nn.Module):
             state: standardised s_0, shape (B, S).
             return_to_go: standardised R_0, shape (B, 1).
             pick: maps the logits of a scale (B, L_k, V) to its codes (B, L_k, C).
+            given: codes of the coarsest scales, which are not picked then, tensors (B, L_k, C).
 
         Returns:
             Logits, K tensors (B, L_k, V), and the sums of scales 1..k, K tensors (B, L_K, C).
@@ -275,7 +280,7 @@ class MAGEModel(nn.Module):
                 conditional, unconditional = logits.chunk(2)
                 logits = unconditional + guidance * (conditional - unconditional)
             scores.append(logits)
-            return pick(logits)
+            return given[k] if k < len(given) else pick(logits)
 
         sums = [total for _, total in self.quantizer.coarse_to_fine(choose, state[:batch])]
         return scores, sums

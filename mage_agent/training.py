@@ -294,11 +294,12 @@ class _Trainer:
         self.model.eval()
         sampler = WindowSampler(self.dataset["episode"], self.model.config.horizon)
         columns = self.dataset.select(*self.model.config.observation_keys, "action", "return_to_go")
+        read = MAGETokenizerLoss(self.model).window  # the third stage's loss reads plans, too
         token_ids = []
         for start in torch.arange(len(self.dataset)).split(1024):
             index, mask = sampler.windows(start)
             batch = columns[index].set(("collector", "mask"), mask).to(self.device)
-            encoding = self.model.tokenize(self.loss.window(batch))
+            encoding = self.model.tokenize(read(batch))
             token_ids.append(torch.cat(encoding.token_ids, dim=1).cpu())
         self.model.train()
         return torch.cat(token_ids)
@@ -306,21 +307,35 @@ class _Trainer:
     @torch.no_grad()
     def plans(self) -> Tensor:
         """What I sees of the plans made at every step for the return that followed, (N, ...)."""
-        self.model.eval()
+        model, config = self.model, self.model.config
+        # Deviation: with followed_scales, the third stage's plans begin with the data's tokens.
+        # From a plan of another way than the data's, I would learn to heed no plan: where ways
+        # part it would take the mean of all actions, and stand still.
+        followed = config.scales[: config.followed_scales]
+        tokens = (
+            self.tokens()[:, : sum(followed)] if followed else torch.empty(len(self.dataset), 0)
+        )
+        model.eval()
         # Deviation: the third stage's plans are made with dropout.
         # Those that the transformer knows by heart would tell I more than acting can.
-        self.model.transformer.train()
-        keys = self.model.config.observation_keys
+        model.transformer.train()
+        keys = config.observation_keys
         plans = []
         with seeded(self.seed, self.device):  # a run that is resumed makes the same plans
-            for chunk in self.dataset.select(*keys, "return_to_go").split(1024):
+            steps = self.dataset.select(*keys, "return_to_go").split(1024)
+            coarse = tokens[:, : sum(followed)].split(1024)
+            for chunk, token_ids in zip(steps, coarse, strict=True):
                 observation = torch.cat([chunk[key] for key in keys], dim=-1).to(self.device)
-                state, target = self.model.standardize(
+                state, target = model.standardize(
                     observation, chunk["return_to_go"].to(self.device)
                 )
-                _, sums = self.model.generate(state, target, self.model.pick)
-                plans.append(self.model.read_plan(sums[-1], state, target).cpu())
-        self.model.train()
+                given = [
+                    model.quantizer.lookup(ids)
+                    for ids in token_ids.to(self.device).split(followed, dim=1)
+                ]
+                _, sums = model.generate(state, target, model.pick, given)
+                plans.append(model.read_plan(sums[-1], state, target).cpu())
+        model.train()
         return torch.cat(plans)
 
     def directions(self) -> Tensor:

@@ -65,6 +65,8 @@ INVALID: list[tuple[dict[str, Any], list[str]]] = [  # changes -> what the messa
     ({"warmup_steps": 1.5}, ["warmup_steps is 1.5", "integer of at least 0"]),
     ({"inverse_dynamics_steps": float("inf")}, ["inverse_dynamics_steps is inf"]),
     ({"inverse_dynamics_steps": True}, ["inverse_dynamics_steps is True"]),
+    ({"followed_scales": -1}, ["followed_scales is -1", "integer of at least 0"]),
+    ({"followed_scales": 4}, ["followed_scales is 4", "3 scales"]),
     ({"learning_rate": float("inf")}, ["learning_rate is inf"]),
     ({"commitment_weight": float("nan")}, ["commitment_weight is nan"]),
     ({"horizon": 3 * 10**9, "num_scales": 10**9}, ["horizon is 3000000000", "at most"]),
@@ -221,6 +223,7 @@ ALIVE: dict[str, dict[str, Any]] = {
     "tokenizer_steps": {"tokenizer_steps": 3},
     "generator_steps": {"generator_steps": 3},
     "inverse_dynamics_steps": {"inverse_dynamics_steps": 3},
+    "followed_scales": {"followed_scales": 1},
 }
 # What these need beside them is not what is under test.
 BESIDE: dict[str, dict[str, Any]] = {

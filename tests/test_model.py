@@ -1,5 +1,6 @@
 """Model: raw units in and out, plans that answer to what was asked, ablations that ablate."""
 
+import operator
 from typing import Any
 
 import numpy as np
@@ -301,6 +302,23 @@ class TestConditioning:
         untold = tiny_model(guidance_scale=0.0, return_dropout=0.1)
         one, other = untold.plan(state, target), untold.plan(state, -target)
         assert all(map(torch.equal, one.token_ids, other.token_ids))
+
+    def test_coarse_codes_that_are_given_are_followed(self) -> None:
+        model, state, target = tiny_model(), torch.randn(5, STATE), torch.randn(5, 1)
+        codes = [torch.randn(5, length, model.config.code_dim) for length in model.config.scales]
+        for count in range(len(codes) + 1):
+            picked: list[Tensor] = []
+
+            def pick(logits: Tensor, kept: list[Tensor] = picked) -> Tensor:
+                kept.append(logits)
+                return model.pick(logits)
+
+            scores, sums = model.generate(state, target, pick, codes[:count])
+            assert all(map(operator.is_, picked, scores[count:]))
+            assert len(picked) == len(codes) - count
+            wanted = model.quantizer.partial_sums(codes)
+            for ours, given in zip(sums[:count], wanted, strict=False):
+                torch.testing.assert_close(ours, given)
 
     def test_an_expectile_bounds_what_is_asked(self) -> None:
         model, (observation, _) = tiny_model(return_expectile=0.9), ask()

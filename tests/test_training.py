@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +245,39 @@ class TestResuming:
             torch.testing.assert_close(given[0][step], expected)
         assert same(state_of(train_on_goals(checkpoint_path=path, resume=True)), state_of(model))
 
+    @pytest.mark.parametrize("followed", [1, 3])
+    def test_the_third_stage_follows_the_coarse_tokens_of_the_data(
+        self,
+        train: Train,
+        toy_dataset: TensorDict,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        followed: int,
+    ) -> None:
+        tokens: list[Tensor] = []
+        followed_codes: list[Sequence[Tensor]] = []
+        plans, generate = training._Trainer.plans, MAGEModel.generate
+
+        def keep_tokens(trainer: Any) -> Tensor:
+            tokens.append(trainer.tokens())
+            return plans(trainer)
+
+        def keep_given(model: MAGEModel, *args: Any) -> Any:
+            followed_codes.append(args[3])
+            return generate(model, *args)
+
+        monkeypatch.setattr(training._Trainer, "plans", keep_tokens)
+        monkeypatch.setattr(MAGEModel, "generate", keep_given)
+        options: dict[str, Any] = {"config": {**RANDOM, "followed_scales": followed}}
+        options["checkpoint_path"] = tmp_path / "training.mage"
+        model = train(**options)
+        scales = model.config.scales
+        expected = [model.quantizer.lookup(ids) for ids in tokens[0].split(scales, dim=1)]
+        found = [torch.cat(codes) for codes in zip(*followed_codes, strict=True)]
+        assert len(found) == followed
+        assert all(map(torch.equal, found, expected))
+        assert same(state_of(train(**options, resume=True)), state_of(model))
+
     def test_checkpoints_alone_change_nothing(self, train: Train, tmp_path: Path) -> None:
         kept = train(config=RANDOM, checkpoint_path=tmp_path / "file", checkpoint_interval=1)
         assert same(state_of(kept), state_of(train(config=RANDOM)))
@@ -276,9 +309,9 @@ class TestResuming:
         path = tmp_path / "training.mage"
         train(checkpoint_path=path)
         tensors, header = checkpoint.load_tensors(path)
-        header["config"]["true_scales"] = 0
+        header["config"]["token_choice"] = "expected"
         checkpoint.save_tensors(tensors, path, header)
-        with pytest.raises(ValueError, match=r"differing configuration \['true_scales'\]"):
+        with pytest.raises(ValueError, match=r"differing configuration \['token_choice'\]"):
             train(checkpoint_path=path, resume=True)
 
     def test_a_training_that_diverged_goes_on_at_a_lower_rate(
