@@ -15,10 +15,10 @@ from rich.console import Console
 import benchmarks.mazegame  # noqa: F401  (registers the environment)
 from benchmarks.collect.waypoints import WaypointController, next_cells
 from benchmarks.mazegame.collect import MazeGameRecipe, collect, main
-from benchmarks.mazegame.game import COINS, GOAL, MAZE, POSITION, MazeGame
+from benchmarks.mazegame.game import COINS, GOAL, MAZE, POSITION, MazeGame, flat
 from benchmarks.mazegame.maze import GridMaze
 from benchmarks.mazegame.measure import Episode, count, play, wall_statistics
-from mage_agent import load_dataset
+from mage_agent import MAGEConfig, load_dataset
 from mage_agent.d4rl import make_environment
 from mage_agent.recording import minari_root
 
@@ -36,7 +36,7 @@ def walk(env: gym.Env, stops: list[tuple[int, int]], **cells: tuple[int, int]) -
     )
     steps: list[dict] = []
     for _ in range(300):
-        action = controller.act(observation[POSITION].astype(float), np.zeros(2)).clip(-1, 1)
+        action = controller.act(observation["observation"].astype(float), np.zeros(2)).clip(-1, 1)
         observation, reward, terminated, _, info = env.step(action.astype(np.float32))
         steps.append(
             {"observation": observation, "reward": reward, "terminated": terminated, **info}
@@ -89,17 +89,27 @@ def test_goal_ends_the_game_and_coins_are_lost() -> None:
 def test_observation_tells_all_but_where_the_coins_are() -> None:
     env = MazeGame()
     first, _ = env.reset(seed=0, options={"start": (1, 1), "goal": (9, 9)})
-    np.testing.assert_allclose(first[GOAL], MAZE.cell_rowcol_to_xy((9, 9)))
-    assert np.abs(first[POSITION] - MAZE.cell_rowcol_to_xy((1, 1))).max() <= 0.25
+    assert first["desired_goal"].tolist() == [*MAZE.cell_rowcol_to_xy((9, 9)), 1, 1]
+    assert np.abs(first["observation"] - MAZE.cell_rowcol_to_xy((1, 1))).max() <= 0.25
     steps = walk(env, [COINS["silver"], (1, 1)], **START, **END)
     assert steps[-1]["silver"]
-    assert first[4:].tolist() == [0, 0]
-    assert steps[-1]["observation"][4:].tolist() == [1, 0]
+    assert first["achieved_goal"].tolist() == [*first["observation"], 0, 0]
+    last = steps[-1]["observation"]
+    assert last["achieved_goal"].tolist() == [*last["observation"], 1, 0]
+
+
+def test_flat_observation_is_what_policies_read() -> None:
+    observation, _ = MazeGame().reset(seed=0)
+    laid = flat(observation)
+    assert laid.shape == (10,)
+    np.testing.assert_array_equal(laid[POSITION], observation["observation"])
+    np.testing.assert_array_equal(laid[GOAL], observation["desired_goal"][:2])
+    assert tuple(MAGEConfig.preset("maze2d").observation_keys) == tuple(observation)
 
 
 def test_starts_and_goals_are_random_and_free() -> None:
     env = MazeGame()
-    observations = np.array([env.reset(seed=seed)[0] for seed in range(200)])
+    observations = np.array([flat(env.reset(seed=seed)[0]) for seed in range(200)])
     for part in (POSITION, GOAL):
         cells = {tuple(MAZE.cell_xy_to_rowcol(place)) for place in observations[:, part]}
         assert len(cells) > 30
@@ -111,19 +121,21 @@ def test_walls_block_and_let_slide() -> None:
     env, rng = MazeGame(), np.random.default_rng(0)
     for seed in range(5):
         observation, _ = env.reset(seed=seed)
-        path, push = [observation[POSITION]], rng.uniform(-1, 1, size=2)
+        path, push = [observation["observation"]], rng.uniform(-1, 1, size=2)
         for step in range(200):
             if step % 10 == 0:
                 push = rng.uniform(-1, 1, size=2)
             observation, *_ = env.step(push.astype(np.float32))
-            path.append(observation[POSITION])
+            path.append(observation["observation"])
         assert not any(MAZE.is_wall(x, y) for x, y in np.array(path).tolist())
         assert MAZE.crossed_walls(path) < 0.2  # corners, cut by the straight line between steps
     env.reset(options={"start": (1, 1)})
     for _ in range(20):
         observation, *_ = env.step(np.array([1.0, 1.0], dtype=np.float32))  # into the ceiling
-    assert observation[0] > 0
-    assert observation[1] == pytest.approx(MAZE.cell_rowcol_to_xy((1, 1))[1] + 0.4, abs=1e-4)
+    assert observation["observation"][0] > 0
+    assert observation["observation"][1] == pytest.approx(
+        MAZE.cell_rowcol_to_xy((1, 1))[1] + 0.4, abs=1e-4
+    )
 
 
 def test_no_cell_of_the_maze_bars_the_way() -> None:
@@ -169,7 +181,8 @@ def test_dataset_holds_wins_and_failures_that_the_environment_repeats(tmp_path: 
         (recorded,) = dataset.storage.get_episode_metadata([episode.id])
         observation, _ = env.reset(seed=recorded["seed"])
         for step, action in enumerate(episode.actions):
-            np.testing.assert_array_equal(observation, episode.observations[step])
+            for name, value in observation.items():
+                np.testing.assert_array_equal(value, episode.observations[name][step])
             observation, reward, _, _, _ = env.step(action)
             assert reward == episode.rewards[step]
 
@@ -213,7 +226,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_counts_are_shares_of_the_episodes() -> None:
     done = dict.fromkeys(("silver", "gold", "goal", "success"), True)
-    steps = [np.zeros(6, dtype=np.float32)] * 3
+    steps = [np.zeros(10, dtype=np.float32)] * 3
     episodes = [Episode(steps, [], done), Episode(steps[:2], [], {**done, "success": False})]
     assert count(episodes) == {
         "silver": 1.0,
@@ -227,14 +240,14 @@ def test_counts_are_shares_of_the_episodes() -> None:
 def test_played_episodes_are_whole_and_in_order() -> None:
     right = np.array([1.0, 0.0], dtype=np.float32)
     episodes = play(
-        lambda observation: np.tile(right, (len(observation), 1)),
+        lambda observation: np.tile(right, (len(observation["observation"]), 1)),
         lambda: gym.make("MazeGame-v0", max_episode_steps=5),
         episodes=3,
         seed=7,
     )
     for index, episode in enumerate(episodes):
         env = gym.make("MazeGame-v0")
-        path = [env.reset(seed=7 + index)[0]] + [env.step(right)[0] for _ in range(5)]
+        path = [flat(env.reset(seed=7 + index)[0])] + [flat(env.step(right)[0]) for _ in range(5)]
         np.testing.assert_array_equal(episode.path, np.array(path)[:, POSITION])
         assert set(episode.info) >= {"silver", "gold", "goal", "success"}
 

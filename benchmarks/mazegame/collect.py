@@ -14,7 +14,7 @@ from tqdm import trange
 
 import benchmarks.mazegame  # noqa: F401  (registers the environment)
 from benchmarks.collect.waypoints import WaypointController
-from benchmarks.mazegame.game import COINS, GOAL, MAZE, POSITION
+from benchmarks.mazegame.game import COINS, MAZE
 from mage_agent.recording import free_place, save_minari
 
 __all__ = ["MazeGameRecipe", "collect"]
@@ -138,7 +138,7 @@ def _run_episode(
     seed = int(rng.integers(2**31))
     observation, _ = env.reset(seed=seed)
     places = {name: MAZE.cell_rowcol_to_xy(cell) for name, cell in COINS.items()}
-    places["goal"] = observation[GOAL].astype(float)
+    places["goal"] = observation["desired_goal"][:2].astype(float)
     stops = [places[name] for name in route or ("goal",)]
     for _ in range(detours):
         cell = MAZE.free_cells[rng.integers(len(MAZE.free_cells))]
@@ -155,7 +155,7 @@ def _run_episode(
         if route is None:
             action = rng.uniform(-1.0, 1.0, size=2)
         else:
-            action = controller.act(observation[POSITION].astype(float), np.zeros(2))
+            action = controller.act(observation["observation"].astype(float), np.zeros(2))
             action = action.clip(-1.0, 1.0) + action_noise * rng.standard_normal(2)
         actions.append(action.clip(-1.0, 1.0).astype(np.float32))
         observation, reward, terminated, truncated, _ = env.step(actions[-1])
@@ -166,7 +166,7 @@ def _run_episode(
     return EpisodeBuffer(
         id=index,
         seed=seed,
-        observations=observations,
+        observations={name: [one[name] for one in observations] for name in observation},
         actions=actions,
         rewards=rewards,
         terminations=terminations,

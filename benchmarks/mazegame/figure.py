@@ -28,7 +28,7 @@ def draw_results(
 
     Args:
         episodes: by method, an episode with the same start and goal.
-        counts: by method, from ``benchmarks.mazegame.measure.count``.
+        counts: by method, from ``benchmarks.mazegame.measure.count``, with those of plans.
         plans: by method that plans, its plans for the start of that episode, (N, T, 2).
         growing: one plan with its coarse versions, from the same start.
     """
@@ -57,12 +57,15 @@ def draw_results(
         for path in paths:
             plot_path(axes, path, width=1, alpha=0.5)
         axes.plot(*first[POSITION], "o", color="black", markersize=6, zorder=5)
-        axes.set_title(f"{name}:\n{len(paths)} sampled plans from the black point")
+        share = counts[name]["plans"]["cross_walls"]
+        axes.set_title(
+            f"{name}:\n{len(paths)} plans from the black point;\n{share:.0%} of all cut walls"
+        )
 
     grown = list(bottom.subplots(1, len(growing.partial)))
     for axes in grown:
         draw_game(axes)
-    plot_plan(grown, growing, dimensions=(0, 1), goal=first[GOAL])
+    plot_plan(grown, growing, dimensions=(POSITION.start, POSITION.start + 1), goal=first[GOAL])
     bottom.suptitle("one plan of MAGE, coarse to fine")
     return figure
 

@@ -1,6 +1,7 @@
 """The maze game as a Gymnasium environment."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -10,7 +11,9 @@ from gymnasium import spaces
 
 from benchmarks.mazegame.maze import FloatArray, GridMaze
 
-__all__ = ["COINS", "GOAL", "MAZE", "POSITION", "MazeGame"]
+__all__ = ["COINS", "GOAL", "MAZE", "POSITION", "MazeGame", "flat"]
+
+Observation = dict[str, Any]
 
 # No free cell is a bottleneck, so that the goal, wherever it is, never bars the way to a coin.
 MAZE = GridMaze(
@@ -29,8 +32,8 @@ MAZE = GridMaze(
     ]
 )
 COINS = {"silver": (3, 3), "gold": (7, 7)}
-# Where the observation holds them.
-POSITION, GOAL = slice(0, 2), slice(2, 4)
+# Where observation, achieved and desired goal hold them, laid end to end as policies read them.
+POSITION, GOAL = slice(2, 4), slice(6, 8)
 
 _REACH = 0.4  # distance in cells at which a coin or the goal counts as reached
 _SPEED = 0.25  # cells per step
@@ -38,7 +41,7 @@ _RADIUS = 0.1  # of the point, in cells
 _START_CELLS = [cell for cell in MAZE.free_cells if cell not in COINS.values()]
 
 
-class MazeGame(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
+class MazeGame(gym.Env[Observation, npt.NDArray[np.float32]]):
     """A point collects the silver coin, then the gold coin, and finally reaches the goal.
 
     The coins lie at fixed places that the observation does not tell. Start and goal are random
@@ -48,9 +51,10 @@ class MazeGame(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
     apart. The paper does not say what the observation holds: here it is position, goal and which
     coins are collected, so that a memoryless policy can win.
 
-    The observation is (x, y, goal x, goal y, silver, gold), shape (6,), in cells; coins are 0 or 1.
-    The action is a move in [-1, 1]^2, in quarters of a cell. Walls block, and one slides along
-    them.
+    Observations are dictionaries, as in all of Gymnasium's goal environments: ``observation`` is
+    (x, y) in cells; ``achieved_goal`` is (x, y, silver, gold), where coins are 0 or 1; and
+    ``desired_goal`` is (goal x, goal y, 1, 1). The action is a move in [-1, 1]^2, in quarters of a
+    cell. Walls block, and one slides along them.
 
     ``reset(options={"start": (row, column), "goal": (row, column)})`` sets either by hand.
 
@@ -63,16 +67,18 @@ class MazeGame(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
     def __init__(self, render_mode: str | None = None) -> None:
         self.render_mode = render_mode
         self.maze = MAZE
-        rows, columns = len(MAZE.maze_map), len(MAZE.maze_map[0])
-        high = np.array([columns / 2, rows / 2] * 2 + [1, 1], dtype=np.float32)
-        low = np.concatenate([-high[:4], [0, 0]]).astype(np.float32)
-        self.observation_space = spaces.Box(low, high)
+        columns, rows = len(MAZE.maze_map[0]) / 2, len(MAZE.maze_map) / 2
+        low, high = np.array([[-columns, -rows, 0, 0], [columns, rows, 1, 1]], dtype=np.float32)
+        place, goal = spaces.Box(low[:2], high[:2]), spaces.Box(low, high)
+        self.observation_space = spaces.Dict(
+            {"observation": place, "achieved_goal": goal, "desired_goal": goal}
+        )
         self.action_space = spaces.Box(-1, 1, (2,))
         self._coins = {name: MAZE.cell_rowcol_to_xy(cell) for name, cell in COINS.items()}
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
+    ) -> tuple[Observation, dict[str, Any]]:
         """Start somewhere in a random cell, with another random cell as the goal."""
         super().reset(seed=seed)
         picked = self.np_random.choice(len(_START_CELLS), size=2, replace=False)
@@ -86,7 +92,7 @@ class MazeGame(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
 
     def step(
         self, action: npt.NDArray[np.float32]
-    ) -> tuple[npt.NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Move the point."""
         for axis, length in enumerate(_SPEED * np.clip(action, -1.0, 1.0).astype(float)):
             self._move(axis, length)
@@ -125,10 +131,19 @@ class MazeGame(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
         self._done[name] = math.dist(self._position, place) <= _REACH
         return float(self._done[name])
 
-    def _observation(self) -> npt.NDArray[np.float32]:
+    def _observation(self) -> Observation:
         coins = (self._done["silver"], self._done["gold"])
-        parts = (self._position, self._goal, coins)
-        return np.concatenate(parts).astype(np.float32)
+        return {
+            "observation": self._position.astype(np.float32),
+            "achieved_goal": np.append(self._position, coins).astype(np.float32),
+            "desired_goal": np.append(self._goal, (1, 1)).astype(np.float32),
+        }
 
     def _info(self) -> dict[str, Any]:
         return {**self._done, "success": all(self._done.values())}
+
+
+def flat(observation: Mapping[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    """Return the parts of an observation end to end, shape (10,)."""
+    names = ("observation", "achieved_goal", "desired_goal")
+    return np.concatenate([observation[name] for name in names])

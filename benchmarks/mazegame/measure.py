@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from benchmarks.mazegame.game import MAZE, POSITION
+from benchmarks.mazegame.game import MAZE, POSITION, flat
 from mage_agent import MAGEPolicy
 from mage_agent.evaluation import evaluate
 
@@ -46,10 +46,9 @@ class _Recorder(gym.Wrapper[Any, Any, Any, Any]):
         self._episodes = episodes
 
     def _keep(self, observation: Any) -> None:
-        if isinstance(observation, dict):
+        if "return_to_go" in observation:
             self._episode.asked.append(observation["return_to_go"].copy())
-            observation = observation["observation"]
-        self._episode.observations.append(observation.copy())
+        self._episode.observations.append(flat(observation))
 
     def reset(self, *, seed: int | None = None, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """Start a record."""
@@ -77,18 +76,29 @@ def play(
     """Play episodes and keep them whole; episode i is reset with ``seed + i``.
 
     Args:
-        policy: as ``mage_agent.evaluation.evaluate`` takes it.
+        policy: as ``mage_agent.evaluation.evaluate`` takes it; MAGE acts on samples, at its
+            configuration's temperature, since a memoryless policy without chance that comes to
+            rest rests for ever.
         make_env: makes the maze game.
         episodes: number of episodes.
         seed: of the first episode.
     """
     kept: dict[int, Episode] = {}
 
+    is_mage = isinstance(policy, MAGEPolicy)
+
     def recorded() -> gym.Env[Any, Any]:
         env = make_env()
-        return _Recorder(policy.wrap(env) if isinstance(policy, MAGEPolicy) else env, kept)
+        return _Recorder(policy.wrap(env) if is_mage else env, kept)
 
-    evaluate(policy, recorded, episodes=episodes, seed=seed, num_envs=50)
+    evaluate(
+        policy,
+        recorded,
+        episodes=episodes,
+        seed=seed,
+        num_envs=50,
+        deterministic=not is_mage,
+    )
     return [kept[seed + i] for i in range(episodes)]
 
 
@@ -106,15 +116,13 @@ def plans_of(
     episodes: list[Episode],
     *,
     interval: int = 10,
-    guided: bool = True,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Plans made anew at the states that were met, and these states.
+    """Plans made anew at the states that were met, sampled as for acting, and these states.
 
     Args:
         policy: whose plans.
         episodes: of this policy, with their account.
         interval: every how many steps of an episode.
-        guided: whether to decode with D' rather than D.
 
     Returns:
         Planned positions (N, T, 2), and the positions of the agent (N, 2).
@@ -124,7 +132,8 @@ def plans_of(
     plan = policy.model.plan(
         torch.as_tensor(states),
         torch.as_tensor(asked),
-        guided=guided,
+        temperature=policy.config.temperature,
+        generator=torch.Generator().manual_seed(0),
     )
     return plan.observation[..., POSITION].numpy(), states[:, POSITION]
 
