@@ -312,9 +312,7 @@ class _Trainer:
         # From a plan of another way than the data's, I would learn to heed no plan: where ways
         # part it would take the mean of all actions, and stand still.
         followed = config.scales[: config.followed_scales]
-        tokens = (
-            self.tokens()[:, : sum(followed)] if followed else torch.empty(len(self.dataset), 0)
-        )
+        tokens = self.tokens() if followed else torch.empty(len(self.dataset), 0)
         model.eval()
         # Deviation: the third stage's plans are made with dropout.
         # Those that the transformer knows by heart would tell I more than acting can.

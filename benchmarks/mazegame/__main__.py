@@ -31,12 +31,12 @@ __all__ = ["run"]
 RECIPE = MazeGameRecipe(dataset_id="local/mazegame/mixed-v0")
 CONFIG = MAGEConfig.preset(
     "maze2d-small",
-    # Plans hold the way alone: tokens that also tell goal and position, which never change or
-    # follow from the way, tell the way less well.
+    # Plans hold the way alone: tokens of whole observations also spell out the goal, which never
+    # changes, and tell the way less well.
     trajectory="RG",
     horizon=64,
-    # Fine tokens, and long training: else windows of the data decoded from their own tokens cut
-    # through walls.
+    # Coarser tokens, or less training for them, and even windows of the data that are decoded from
+    # their own tokens cut through walls.
     temporal_stride=4,
     num_scales=6,
     codebook_size=1024,
