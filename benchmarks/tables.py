@@ -73,8 +73,11 @@ TABLES = {
     3: Table(datasets=_of_domain("antmaze"), methods=("mage", "bc", "cql", "iql", "dt")),
     4: Table(datasets=_MAZES, methods=("mage", "cql", "iql", "dt")),
     5: _ablation(_scales(1, 2, 4, 6, 8, 10)),
-    # A with CQL regularisation is not among MAGE's settings.
-    6: _ablation({"": {}} | {f"({', '.join(x)})": {"trajectory": x} for x in ("S", "A", "RSA")}),
+    6: _ablation(
+        {"": {}}
+        | {f"({', '.join(x)})": {"trajectory": x} for x in ("S", "A", "RSA")}
+        | {"(A) with CQL": {"trajectory": "A", "return_conditioning": [], "q_value_weight": 1.0}}
+    ),
     7: _ablation(
         {
             "": {},

@@ -80,6 +80,10 @@ class MAGEConfig:
             the whole dataset only (measured).
         gumbel_temperature: temperature of the straight-through samples of Algorithm 5.
         commitment_weight: weight of the commitment loss (Eq. A.2, beta).
+        q_value_weight: weight of the error of the token logits, read as Q values, to the
+            return-to-go; the cross-entropy beside it is what CQL adds to such an error to make it
+            conservative. It takes a transformer that is not told the return (Table 6, "A+CQL",
+            which the paper does not define).
         inverse_dynamics_weight: weight of L_inv (Eq. 6).
         condition_weight: weight of L_cond (Algorithm 5, lambda_cond).
         codebook_decay: decay of the codebook's moving average, per step.
@@ -138,6 +142,7 @@ class MAGEConfig:
     return_expectile: float | None = None
     gumbel_temperature: float = 1.0
     commitment_weight: float = 0.25
+    q_value_weight: float = 0.0
     inverse_dynamics_weight: float = 1.0
     condition_weight: float = 0.1
     codebook_decay: float = 0.99
@@ -194,6 +199,13 @@ class MAGEConfig:
                 f"observation_keys is {keys!r}; it must be a tuple of names, such as "
                 "('observation',)."
             )
+        told = [site for site in ("first_scale", "finer_scales") if site in sites]
+        if self.q_value_weight and told:
+            raise ValueError(
+                f"q_value_weight is {self.q_value_weight}, but return_conditioning holds {told}: Q "
+                "values of a transformer that is told the return would be that return. Leave them "
+                "out."
+            )
         if self.inverse_dynamics == "explicit" and "S" not in self.trajectory:
             raise ValueError(
                 "inverse_dynamics='explicit' reads actions off decoded states, but trajectory="
@@ -246,6 +258,7 @@ class MAGEConfig:
             "gradient_clip": (1e-12, LARGEST),
             "weight_decay": (0.0, LARGEST),
             "commitment_weight": (0.0, LARGEST),
+            "q_value_weight": (0.0, LARGEST),
             "inverse_dynamics_weight": (0.0, LARGEST),
             "condition_weight": (0.0, LARGEST),
             "guidance_scale": (0.0, LARGEST),

@@ -278,8 +278,9 @@ class MAGELoss(_MAGELossModule):
 
     Per window, cross-entropy of the true tokens (Eq. 5, averaged over tokens), ``lambda_cond
     ||D'(Z)_0 - (s_0, R_0)||^2`` (Eq. 7) with D' held to D past the first step, ``||a_0 -
-    I(Z)||^2`` on generated latents, and, with ``return_expectile``, the expectile regression of
-    R_0 on s_0. The encoder, the codebook and the decoder never move, except for the decoder with
+    I(Z)||^2`` on generated latents, with ``q_value_weight`` the squared error of the true tokens'
+    logits to R_0, and with ``return_expectile`` the expectile regression of R_0 on s_0. The
+    encoder, the codebook and the decoder never move, except for the decoder with
     ``condition_guidance="decoder"``.
 
     Where the batch holds the windows' tokens, under ``token_ids``, only its first step is read.
@@ -310,6 +311,7 @@ class MAGELoss(_MAGELossModule):
             config = self.model.config
             self._out_keys = [
                 "loss_token",
+                *(["loss_q_value"] if config.q_value_weight else []),
                 *(["loss_condition"] if config.condition_guidance != "none" else []),
                 "loss_inverse_dynamics",
                 *(["loss_return_ceiling"] if config.return_expectile else []),
@@ -347,6 +349,12 @@ class MAGELoss(_MAGELossModule):
         wide = scores.flatten(0, 1).to(torch.promote_types(scores.dtype, torch.float32))
         token_loss = F.cross_entropy(wide, ids.flatten(), reduction="none")
         losses = {"loss_token": token_loss.view(ids.shape).mean(1)}
+        if config.q_value_weight:
+            # Deviation: with q_value_weight, token logits are also Q values, fitted to the return.
+            # What CQL adds to a value's error, log-sum-exp minus the data's value, is the
+            # cross-entropy.
+            value = wide.gather(1, ids.flatten()[:, None]).view(ids.shape)
+            losses["loss_q_value"] = config.q_value_weight * (value - target).square().mean(1)
         if config.condition_guidance != "none":
             losses["loss_condition"] = config.condition_weight * self._condition_error(
                 logits, state, target

@@ -67,6 +67,7 @@ INVALID: list[tuple[dict[str, Any], list[str]]] = [  # changes -> what the messa
     ({"inverse_dynamics_steps": True}, ["inverse_dynamics_steps is True"]),
     ({"followed_scales": -1}, ["followed_scales is -1", "integer of at least 0"]),
     ({"followed_scales": 4}, ["followed_scales is 4", "3 scales"]),
+    ({"q_value_weight": 0.5}, ["q_value_weight is 0.5", "['first_scale', 'finer_scales']"]),
     ({"learning_rate": float("inf")}, ["learning_rate is inf"]),
     ({"commitment_weight": float("nan")}, ["commitment_weight is nan"]),
     ({"horizon": 3 * 10**9, "num_scales": 10**9}, ["horizon is 3000000000", "at most"]),
@@ -208,6 +209,7 @@ ALIVE: dict[str, dict[str, Any]] = {
     "return_expectile": {"return_expectile": 0.9},
     "gumbel_temperature": {"gumbel_temperature": 5.0},
     "commitment_weight": {"commitment_weight": 5.0},
+    "q_value_weight": {"q_value_weight": 1.0, "return_conditioning": ()},
     "inverse_dynamics_weight": {"inverse_dynamics_weight": 5.0},
     "condition_weight": {"condition_weight": 5.0},
     "codebook_decay": {"codebook_decay": 0.5},
@@ -227,6 +229,7 @@ ALIVE: dict[str, dict[str, Any]] = {
 }
 # What these need beside them is not what is under test.
 BESIDE: dict[str, dict[str, Any]] = {
+    "q_value_weight": {"return_conditioning": ()},
     "state_dropout": {"inverse_dynamics_condition": "state"},
     "guidance_scale": {"return_dropout": 0.1},
 }

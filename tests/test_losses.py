@@ -345,6 +345,7 @@ class TestWhoMovesWhom:
                 ("encoder", "quantizer", "inverse_dynamics"),
             ),
             (MAGELoss, "loss_token", ("transformer",)),
+            (MAGELoss, "loss_q_value", ("transformer",)),
             (MAGELoss, "loss_condition", ("transformer", "decoder.adapters")),
             (MAGELoss, "loss_inverse_dynamics", ("inverse_dynamics",)),
             (MAGELoss, "loss_return_ceiling", ("return_ceiling",)),
@@ -353,7 +354,10 @@ class TestWhoMovesWhom:
     def test_each_term_has_gradients_for_its_own_networks_only(
         self, cls: type[Loss], term: str, prefixes: tuple[str, ...]
     ) -> None:
-        loss = cls(tiny_model(return_expectile=0.9))
+        config: dict[str, Any] = {"return_expectile": 0.9}
+        if term == "loss_q_value":  # which a transformer that is told the return cannot have
+            config |= {"return_conditioning": (), "q_value_weight": 1.0}
+        loss = cls(tiny_model(**config))
         loss(batch_for(loss))[term].backward()
         touched = {
             name
@@ -501,6 +505,23 @@ class TestClosedForms:
                 for token in range(length)
             ]
             torch.testing.assert_close(found[row], torch.stack(terms).mean())
+
+    def test_q_values_are_the_logits_of_the_true_tokens(self) -> None:
+        sites = ("autoencoder", "condition_loss")
+        model, td = tiny_model(return_conditioning=sites, q_value_weight=0.7), tiny_windows()
+        loss = MAGELoss(model, reduction="none").eval()
+        ids = model.tokenize(loss.window(td)).token_ids
+        state, target = model.standardize(td["observation"][:, 0], td["return_to_go"][:, 0])
+        codes = [model.quantizer.lookup(part) for part in ids]
+        scores = model.logits(codes, state, target, torch.ones_like(target))
+        found = loss(td)["loss_q_value"]
+        for row in range(8):
+            errors = [
+                scores[k][row, token, ids[k][row, token]] - target[row, 0]
+                for k, length in enumerate(SCALES)
+                for token in range(length)
+            ]
+            torch.testing.assert_close(found[row], 0.7 * torch.stack(errors).square().mean())
 
     def test_accuracy_and_action_errors(self) -> None:
         model, td = tiny_model(), tiny_windows()
