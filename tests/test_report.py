@@ -22,6 +22,7 @@ from benchmarks.report.figures import rank_correlation
 from benchmarks.report.results import Results
 from benchmarks.report.statistics import (
     best_and_tied,
+    blocked_difference,
     difference,
     headline,
     interquartile_mean,
@@ -130,6 +131,54 @@ def test_differences_are_welchs_test(first: list[float], second: list[float]) ->
     interval = expected.confidence_interval()
     assert found.p_value == pytest.approx(expected.pvalue, abs=1e-6)
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-4)
+
+
+PAIRS = st.lists(st.tuples(st.floats(-50, 150), st.floats(-50, 150)), min_size=2, max_size=6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(PAIRS)
+def test_blocked_differences_of_two_cells_are_the_paired_test(
+    pairs: list[tuple[float, float]],
+) -> None:
+    first, second = zip(*pairs, strict=True)
+    assume(np.std(np.subtract(first, second)) > 1e-3)
+    results = Results.of([*cells("a", "d/e-v0", *first), *cells("b", "d/e-v0", *second)])
+    both = list(results.cells.values())
+    found = blocked_difference(both[0], both[1], both)
+    expected = stats.ttest_rel(first, second)
+    interval = expected.confidence_interval()
+    assert found.p_value == pytest.approx(expected.pvalue, abs=1e-6)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-4)
+
+
+def test_blocked_differences_learn_the_noise_from_all_cells() -> None:
+    scores = np.array(
+        [[10.0, 40.0, 71.0], [12.0, 43.0, 70.0], [5.0, 30.0, 62.0], [8.0, 41.0, 70.0]]
+    )
+    results = Results.of(r for i, row in enumerate(scores) for r in cells(f"m{i}", "d/e-v0", *row))
+    every = list(results.cells.values())
+    found = blocked_difference(every[0], every[2], every)
+    noise = scores - scores.mean(0) - scores.mean(1, keepdims=True) + scores.mean()
+    reach = stats.t.ppf(0.975, 6) * (np.square(noise).sum() / 6 * 2 / 3) ** 0.5
+    mean = scores[0].mean() - scores[2].mean()
+    assert (found.low, found.high) == pytest.approx((mean - reach, mean + reach))
+    assert found.significant
+    assert not difference(every[0], every[2]).significant  # which takes seeds for noise
+
+
+def test_a_missing_training_does_not_pass_for_its_seeds_effect() -> None:
+    records = [*cells("a", "d/e-v0", 10, 40, 70), *cells("b", "d/e-v0", 15, 45, 75)]
+    results = Results.of(records[:-1])  # without b's easy seed
+    a, b = results.cells.values()
+    assert blocked_difference(b, a, [a, b]).mean == pytest.approx(5)
+    assert difference(b, a).mean == pytest.approx(-10)
+
+
+def test_cells_that_share_one_seed_are_compared_without_blocks() -> None:
+    a, b = Results.of([*cells("a", "d/e-v0", 1, 2, 3), *cells("b", "d/e-v0", 5)]).cells.values()
+    assert blocked_difference(a, b, [a, b]) == difference(a, b)
+    assert blocked_difference(a, b, [a, b]).over == "episodes"
 
 
 @pytest.mark.parametrize(

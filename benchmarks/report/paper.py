@@ -15,7 +15,7 @@ from benchmarks.report.differences import differences
 from benchmarks.report.document import Block, Entry, Paragraph, Points, Section, Table
 from benchmarks.report.results import Cell, Results, Task, display_name, numbers
 from benchmarks.report.scores import score_entry, usual_seeds
-from benchmarks.report.statistics import difference
+from benchmarks.report.statistics import blocked_difference
 from benchmarks.tables import TABLES
 
 __all__ = ["ablation_section", "published_section"]
@@ -125,10 +125,14 @@ def ablation_section(results: Results, cells: Sequence[Published]) -> Section:
     if blocks:
         text = (
             "Differences are to the variant that is the paper's MAGE (named in the caption), on "
-            "the same dataset, with the 95% interval of Welch's t test over seeds. A direction "
+            "the same dataset, with their 95% intervals. Trainings of one seed meet the same "
+            "evaluation episodes, some of them harder than another seed's, so a score is taken "
+            "for the sum of an effect of the variant, one of the seed, and noise that is alike "
+            "for all variants on the dataset (two-way analysis of variance). A direction "
             "counts as reproduced where our interval lies wholly on the paper's side of zero, as "
-            "opposite where it lies wholly on the other, "
-            "and is open where it holds zero; one training of either says nothing of others."
+            "opposite where it lies wholly on the other, and is open where it holds zero; one "
+            "training of either says nothing of others. Of differences that are none, one in "
+            "twenty looks like one."
         )
         section.blocks = [Paragraph(text=text), *blocks]
     return section
@@ -148,6 +152,7 @@ def _ablation_table(
     for task in results.tasks:
         if not any(results.cell(task, "mage", variant) for variant in variants if variant):
             continue
+        trained = [c for (t, m, _), c in results.cells.items() if (t, m) == (task, "mage")]
         for variant in variants:
             pair = (variant, reference)
             ours = [_variant(results, task, number, name) for name in pair]
@@ -158,7 +163,7 @@ def _ablation_table(
                     variant or "whole method",
                     score_entry(ours[0], seeds),
                     _steps(ours[0]),
-                    *_ablation_difference(ours, papers),
+                    *_ablation_difference(ours, papers, trained),
                 ]
             )
     return Table(
@@ -200,19 +205,20 @@ def _steps(cell: Cell | None) -> Entry | str:
 
 
 def _ablation_difference(
-    ours: Sequence[Cell | None], papers: Sequence[Published | None]
+    ours: Sequence[Cell | None], papers: Sequence[Published | None], trained: Sequence[Cell]
 ) -> list[Entry | str]:
     """Differences to the reference, ours and the paper's, and whether they agree.
 
     Args:
         ours: cells of the variant and of the reference.
         papers: the same, printed.
+        trained: cells of all variants on this task.
     """
     missing = Entry("–", tone="missing")
     entry, gap, printed = missing, None, None
     (changed, full), (paper, whole) = ours, papers
     if changed and full and changed is not full and changed.finished and full.finished:
-        gap = difference(changed, full)
+        gap = blocked_difference(changed, full, trained)
         entry = Entry(f"{gap.mean:+.1f}", note=f"{gap.low:+.1f} to {gap.high:+.1f}")
     if paper and whole and paper is not whole and None not in (paper.value, whole.value):
         printed = float(paper.value or 0) - float(whole.value or 0)

@@ -20,6 +20,7 @@ __all__ = [
     "Estimate",
     "Verdict",
     "best_and_tied",
+    "blocked_difference",
     "difference",
     "headline",
     "interquartile_mean",
@@ -35,7 +36,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Difference of two means by Welch's t test.
+    """Difference of two means by a t test.
 
     Attributes:
         mean: first mean less second.
@@ -58,9 +59,10 @@ class Difference:
 
 
 def difference(first: Cell, second: Cell) -> Difference:
-    """Compare two cells over training seeds, or over episodes if either has one seed only.
+    """Compare two cells by Welch's t test over training seeds.
 
-    Samples too few for any test give an infinite interval.
+    It is over episodes if either has one seed only. Samples too few for any test give an infinite
+    interval.
     """
     over: Literal["seeds", "episodes"] = "seeds"
     a, b = first.scores, second.scores
@@ -71,11 +73,20 @@ def difference(first: Cell, second: Cell) -> Difference:
         return Difference(mean=gap, low=-np.inf, high=np.inf, p_value=1.0, over=over)
     parts = np.array([a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)])  # squared standard errors
     error = float(parts.sum() ** 0.5)
-    if error == 0:  # every seed scored the same, such as 0 throughout a maze
-        return Difference(mean=gap, low=gap, high=gap, p_value=float(gap == 0), over=over)
+    if error == 0:
+        return _t_test(gap, error, 1, over)
     # Welch and Satterthwaite; scaled first, since tiny variances squared would underflow.
     shares = parts / parts.sum()
     freedom = 1 / float((shares**2 / np.array([len(a) - 1, len(b) - 1])).sum())
+    return _t_test(gap, error, freedom, over)
+
+
+def _t_test(
+    gap: float, error: float, freedom: float, over: Literal["seeds", "episodes"]
+) -> Difference:
+    """Test and interval of a difference with its standard error and degrees of freedom."""
+    if error == 0:  # every seed scored the same, such as 0 throughout a maze
+        return Difference(mean=gap, low=gap, high=gap, p_value=float(gap == 0), over=over)
     reach = float(stats.t.ppf(1 - SIGNIFICANCE / 2, freedom)) * error
     return Difference(
         mean=gap,
@@ -84,6 +95,36 @@ def difference(first: Cell, second: Cell) -> Difference:
         p_value=2 * float(stats.t.sf(abs(gap) / error, freedom)),
         over=over,
     )
+
+
+def blocked_difference(first: Cell, second: Cell, cells: Sequence[Cell]) -> Difference:
+    """Compare two cells seed by seed, with the noise of a training estimated from all cells.
+
+    Trainings of one seed meet the same evaluation episodes, some of them harder than another
+    seed's. So a score is the sum of an effect of its cell, one of its seed and noise (two-way
+    analysis of variance without interaction; for two cells alone, the paired t test).
+
+    Args:
+        first: one of ``cells``.
+        second: another; where the two share fewer than two seeds, ``difference`` compares them.
+        cells: variants of one method on one task.
+    """
+    shared = {r["seed"] for r in first.finished} & {r["seed"] for r in second.finished}
+    if len(shared) < 2:
+        return difference(first, second)
+    trainings = [(n, r["seed"], r["score"]) for n, c in enumerate(cells) for r in c.finished]
+    numbers, seeds, scores = (np.array(column) for column in zip(*trainings, strict=True))
+    columns = [numbers == n for n in range(len(cells))]
+    columns += [seeds == seed for seed in np.unique(seeds)[1:]]
+    design = np.stack(columns, axis=1).astype(float)
+    effects, _, rank, _ = np.linalg.lstsq(design, scores)
+    contrast = np.zeros(len(effects))
+    contrast[[cells.index(first), cells.index(second)]] = 1, -1
+    freedom = len(scores) - int(rank)
+    variance = float(((scores - design @ effects) ** 2).sum() / freedom)
+    variance *= variance > 1e-20  # which is rounding
+    unit = float(contrast @ np.linalg.pinv(design.T @ design) @ contrast)
+    return _t_test(float(contrast @ effects), (variance * unit) ** 0.5, freedom, "seeds")
 
 
 def best_and_tied(cells: Mapping[str, Cell]) -> list[str]:
