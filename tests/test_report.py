@@ -440,6 +440,21 @@ def test_the_whole_method_stands_for_variants_that_it_is(tmp_path: Path) -> None
     assert {(row[1], row[2]) for row in rows} == {("K=4", "61.0 ± 0.6"), ("K=2", "–")}
 
 
+def test_what_the_trainings_of_a_row_differ_in_is_said(tmp_path: Path) -> None:
+    records = cells("mage", "d/e-v0", 1, 2, 3, variant="K=1", config_digest="first")
+    for row in records:
+        row["hyperparameters"] = {"width": 8, "num_scales": 1}
+    page(records, tmp_path)
+    assert "different configurations" not in (tmp_path / "report.md").read_text()
+    records[1] |= {"config_digest": "second", "hyperparameters": {"width": 8, "num_scales": 2}}
+    records[2] |= {"config_digest": "third", "hyperparameters": {"num_scales": 1}}
+    page(records, tmp_path)
+    assert (
+        "The seeds of MAGE K=1 on d/e were trained with 3 different configurations: they differ "
+        "in num_scales, width."
+    ) in (tmp_path / "report.md").read_text()
+
+
 def test_rank_correlation_of_asked_and_achieved() -> None:
     asked = ({"1": 5.0, "2": 6.0}, {"1": 5.5, "2": 7.0})
     results = Results.of([record("mage", "a/b-v0", i, 4.0, asked=a) for i, a in enumerate(asked)])

@@ -172,8 +172,9 @@ def failure_section(results: Results) -> Section:
         if (missing := [results.label(task) for task in tried if not results.cell(task, method)])
     ]
     mixed = [
-        f"The seeds of {display_name(cell.method)} on {results.label(cell.task)} were trained with "
-        f"{len(digests)} different configurations."
+        f"The seeds of {' '.join(filter(None, (display_name(cell.method), cell.variant)))} on "
+        f"{results.label(cell.task)} were trained with {len(digests)} different configurations"
+        f"{_differing(cell.finished)}."
         for cell in results.cells.values()
         if len(digests := {r["config_digest"] for r in cell.finished if r.get("config_digest")}) > 1
     ]
@@ -181,6 +182,17 @@ def failure_section(results: Results) -> Section:
     blocks.append(Points(items=remarks or ["No gaps: every method was run on every dataset."]))
     section.blocks = blocks
     return section
+
+
+def _differing(trainings: Sequence[Record]) -> str:
+    """Name the settings in which trainings differ; one that a record lacks came or went since."""
+    settings = [record.get("hyperparameters") or {} for record in trainings]
+    names = sorted(
+        name
+        for name in set().union(*settings)
+        if any(one.get(name, ...) != settings[0].get(name, ...) for one in settings)
+    )
+    return f": they differ in {', '.join(names)}" if names else ""
 
 
 def _error(record: Record) -> str:
