@@ -440,6 +440,24 @@ def test_the_whole_method_stands_for_variants_that_it_is(tmp_path: Path) -> None
     assert {(row[1], row[2]) for row in rows} == {("K=4", "61.0 ± 0.6"), ("K=2", "–")}
 
 
+@pytest.mark.parametrize(
+    ("sign", "p_value"),
+    # Of the 120 x 120 pairs of orders that two seeds can have, one rises throughout.
+    [(1, "0.000"), (-1, "1.000")],
+)
+def test_the_trend_over_scales_has_a_p_value(sign: int, p_value: str, tmp_path: Path) -> None:
+    records = [
+        row
+        for k in (1, 2, 4, 6, 8)
+        for row in cells("mage", "local/pen/expert-v0", sign * k, 30 + sign * k, variant=f"K={k}")
+    ]
+    page(records, tmp_path)
+    expected = f"pen/expert: scores rise from K=1 to K=8 with p = {p_value}"
+    assert expected in (tmp_path / "report.md").read_text()
+    page(records[1:], tmp_path)  # one seed is left of K=1
+    assert "Page's trend test" not in (tmp_path / "report.md").read_text()
+
+
 def test_what_the_trainings_of_a_row_differ_in_is_said(tmp_path: Path) -> None:
     records = cells("mage", "d/e-v0", 1, 2, 3, variant="K=1", config_digest="first")
     for row in records:

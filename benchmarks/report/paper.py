@@ -15,7 +15,7 @@ from benchmarks.report.differences import differences
 from benchmarks.report.document import Block, Entry, Paragraph, Points, Section, Table
 from benchmarks.report.results import Cell, Results, Task, display_name, numbers
 from benchmarks.report.scores import score_entry, usual_seeds
-from benchmarks.report.statistics import blocked_difference
+from benchmarks.report.statistics import blocked_difference, rising_trend
 from benchmarks.tables import TABLES
 
 __all__ = ["ablation_section", "published_section"]
@@ -25,6 +25,9 @@ _NOT_COMPARABLE = (
     "papers, on D4RL's original data. They are context, not competitors: no number here is "
     "comparable with them one to one."
 )
+
+
+_SCALES = 5  # number of the table over the number of scales
 
 
 def _names(results: Results, cells: Sequence[Published]) -> dict[Task, str]:
@@ -116,6 +119,8 @@ def ablation_section(results: Results, cells: Sequence[Published]) -> Section:
         if tried & set(variants):
             shown |= set(variants)
             blocks.append(_ablation_table(results, cells, number, variants))
+            if number == _SCALES:
+                blocks += _trend_over_scales(results, variants)
     others = sorted(
         {(method, variant) for _, method, variant in results.cells if variant}
         - {("mage", variant) for variant in shown}
@@ -183,6 +188,22 @@ def _ablation_table(
         ],
         rows=rows,
     )
+
+
+def _trend_over_scales(results: Results, variants: Sequence[str]) -> list[Block]:
+    """Say whether scores rise with the number of scales up to the paper's best."""
+    rising = variants[: variants.index(ABLATION_TABLES[_SCALES][1]) + 1]
+    items = []
+    for task in results.tasks:
+        cells = [_variant(results, task, _SCALES, variant) for variant in rising]
+        there = [cell for cell in cells if cell is not None]
+        p_value = rising_trend(there) if len(there) == len(rising) else None
+        if p_value is not None:
+            items.append(
+                f"{results.label(task)}: scores rise from {rising[0]} to {rising[-1]} with "
+                f"p = {p_value:.3f} (Page's trend test over seeds, against no order)."
+            )
+    return [Points(items=items)] if items else []
 
 
 def _variant(results: Results, task: Task, table: int, variant: str) -> Cell | None:

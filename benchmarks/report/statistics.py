@@ -26,6 +26,7 @@ __all__ = [
     "interquartile_mean",
     "largest_block",
     "performance_profile",
+    "rising_trend",
 ]
 
 SIGNIFICANCE = 0.05
@@ -125,6 +126,20 @@ def blocked_difference(first: Cell, second: Cell, cells: Sequence[Cell]) -> Diff
     variance *= variance > 1e-20  # which is rounding
     unit = float(contrast @ np.linalg.pinv(design.T @ design) @ contrast)
     return _t_test(float(contrast @ effects), (variance * unit) ** 0.5, freedom, "seeds")
+
+
+def rising_trend(cells: Sequence[Cell]) -> float | None:
+    """Test by Page's trend test, seed by seed, that scores rise in the order of the cells.
+
+    Returns:
+        The p value against no order; None where the cells share fewer than two seeds.
+    """
+    scores = [{r["seed"]: r["score"] for r in cell.finished} for cell in cells]
+    shared = set.intersection(*map(set, scores))
+    if len(shared) < 2:
+        return None
+    rows = [[of_cell[seed] for of_cell in scores] for seed in shared]
+    return float(stats.page_trend_test(rows).pvalue)
 
 
 def best_and_tied(cells: Mapping[str, Cell]) -> list[str]:
