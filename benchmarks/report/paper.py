@@ -133,7 +133,7 @@ def ablation_section(results: Results, cells: Sequence[Published]) -> Section:
             "the same dataset, with their 95% intervals. Trainings of one seed meet the same "
             "evaluation episodes, some of them harder than another seed's, so a score is taken "
             "for the sum of an effect of the variant, one of the seed, and noise that is alike "
-            "for all variants on the dataset (two-way analysis of variance). A direction "
+            "for all variants of the table (two-way analysis of variance). A direction "
             "counts as reproduced where our interval lies wholly on the paper's side of zero, as "
             "opposite where it lies wholly on the other, and is open where it holds zero; one "
             "training of either says nothing of others. Of differences that are none, one in "
@@ -157,10 +157,11 @@ def _ablation_table(
     for task in results.tasks:
         if not any(results.cell(task, "mage", variant) for variant in variants if variant):
             continue
-        trained = [c for (t, m, _), c in results.cells.items() if (t, m) == (task, "mage")]
+        found = {name: _variant(results, task, number, name) for name in variants}
+        trained = [cell for cell in found.values() if cell is not None]
         for variant in variants:
             pair = (variant, reference)
-            ours = [_variant(results, task, number, name) for name in pair]
+            ours = [found.get(name) for name in pair]
             papers = [printed.get((name, names.get(task, ""))) for name in pair]
             rows.append(
                 [
@@ -233,7 +234,7 @@ def _ablation_difference(
     Args:
         ours: cells of the variant and of the reference.
         papers: the same, printed.
-        trained: cells of all variants on this task.
+        trained: cells of all variants of the table.
     """
     missing = Entry("–", tone="missing")
     entry, gap, printed = missing, None, None
