@@ -1,6 +1,6 @@
 """Losses: TorchRL's contract, closed forms, and which term may move what."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -462,6 +462,17 @@ class TestPadding:
         assert_same(loss(td.exclude(("collector", "mask"))), loss(td))
 
 
+def teacher_forced(
+    loss: MAGELoss, td: TensorDict
+) -> tuple[Sequence[Tensor], list[Tensor], Sequence[Tensor], Tensor, Tensor]:
+    """True tokens and their codes, the logits in that context, and (s_0, R_0), standardised."""
+    model = loss.model
+    ids = model.tokenize(loss.window(td)).token_ids
+    state, target = model.standardize(td["observation"][:, 0], td["return_to_go"][:, 0])
+    codes = [model.quantizer.lookup(part) for part in ids]
+    return ids, codes, model.logits(codes, state, target, torch.ones_like(target)), state, target
+
+
 class TestClosedForms:
     def test_commitment(self) -> None:
         model, td = tiny_model(commitment_weight=0.7), tiny_windows()
@@ -493,10 +504,7 @@ class TestClosedForms:
     def test_cross_entropy_is_averaged_over_tokens(self) -> None:
         model, td = tiny_model(), tiny_windows()
         loss = MAGELoss(model, reduction="none").eval()
-        ids = model.tokenize(loss.window(td)).token_ids
-        state, target = model.standardize(td["observation"][:, 0], td["return_to_go"][:, 0])
-        codes = [model.quantizer.lookup(part) for part in ids]
-        scores = model.logits(codes, state, target, torch.ones_like(target))
+        ids, _, scores, _, _ = teacher_forced(loss, td)
         found = loss(td)["loss_token"]
         for row in range(8):
             terms = [
@@ -510,10 +518,7 @@ class TestClosedForms:
         sites = ("autoencoder", "condition_loss")
         model, td = tiny_model(return_conditioning=sites, q_value_weight=0.7), tiny_windows()
         loss = MAGELoss(model, reduction="none").eval()
-        ids = model.tokenize(loss.window(td)).token_ids
-        state, target = model.standardize(td["observation"][:, 0], td["return_to_go"][:, 0])
-        codes = [model.quantizer.lookup(part) for part in ids]
-        scores = model.logits(codes, state, target, torch.ones_like(target))
+        ids, _, scores, _, target = teacher_forced(loss, td)
         found = loss(td)["loss_q_value"]
         for row in range(8):
             errors = [
@@ -527,10 +532,7 @@ class TestClosedForms:
         model, td = tiny_model(), tiny_windows()
         loss = MAGELoss(model).eval()
         losses = loss(td)
-        ids = model.tokenize(loss.window(td)).token_ids
-        state, target = model.standardize(td["observation"][:, 0], td["return_to_go"][:, 0])
-        codes = [model.quantizer.lookup(part) for part in ids]
-        scores = model.logits(codes, state, target, torch.ones_like(target))
+        ids, codes, scores, state, target = teacher_forced(loss, td)
         for k in range(3):
             hits = (scores[k].argmax(-1) == ids[k]).float().mean()
             torch.testing.assert_close(losses[f"token_accuracy_{k + 1}"], hits)
@@ -547,10 +549,7 @@ class TestClosedForms:
         monkeypatch.setattr(model, "straight_through", model.pick)
         loss = MAGELoss(model, reduction="none").eval()
         found = loss(td)["loss_condition"]
-        state, target = model.standardize(td["observation"][:, 0], td["return_to_go"][:, 0])
-        ids = model.tokenize(loss.window(td)).token_ids
-        codes = [model.quantizer.lookup(part) for part in ids]
-        scores = model.logits(codes, state, target, torch.ones_like(target))
+        _, _, scores, state, target = teacher_forced(loss, td)
         latent = model.quantizer.partial_sums([model.pick(part) for part in scores])[-1]
         bent = model.decode(latent, state, target, guided=True)
         trained = model.decode(latent, state, target, guided=False)
