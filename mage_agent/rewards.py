@@ -1,0 +1,51 @@
+"""Rewards as an environment gives them: one number per step, and its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+__all__ = ["check_own_rewards", "single_reward"]
+
+
+def single_reward(reward: Any, where: str = "") -> float:
+    """Return a reward, which may be an array with one entry, as a number.
+
+    Args:
+        reward: What an environment returned.
+        where: Words for an error that say when.
+
+    Raises:
+        ValueError: It is more or less than one number, or not finite.
+    """
+    if np.size(reward) != 1:
+        raise ValueError(
+            f"the environment returned the reward {reward!r}{where}; needed is one number per step."
+        )
+    number = float(np.asarray(reward).item())
+    if not np.isfinite(number):
+        raise ValueError(
+            f"the environment returned the reward {number}, which is not finite{where}; a "
+            "simulation that diverges cannot be followed or scored."
+        )
+    return number
+
+
+def check_own_rewards(env: gym.Env[Any, Any]) -> None:
+    """Refuse an environment that gives normalised rewards, which change their meaning as it runs.
+
+    Args:
+        env: Any environment.
+
+    Raises:
+        ValueError: One of its wrappers is ``gymnasium.wrappers.NormalizeReward``.
+    """
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, gym.wrappers.NormalizeReward):
+            raise ValueError(
+                "the environment is wrapped in NormalizeReward, so that its rewards are not its "
+                "own; leave that wrapper out, or put it outermost."
+            )
+        env = env.env
