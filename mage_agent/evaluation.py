@@ -18,6 +18,8 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
+from mage_agent.bounds import clip_actions
+from mage_agent.rewards import check_own_rewards, single_reward
 from mage_agent.types import PredictingPolicy
 
 __all__ = ["EpisodeResult", "ReturnConditionedPolicy", "evaluate", "normalized_score"]
@@ -104,9 +106,10 @@ def evaluate(
 
     Raises:
         TypeError: ``policy`` cannot act, or ``make_env`` is no function that makes an environment.
-        ValueError: a number is out of its range, an observation, a reward or an action is not
-            finite, the observations change their shape, an action does not fit the action space,
-            or an episode does not end.
+        ValueError: ``make_env`` makes the same environment again, or one with normalised rewards; a
+            number is out of its range, an observation, a reward or an action is not finite, the
+            observations change their shape, there is not one reward per step, an action does not
+            fit the action space, or an episode does not end.
 
     Examples:
         >>> rest = lambda observation: np.zeros((len(observation), 1))
@@ -122,7 +125,9 @@ def evaluate(
     runners: list[_Runner] = []
     try:
         for _ in range(min(num_envs, episodes)):
-            runners.append(_Runner(make_env, seed, max_episode_steps))
+            runner = _Runner(make_env, seed, max_episode_steps)
+            _check_separate(runner.env, runners)
+            runners.append(runner)
         account = _Account(policy, target_return, runners)
         if not deterministic and hasattr(policy, "set_random_seed"):
             policy.set_random_seed(seed)
@@ -227,6 +232,7 @@ class _Runner:
                 f"make_env is {make_env!r}; it must be a function that makes a new gymnasium.Env, "
                 'such as lambda: gymnasium.make("Pendulum-v1").'
             )
+        check_own_rewards(env)
         self.env = env
         self.first_seed = seed
         self.limit = limit
@@ -252,7 +258,7 @@ class _Runner:
         assert self.episode is not None
         observation, reward, terminated, truncated, info = self.env.step(action)
         self.length += 1
-        reward = float(self._finite(reward, "reward"))
+        reward = single_reward(reward, f", in {self._where()}")
         before, after = _shapes(self.observation), _shapes(observation)
         if before != after:
             raise ValueError(
@@ -263,8 +269,8 @@ class _Runner:
         self.total += reward
         success = info.get("success", info.get("is_success"))
         if success is not None:
-            self.success = bool(self.success) or bool(success)
-        if not (terminated or truncated):
+            self.success = bool(self.success) or self._flag(success, "success in the info")
+        if not (self._flag(terminated, "terminated") | self._flag(truncated, "truncated")):
             if self.length >= self.limit:
                 raise ValueError(
                     f"episode {self.episode} has not ended after {self.length} steps; limit the "
@@ -291,7 +297,23 @@ class _Runner:
             )
         if not np.isfinite(actions).all():
             raise ValueError(f"the policy returned an action that is not finite: {actions}.")
-        return np.clip(actions, space.low, space.high) if isinstance(space, spaces.Box) else actions
+        return clip_actions(actions, space)
+
+    def _flag(self, value: Any, name: str) -> bool:
+        """Read a truth value; NaN or a word would count as true."""
+        try:
+            flag = np.asarray(value).item()
+        except ValueError:
+            flag = None
+        if flag not in (0, 1):
+            raise ValueError(
+                f"the environment returned {name} as {value!r} in {self._where()}; True or False "
+                "is needed."
+            )
+        return bool(flag)
+
+    def _where(self) -> str:
+        return f"episode {self.episode} at step {self.length}"
 
     def _finite(self, value: Any, name: str) -> Any:
         if isinstance(value, dict):
@@ -299,11 +321,20 @@ class _Runner:
                 self._finite(part, name)
         elif not np.isfinite(value).all():
             raise ValueError(
-                f"the environment returned the {name} {value}, which is not finite, in episode "
-                f"{self.episode} at step {self.length}; a simulation that diverges cannot be "
-                "scored."
+                f"the environment returned the {name} {value}, which is not finite, in "
+                f"{self._where()}; a simulation that diverges cannot be scored."
             )
         return value
+
+
+def _check_separate(env: gym.Env[Any, Any], runners: Sequence[_Runner]) -> None:
+    """Refuse to run episodes side by side in one environment; wrappers may differ."""
+    if any(env.unwrapped is other.env.unwrapped for other in runners):
+        raise ValueError(
+            f"make_env returned the same environment {env} again, so that episodes would "
+            'interrupt each other; make a new one in each call: lambda: gymnasium.make("..."), or '
+            "pass num_envs=1."
+        )
 
 
 def _as_predict(policy: Any) -> Callable[..., tuple[NDArray[Any], Any]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import RecordConstructorArgs
 from minari.data_collector import EpisodeBuffer
@@ -17,6 +18,7 @@ from minari.storage.datasets_root_dir import get_dataset_path
 
 from mage_agent.data.storage import free_place, minari_root, save_minari
 from mage_agent.evaluation import EpisodeResult, evaluate
+from mage_agent.rewards import single_reward
 from mage_agent.types import PredictingPolicy
 
 __all__ = ["free_place", "minari_root", "record", "save_minari"]
@@ -150,8 +152,9 @@ class _Recorder(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.env.step(action)
         self.observations.append(copy.deepcopy(observation))
-        self.steps.append((copy.deepcopy(action), float(reward), bool(terminated), bool(truncated)))
-        if terminated or truncated:
+        ends = bool(np.all(terminated)), bool(np.all(truncated))  # evaluate refuses what is odd
+        self.steps.append((copy.deepcopy(action), single_reward(reward), *ends))
+        if any(ends):
             actions, rewards, terminations, truncations = zip(*self.steps, strict=True)
             self.recorded.append(
                 EpisodeBuffer(

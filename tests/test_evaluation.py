@@ -246,3 +246,67 @@ def test_normalized_score() -> None:
     np.testing.assert_array_equal(normalized_score([10, 50, 90], 10, 50), [0, 100, 200])
     with pytest.raises(ValueError, match="must be smaller"):
         normalized_score(1.0, 5.0, 5.0)
+
+
+class TestSharedEnvironments:
+    """Episodes side by side need environments of their own."""
+
+    @pytest.mark.parametrize("wrap", [lambda env: env, gym.wrappers.OrderEnforcing])
+    def test_the_same_one_again(self, wrap: Any) -> None:
+        log: list[Any] = []
+        env = Lottery(log)
+        with pytest.raises(ValueError, match=r"returned the same environment .* again"):
+            evaluate(half, lambda: wrap(env), episodes=3, num_envs=2)
+        assert log == ["closed"]  # and nothing was run
+
+    def test_one_at_a_time(self) -> None:
+        env = Lottery()
+        assert evaluate(half, lambda: env, episodes=4, seed=5, num_envs=1) == by_hand(4, 5)
+
+
+class Odd(Lottery):
+    """Returns something odd with every step."""
+
+    def __init__(self, **odd: Any) -> None:
+        super().__init__()
+        self.odd = odd
+
+    def step(self, action: NDArray[np.float32]) -> Any:
+        observation, reward, terminated, truncated, info = super().step(action)
+        step = {"reward": reward, "terminated": terminated, "truncated": truncated, "info": info}
+        step |= {key: make(step[key]) for key, make in self.odd.items()}
+        return observation, *step.values()
+
+
+class TestWhatStepsReturn:
+    @pytest.mark.parametrize("form", [np.float32, lambda x: np.array([x]), lambda x: np.array(x)])
+    def test_arrays_of_one(self, form: Any) -> None:
+        make = partial(Odd, reward=form, terminated=lambda x: np.array([x]), truncated=np.float64)
+        for result, expected in zip(evaluate(half, make, episodes=3), by_hand(3, 0), strict=True):
+            assert result.episode_return == pytest.approx(expected.episode_return, rel=1e-6)
+            assert result.length == expected.length
+
+    def test_several_rewards(self) -> None:
+        with pytest.raises(ValueError, match=r"reward array\(.*in episode 0 at step 1; .* one num"):
+            evaluate(half, partial(Odd, reward=lambda x: np.array([x, x])), episodes=1)
+
+    @pytest.mark.parametrize("value", [np.nan, "False", -1, None, np.zeros(2)])
+    @pytest.mark.parametrize("name", ["terminated", "truncated", "info"])
+    def test_flags_that_are_none(self, name: str, value: Any) -> None:
+        if name == "info":
+            if value is None:
+                pytest.skip("which means that success is not known")
+            odd, words = {"info": lambda _: {"success": value}}, "success in the info"
+        else:
+            odd, words = {name: lambda _: value}, name
+        with pytest.raises(
+            ValueError, match=f"returned {words} as .* in episode 0 at step 1; True"
+        ):
+            evaluate(half, partial(Odd, **odd), episodes=1)
+
+    def test_normalised_rewards(self) -> None:
+        def make() -> Any:
+            return gym.wrappers.TimeLimit(gym.wrappers.NormalizeReward(Lottery()), 5)
+
+        with pytest.raises(ValueError, match="is wrapped in NormalizeReward"):
+            evaluate(half, make, episodes=1)

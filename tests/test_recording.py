@@ -145,3 +145,22 @@ def test_code_of_a_registered_environment_is_not_written_down() -> None:
     assert len(load_dataset(ID)) == 3
     with pytest.raises(ValueError, match="does not say which environment"):
         make_environment(ID)
+
+
+def test_one_environment_for_all_is_refused() -> None:
+    env = Counter()
+    with pytest.raises(ValueError, match="returned the same environment"):
+        record(half, lambda: env, ID, episodes=4)
+    assert ID not in minari.list_local_datasets()
+
+
+def test_rewards_in_arrays_are_recorded_as_numbers() -> None:
+    class Arrays(Counter):
+        def step(self, action: Any) -> Any:
+            observation, reward, terminated, truncated, info = super().step(action)
+            return observation, np.array([reward]), np.array([terminated]), truncated, info
+
+    results = record(half, Arrays, ID, episodes=2)
+    episodes = list(minari.load_dataset(ID).iterate_episodes())
+    assert [len(episode) for episode in episodes] == [result.length for result in results]
+    assert all(episode.rewards.shape == (len(episode),) for episode in episodes)
