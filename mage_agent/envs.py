@@ -20,15 +20,16 @@ import torch
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import ArrayLike, NDArray
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, unwrap_vec_normalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 from tensordict import NestedKey, TensorDictBase
 from tensordict.utils import expand_as_right
 from torch import Tensor
 from torchrl.data import Composite, Unbounded
-from torchrl.envs.transforms import TargetReturn
+from torchrl.envs.transforms import Compose, TargetReturn, VecNorm, VecNormV2
 from torchrl.envs.transforms.utils import _get_reset
 
+from mage_agent.rewards import check_own_rewards, single_reward
 from mage_agent.types import next_return_to_go
 
 __all__ = ["DiscountedTargetReturn", "ReturnToGoVecWrapper", "ReturnToGoWrapper"]
@@ -134,6 +135,16 @@ class DiscountedTargetReturn(TargetReturn):  # type: ignore[misc]
 
     def transform_observation_spec(self, observation_spec: Composite) -> Composite:
         """Add the return-to-go, float32 whatever the reward's type, to the specification."""
+        before = getattr(self.parent, "transform", Compose())
+        for transform in before if isinstance(before, Compose) else [before]:
+            if isinstance(transform, (VecNorm, VecNormV2)) and (
+                {*transform.out_keys} & {*self.in_keys}
+            ):
+                raise ValueError(
+                    f"{type(transform).__name__} normalises {self.in_keys} before this transform "
+                    "reads them; put it behind, since the account is kept in the environment's own "
+                    "rewards."
+                )
         for in_key, out_key in zip(self.in_keys, self.out_keys, strict=True):
             reward_spec = self.parent.full_reward_spec[in_key]
             observation_spec[out_key] = Unbounded(
@@ -159,7 +170,8 @@ class ReturnToGoWrapper(gym.Wrapper[ObservationDict, ActType, Any, ActType], Rec
 
     Raises:
         TypeError: the observation space is neither a Box nor a flat Dict of them.
-        ValueError: a number is out of its range, or ``return_to_go`` is already there.
+        ValueError: a number is out of its range, ``return_to_go`` is already there, or the rewards
+            of the environment are normalised.
 
     Examples:
         >>> env = ReturnToGoWrapper(gym.make("Pendulum-v1"), target_return=-200.0)
@@ -183,6 +195,7 @@ class ReturnToGoWrapper(gym.Wrapper[ObservationDict, ActType, Any, ActType], Rec
             return_to_go_range=return_to_go_range,
         )
         super().__init__(env)
+        check_own_rewards(env)
         target = np.asarray(target_return, dtype=np.float32)
         _check(target, discount, return_to_go_range)
         if target.size != 1:
@@ -208,10 +221,9 @@ class ReturnToGoWrapper(gym.Wrapper[ObservationDict, ActType, Any, ActType], Rec
     ) -> tuple[ObservationDict, SupportsFloat, bool, bool, dict[str, Any]]:
         """Step, and account for the reward."""
         observation, reward, terminated, truncated, info = self.env.step(action)
-        _check_reward(np.asarray(reward))
         self._return_to_go = next_return_to_go(
             self._return_to_go,
-            np.full(1, reward, dtype=np.float32),
+            np.full(1, single_reward(reward), dtype=np.float32),
             discount=self.discount,
             low=self.low,
             high=self.high,
@@ -225,9 +237,9 @@ class ReturnToGoVecWrapper(VecEnvWrapper):
 
     A Box observation becomes ``{"observation": ..., "return_to_go": ...}``; a flat Dict keeps its
     keys and gains one. Every environment starts again at its target when it resets, and the
-    ``terminal_observation`` in the infos holds the return-to-go that was left. Rewards must be the
-    environment's own: put this wrapper inside ``VecNormalize``, and let that not normalise the
-    return-to-go (``norm_obs_keys``).
+    ``terminal_observation`` in the infos holds the return-to-go that was left. Accounts are kept in
+    the environment's own rewards, also around a ``VecNormalize``. One around this wrapper must not
+    normalise the return-to-go (``norm_obs_keys``).
 
     Args:
         venv: vectorised environment with a Box observation or a flat Dict of them.
@@ -240,7 +252,8 @@ class ReturnToGoVecWrapper(VecEnvWrapper):
 
     Raises:
         TypeError: the observation space is neither a Box nor a flat Dict of them.
-        ValueError: a number is out of its range, or ``return_to_go`` is already there.
+        ValueError: a number is out of its range, ``return_to_go`` is already there, or the rewards
+            of an environment within are normalised.
 
     Examples:
         >>> from stable_baselines3.common.env_util import make_vec_env
@@ -265,6 +278,11 @@ class ReturnToGoVecWrapper(VecEnvWrapper):
                 "environments; give one number, or one per environment."
             )
         super().__init__(venv, observation_space=_extended_space(venv.observation_space))
+        if any(venv.env_is_wrapped(gym.wrappers.NormalizeReward)):
+            raise ValueError(
+                "the environments are wrapped in NormalizeReward, so that their rewards are not "
+                "their own; use Stable-Baselines3's VecNormalize, which keeps those."
+            )
         shape = (venv.num_envs, 1)
         self.target_return: NDArray[np.float32] = np.broadcast_to(
             target.reshape(-1, 1), shape
@@ -282,10 +300,12 @@ class ReturnToGoVecWrapper(VecEnvWrapper):
     def step_wait(self) -> VecEnvStepReturn:
         """Step, account for the rewards, and restart the accounts of finished episodes."""
         observation, reward, done, infos = self.venv.step_wait()
-        _check_reward(reward)
+        normalizer = unwrap_vec_normalize(self.venv)
+        own = reward if normalizer is None else normalizer.get_original_reward()
+        _check_reward(own)
         left = next_return_to_go(
             self._return_to_go,
-            reward.astype(np.float32)[:, None],
+            own.astype(np.float32)[:, None],
             discount=self.discount,
             low=self.low,
             high=self.high,

@@ -14,7 +14,8 @@ from gymnasium.utils.env_checker import check_env
 from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
-from torchrl.envs import GymEnv, GymWrapper, ParallelEnv, SerialEnv, TransformedEnv
+from torchrl.envs import Compose, GymEnv, GymWrapper, ParallelEnv, SerialEnv, TransformedEnv
+from torchrl.envs.transforms import VecNormV2
 from torchrl.envs.utils import check_env_specs
 
 from mage_agent.envs import DiscountedTargetReturn, ReturnToGoVecWrapper, ReturnToGoWrapper
@@ -138,6 +139,21 @@ class TestWrapper:
             ReturnToGoWrapper(ReturnToGoWrapper(Scripted(), 1.0), 1.0)
 
 
+def test_the_wrapper_refuses_normalised_rewards() -> None:
+    with pytest.raises(ValueError, match="is wrapped in NormalizeReward"):
+        ReturnToGoWrapper(gym.wrappers.NormalizeReward(Scripted()), 1.0)
+    outermost = gym.wrappers.NormalizeReward(ReturnToGoWrapper(Scripted(), 1.0))
+    assert outermost.reset()[0]["return_to_go"] == [1.0]
+
+
+def test_the_transform_refuses_normalised_rewards() -> None:
+    normalise = VecNormV2(in_keys=["reward"])
+    with pytest.raises(ValueError, match=r"VecNormV2 normalises .* put it behind"):
+        TransformedEnv(scripted(), Compose(normalise, DiscountedTargetReturn(9.0))).reset()
+    behind = Compose(DiscountedTargetReturn(9.0), VecNormV2(in_keys=["reward"]))
+    assert TransformedEnv(scripted(), behind).rollout(1)["return_to_go"].item() == 9.0
+
+
 class TestVecWrapper:
     def make(self, *, target: Any = 10.0, goal: bool = False) -> ReturnToGoVecWrapper:
         venv = DummyVecEnv([partial(Scripted, length, goal) for length in (2, 3)])
@@ -181,6 +197,22 @@ class TestVecWrapper:
         venv.reset()
         observation = venv.step(np.zeros((2, 1), np.float32))[0]
         assert observation["return_to_go"] == pytest.approx(closed_form(10, 1))  # type: ignore[call-overload, index]
+
+    @pytest.mark.parametrize("switch", [{}, {"training": False}, {"norm_reward": False}])
+    def test_reads_the_own_reward_around_vec_normalize(self, switch: dict[str, Any]) -> None:
+        inner = DummyVecEnv([partial(Scripted, length) for length in (2, 3)])
+        normalised = VecNormalize(inner, norm_obs=False, **switch)
+        venvs = [ReturnToGoVecWrapper(normalised, 10.0, discount=DISCOUNT), self.make()]
+        for venv in venvs:
+            venv.reset()
+        for _ in range(7):
+            mine, plain = (venv.step(np.zeros((2, 1), np.float32))[0] for venv in venvs)
+            np.testing.assert_array_equal(mine["return_to_go"], plain["return_to_go"])  # type: ignore[call-overload, index]
+
+    def test_refuses_rewards_normalised_within(self) -> None:
+        venv = DummyVecEnv([lambda: gym.wrappers.NormalizeReward(Scripted())])
+        with pytest.raises(ValueError, match="are wrapped in NormalizeReward"):
+            ReturnToGoVecWrapper(venv, 1.0)
 
     def test_leaves_the_monitor_in_reach(self) -> None:
         venv = ReturnToGoVecWrapper(DummyVecEnv([lambda: Monitor(Scripted())]), 1.0)
