@@ -55,3 +55,18 @@ def test_fits_in_place_and_travels_in_the_state(values: torch.Tensor) -> None:
     other.load_state_dict(normalizer.state_dict())
     assert torch.equal(other(values), normalizer(values))
     assert not list(normalizer.parameters())
+
+
+@pytest.mark.parametrize("scale", [1e-7, 1e-3, 1e3])
+def test_units_do_not_matter(values: torch.Tensor, scale: float) -> None:
+    normalizer = Normalizer(values.shape[-1])
+    normalizer.fit(values * scale)
+    standardised = normalizer(values * scale)
+    torch.testing.assert_close(standardised.std(0, unbiased=False), torch.ones(values.shape[-1]))
+
+
+def test_rounding_errors_are_not_blown_up(values: torch.Tensor) -> None:
+    constant = 0.1 + 1e-8 * torch.sign(values)
+    normalizer = Normalizer(values.shape[-1])
+    normalizer.fit(constant)
+    assert normalizer(constant).abs().max() < 1e-6

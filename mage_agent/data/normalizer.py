@@ -7,11 +7,15 @@ from torch import Tensor, nn
 
 __all__ = ["Normalizer"]
 
+CONSTANT = 1e-6
+"""Standard deviation, as a part of the largest value, up to which values count as constant."""
+
 
 class Normalizer(nn.Module):
     """Standardises values by statistics that travel with the model's weights.
 
-    Dimensions that (almost) never vary are shifted only, so that noise is not blown up.
+    Dimensions that never vary, but for rounding errors, are shifted only, so that noise is not
+    blown up. Variation counts relative to the size of the values, so that units do not matter.
 
     Args:
         size: number of dimensions.
@@ -31,7 +35,7 @@ class Normalizer(nn.Module):
         flat = values.reshape(-1, self.mean.shape[0]).double()
         std = flat.std(dim=0, unbiased=False)
         self.mean.copy_(flat.mean(dim=0))
-        self.std.copy_(torch.where(std > 1e-6, std, 1.0))
+        self.std.copy_(torch.where(std > CONSTANT * flat.abs().amax(dim=0), std, 1.0))
 
     def forward(self, values: Tensor) -> Tensor:
         """Standardise, shape (..., size)."""
