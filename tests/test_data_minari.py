@@ -1,6 +1,7 @@
 """Minari datasets, own arrays and TensorDicts all end up as the same checked TED TensorDict."""
 
 import shutil
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -188,6 +189,56 @@ class TestMinari:
         assert int(dataset["next", "truncated"].sum()) == len(LENGTHS)
         assert not dataset["next", "terminated"].any()
 
+    def test_rewards_of_shape_t_1(
+        self,
+        toy_episodes: list[Arrays],
+        make_minari: Callable[..., minari.MinariDataset],
+        toy_dataset: TensorDict,
+    ) -> None:
+        for episode in toy_episodes:
+            episode["rewards"] = episode["rewards"][:, None]
+        dataset = load_dataset(make_minari(toy_episodes, gym.spaces.Box(-9, 9, (3,))))
+        assert torch.equal(dataset["next", "reward"], toy_dataset["next", "reward"])
+
+    def test_several_rewards_per_step(
+        self, toy_episodes: list[Arrays], make_minari: Callable[..., minari.MinariDataset]
+    ) -> None:
+        for episode in toy_episodes:
+            episode["rewards"] = np.ones((len(episode["rewards"]), 2))
+        several = make_minari(toy_episodes, gym.spaces.Box(-9, 9, (3,)))
+        with pytest.raises(ValueError, match=r"rewards has the shape \(149, 2\), needed is one"):
+            load_dataset(several)
+
+    @pytest.mark.parametrize("inside", [False, True])
+    def test_observations_that_are_no_arrays(
+        self,
+        toy_episodes: list[Arrays],
+        make_minari: Callable[..., minari.MinariDataset],
+        inside: bool,
+    ) -> None:
+        box = gym.spaces.Box(-9, 9, (3,))
+        space: gym.Space[Any] = gym.spaces.Tuple([box, box])
+        episodes: list[dict[str, Any]] = []
+        for episode in toy_episodes:
+            parts: Any = (episode["observations"],) * 2
+            episodes.append({**episode, "observations": {"eyes": parts} if inside else parts})
+        if inside:
+            space = gym.spaces.Dict({"eyes": space})
+        words = "of 'toy/point-v0', entry 'eyes', is a Tuple" if inside else "-v0' is a Tuple"
+        with pytest.raises(TypeError, match=words):
+            load_dataset(make_minari(episodes, space))
+
+    def test_an_end_inside_an_episode_ends_it(
+        self, toy_episodes: list[Arrays], make_minari: Callable[..., minari.MinariDataset]
+    ) -> None:
+        toy_episodes[2]["terminations"][9] = True
+        toy_episodes[4]["truncations"][3] = True
+        dataset = load_dataset(make_minari(toy_episodes, gym.spaces.Box(-9, 9, (3,))))
+        lengths = dataset["episode"].unique_consecutive(return_counts=True)[1].tolist()
+        assert lengths == [1, 7, 10, 20, 2, 4, 20, 25, 60]
+        following = toy_episodes[2]["observations"][10]
+        assert np.array_equal(dataset["next", "observation"][17], following)
+
     def test_missing(self, minari_dataset: minari.MinariDataset) -> None:
         with pytest.raises(FileNotFoundError, match="minari download toy/other-v0") as caught:
             load_dataset("toy/other-v0", download=False)
@@ -266,8 +317,8 @@ class TestTensorDict:
         with set_gym_backend("gymnasium"):
             env = TransformedEnv(GymEnv("Pendulum-v1"), RewardSum())
         rollout = env.rollout(5)
-        for where in (rollout, rollout["next"]):
-            where["cell"] = torch.arange(5).unsqueeze(-1)
+        rollout["cell"] = torch.arange(5).unsqueeze(-1)
+        rollout["next", "cell"] = rollout["cell"] + 1
         dataset = load_dataset(rollout, action_low=-2.0, action_high=2.0)
         assert observation_keys(dataset) == ("cell", "observation")
         assert dataset["cell"].dtype == torch.float32
@@ -429,7 +480,9 @@ class TestChecks:
 @pytest.mark.parametrize("dataset_id", REAL)
 def test_real_dataset(dataset_id: str, real_dataset: Callable[[str], minari.MinariDataset]) -> None:
     source = real_dataset(dataset_id)
-    dataset = load_dataset(dataset_id)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dataset = load_dataset(dataset_id)
     assert (len(dataset), source.total_episodes) == REAL[dataset_id]
     assert int(dataset["next", "done"].sum()) == source.total_episodes
     returns = np.array([episode.rewards.sum() for episode in source.iterate_episodes()])

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDict, TensorDictBase, pad_sequence
 from torch import Tensor
 
+from mage_agent.data.columns import as_array, as_flags, as_float, as_single_column
 from mage_agent.data.ted import (
     RESERVED,
     Bounds,
-    as_float,
     assemble,
     check_contiguous,
     metadata,
 )
 
-NOT_OBSERVATIONS = {*RESERVED, "episode_reward", "collector", "index"}
+NOT_OBSERVATIONS = {*RESERVED, "episode_reward", "collector", "index", "is_init", "masks"}
 """What TorchRL's collectors, buffers and transforms put beside the observations."""
+
+OF_POLICIES = {"loc", "scale", "logits", "log_prob", "sample_log_prob", "action_log_prob"} | {
+    "state_value",
+    "action_value",
+    "chosen_action_value",
+}
+"""What TorchRL's policies put beside the observations, at the root only."""
+
+MASKS = (("collector", "mask"), "masks")
+"""Where TorchRL and ``tensordict.pad_sequence`` mark padding."""
 
 
 def from_arrays(
@@ -58,27 +69,33 @@ def from_arrays(
         TypeError: The actions are not floating-point numbers.
         ValueError: The arrays have different lengths or unsuitable shapes.
     """
-    action = torch.as_tensor(np.array(actions))
-    now = _columns(observations)
-    following = None if next_observations is None else _columns(next_observations)
-    flags = [np.asarray(flag, dtype=bool) for flag in (terminations, truncations)]
+    columns = {
+        "actions": _action(actions),
+        "rewards": as_float([rewards], "rewards"),
+        "terminations": torch.from_numpy(as_flags(terminations, "terminations").copy()),
+        "truncations": torch.from_numpy(as_flags(truncations, "truncations").copy()),
+    }
+    now = _observations(observations, "observations")
+    following = None
+    if next_observations is not None:
+        following = _observations(next_observations, "next_observations")
     lengths = {
-        "actions": len(action),
-        "rewards": np.size(rewards),
-        "terminations": flags[0].size,
-        "truncations": flags[1].size,
+        **{name: column.shape[:1].numel() for name, column in columns.items()},
         **{f"observations of {name!r}": len(column) for name, column in now.items()},
         **{f"next {name!r}": len(column) for name, column in (following or {}).items()},
     }
     if len(set(lengths.values())) != 1:
         raise ValueError(f"every array needs one row per step; the numbers of rows are {lengths}")
-    terminated, truncated = (torch.from_numpy(flag.reshape(-1).copy()) for flag in flags)
+    reward, terminated, truncated = (
+        as_single_column(columns[name], lengths["actions"], name)
+        for name in ("rewards", "terminations", "truncations")
+    )
     last = terminated | truncated
     return assemble(
         now,
         following or {name: shift(column, last) for name, column in now.items()},
-        action,
-        as_float([rewards]).reshape(-1),
+        columns["actions"],
+        reward,
         terminated,
         last,
         discount=discount,
@@ -113,23 +130,25 @@ def from_tensordict(
         TypeError: The actions are not floating-point numbers.
         ValueError: There is no time dimension, or the episodes are interleaved.
     """
+    facts: dict[str, Any] = {**metadata(source)}
+    source = source.exclude("metadata")  # in joined datasets it slows everything down
+    if -1 in source.shape:  # a stack of rollouts of different lengths
+        source = pad_sequence(list(source.unbind(0)), return_mask=True)
     if not source.ndim or not source.shape.numel():
         raise ValueError(f"a TensorDict of shape {tuple(source.shape)} holds no steps")
-    mask = source.get(("collector", "mask"), None)
-    real = torch.ones(source.shape, dtype=torch.bool)
-    if mask is not None:
-        real = mask.cpu().reshape(source.shape)
-    if not real.any():
-        raise ValueError('the TensorDict holds no steps: ("collector", "mask") is False throughout')
+    real = _real_steps(source)
     row_end = torch.ones_like(real)
     row_end[..., :-1] = ~real[..., 1:]
     flat, last = source.reshape(-1).cpu(), row_end[real]
-    if mask is not None:
+    if not real.all():
         flat = flat[real.reshape(-1)]
 
     def flag(name: str) -> Tensor:
         found = flat.get(("next", name), None)
-        return torch.zeros_like(last) if found is None else found.bool().reshape(len(last))
+        if found is None:
+            return torch.zeros_like(last)
+        flags = torch.from_numpy(as_flags(found, f"next/{name}"))
+        return as_single_column(flags, len(last), f"next/{name}")
 
     # Without the distinction, done means terminated.
     told_apart = {("next", "terminated"), ("next", "truncated")} & set(flat.keys(True))
@@ -145,22 +164,30 @@ def from_tensordict(
 
     following = flat.get("next", TensorDict(batch_size=flat.batch_size))
     present, later = set(flat.keys()), set(following.keys())
-    names = [key for key in sorted(present - NOT_OBSERVATIONS) if _is_number(flat[key])]
-    names = [key for key in names if key in later] or names
+    candidates = sorted(present - NOT_OBSERVATIONS)
+    numbers = [key for key in candidates if _is_number(flat[key])]
+    names = [key for key in numbers if key in later] or numbers
     if "action" not in present or "reward" not in later or not names:
         raise KeyError(
             "a TED TensorDict has observations and 'action' at its root and 'reward' under 'next'; "
             f"this one has {sorted(map(str, flat.keys(include_nested=True, leaves_only=True)))}"
         )
-    facts: dict[str, Any] = {**metadata(source)}
+    if left_out := sorted(set(candidates) - set(names) - OF_POLICIES):
+        warnings.warn(
+            f"the entries {left_out} are not read as observations, since those are numbers that "
+            f"stand both at the root and under 'next'; exclude them, or put them under 'next', too",
+            stacklevel=3,
+        )
+    now = {key: _floats(flat[key], key) for key in names}
+    reward = as_float([following["reward"]], "next/reward")
     return assemble(
-        {key: flat[key].float() for key in names},
+        now,
         {
-            key: following[key].float() if key in later else shift(flat[key].float(), last)
+            key: _floats(following[key], f"next/{key}") if key in later else shift(now[key], last)
             for key in names
         },
-        flat["action"],
-        following["reward"].reshape(len(last)),
+        _action(flat["action"]),
+        as_single_column(reward, len(last), "next/reward"),
         terminated,
         last,
         discount=discount,
@@ -196,13 +223,51 @@ def _episodes(number: Tensor, last: Tensor) -> Tensor:
     return episode
 
 
-def _columns(observations: ArrayLike | Mapping[str, ArrayLike]) -> dict[str, Tensor]:
-    if not isinstance(observations, Mapping):
-        observations = {"observation": observations}
-    return {name: as_float([column]) for name, column in observations.items()}
+def _action(actions: Any) -> Tensor:
+    """Actions as float32, or of their own type if that shows that they are discrete."""
+    array = as_array(actions, "actions")
+    return as_float([array], "actions") if array.dtype.kind == "f" else torch.from_numpy(array)
+
+
+def _observations(
+    observations: ArrayLike | Mapping[str, ArrayLike], argument: str
+) -> dict[str, Tensor]:
+    if isinstance(observations, Mapping):
+        return {
+            name: as_float([column], f"{argument}[{name!r}]")
+            for name, column in observations.items()
+        }
+    if isinstance(observations, (list, tuple)) and observations and np.ndim(observations[0]) > 1:
+        raise TypeError(
+            f"{argument} is a {type(observations).__name__} of {len(observations)} arrays; name "
+            f"them in a dictionary, such as {{'position': ..., 'velocity': ...}}"
+        )
+    return {"observation": as_float([observations], argument)}
+
+
+def _real_steps(source: TensorDictBase) -> Tensor:
+    """Which steps are no padding, bool of the shape of `source`."""
+    for key in MASKS:
+        mask = source.get(key, None)
+        if isinstance(mask, TensorDictBase):  # one for each entry
+            mask = next(iter(mask.values(include_nested=True, leaves_only=True)), None)
+        if mask is not None:
+            real = torch.from_numpy(as_flags(mask, str(key))).reshape(source.shape)
+            if not real.any():
+                raise ValueError(f"the TensorDict holds no steps: {key} is False throughout")
+            return real
+    return torch.ones(source.shape, dtype=torch.bool)
+
+
+def _floats(value: Any, name: str) -> Any:
+    """Float32 numbers of an entry, which may be nested."""
+    if isinstance(value, TensorDictBase):
+        parts = {key: _floats(part, f"{name}/{key}") for key, part in value.items()}
+        return TensorDict(parts, batch_size=value.batch_size)
+    return as_float([value], name)
 
 
 def _is_number(value: Any) -> bool:
     if isinstance(value, TensorDictBase):  # environments with nested observations
         return all(_is_number(part) for part in value.values())
-    return isinstance(value, Tensor) and value.dtype != torch.bool
+    return isinstance(value, Tensor) and not value.is_complex()

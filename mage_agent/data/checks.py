@@ -9,6 +9,7 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
+from mage_agent.data.continuity import jumps
 from mage_agent.data.ted import OUTCOMES, check_contiguous, metadata, observation_keys
 
 TOLERANCE = 1e-4
@@ -27,8 +28,8 @@ def check_dataset(dataset: TensorDictBase) -> None:
         KeyError: A key of the layout is missing.
         TypeError: It is no TensorDict, or actions are not floating-point numbers.
         ValueError: There are no steps, a shape is wrong, a value is NaN or infinite, observations
-            or actions are zero throughout, an action lies outside its bounds, or the steps of an
-            episode do not lie in one piece.
+            or actions are zero throughout, an action lies outside its bounds, the steps of an
+            episode do not lie in one piece or do not follow on, or an episode is padding.
     """
     if not isinstance(dataset, TensorDictBase):
         raise TypeError(
@@ -59,6 +60,7 @@ def check_dataset(dataset: TensorDictBase) -> None:
                 f"MinariExperienceReplay, for instance, holds only zeros)"
             )
     check_contiguous(dataset["episode"])
+    _check_episodes(dataset, observations)
     _check_bounds(dataset)
 
 
@@ -79,11 +81,15 @@ def _check_values(dataset: TensorDictBase, key: Key) -> None:
     values: Tensor = dataset[key]
     if values.ndim != 2:
         raise ValueError(
-            f"{_name(key)} has the shape {tuple(values.shape)}, needed is (steps, size); flatten "
-            f"observations, for instance with gymnasium.wrappers.FlattenObservation"
+            f"{_name(key)} has the shape {tuple(values.shape)}, needed is (steps, size); "
+            + (
+                "reshape(-1, 1) makes a column"
+                if values.ndim == 1
+                else "flatten observations, for instance with gymnasium.wrappers.FlattenObservation"
+            )
         )
-    # A sum of float32 cannot overflow float64, so one pass without a mask settles the usual case.
-    if math.isfinite(values.sum(dtype=torch.float64).item()):
+    # NaN spreads to both extremes, so one pass without a mask settles the usual case.
+    if not values.numel() or all(math.isfinite(extreme) for extreme in values.aminmax()):
         return
     bad = ~torch.isfinite(values)
     row, column = bad.nonzero()[0].tolist()
@@ -92,6 +98,43 @@ def _check_values(dataset: TensorDictBase, key: Key) -> None:
         f"({values[row, column].item()}) in {_where(dataset, row)}, column {column}; leave those "
         f"episodes out or repair the values"
     )
+
+
+def _check_episodes(dataset: TensorDictBase, observations: Sequence[str]) -> None:
+    """Refuse episodes that the data themselves prove not to be one."""
+    last = torch.ones(len(dataset), dtype=torch.bool, device=dataset["episode"].device)
+    last[:-1] = dataset["episode"][1:] != dataset["episode"][:-1]
+    inside = (dataset["next", "done"].flatten() & ~last).nonzero().flatten()
+    if len(inside):
+        raise ValueError(
+            f"{len(inside)} steps are done and yet do not end their episode, the first one in "
+            f"{_where(dataset, int(inside[0]))}; load_dataset(tensordict) begins a new episode "
+            f"after each"
+        )
+    now, following = dataset.select(*observations), dataset["next"].select(*observations)
+    if found := jumps(now, following, last):
+        rows = torch.cat(list(found.values())).unique()  # in order
+        raise ValueError(
+            f"{len(rows)} of {int((~last).sum())} steps jump: what they led to ('next') is not "
+            f"what the following step observed in {', '.join(map(_name, found))}, the first one in "
+            f"{_where(dataset, int(rows[0]))}. Either episodes were joined without marking their "
+            f"ends (set truncated on the last step of each), or steps of several environments lie "
+            f"alternately (sort them by environment; time is the last dimension of a TensorDict, "
+            f"the first one of Stable-Baselines3's buffers), or steps are missing (keep whole "
+            f"episodes), or these entries are no observations (leave them out)"
+        )
+    starts = last.roll(1).nonzero().flatten()
+    columns = [*_tensors(now), *_tensors(following), dataset["action"], dataset["next", "reward"]]
+    for column in columns:  # episodes that begin with zeros are few, if any
+        starts = starts[~column[starts].any(-1)]
+    for start in starts.tolist():
+        rows = dataset["episode"] == dataset["episode"][start]
+        if not any(column[rows].any() for column in columns):
+            raise ValueError(
+                f"episode {int(dataset['episode'][start])} of {int(rows.sum())} steps is zero "
+                f"throughout, as padding is; leave it out, for instance with a mask "
+                f"(tensordict.pad_sequence(..., return_mask=True))"
+            )
 
 
 def _check_bounds(dataset: TensorDictBase) -> None:

@@ -18,9 +18,10 @@ from minari.storage import get_dataset_path, hosting
 from tensordict import TensorDict
 from torch import Tensor
 
-from mage_agent.data.d4rl_tasks import TASKS
+from mage_agent.data.columns import as_flags, as_float, as_single_column
+from mage_agent.data.d4rl_tasks import ALL_TASKS
 from mage_agent.data.hdf5 import check_hdf5
-from mage_agent.data.ted import Bounds, as_float, assemble
+from mage_agent.data.ted import Bounds, assemble
 
 LARGEST_SPACE = 10**7
 """Numbers in one observation or action."""
@@ -42,12 +43,12 @@ def open_minari(dataset_id: str, *, download: bool = True) -> minari.MinariDatas
     except (ValueError, TypeError) as error:  # TypeError if there is no version
         raise FileNotFoundError(
             f"{dataset_id!r} is neither the id of a Minari dataset, such as D4RL/pen/human-v2 with "
-            f"its version, nor the path of a D4RL .hdf5 file"
+            f"its version, nor the path of an .hdf5 or .npz file"
         ) from error
     data = get_dataset_path(dataset_id) / "data"
     if not data.exists():
-        if dataset_id in TASKS:
-            its = TASKS[dataset_id].minari_id
+        if dataset_id in ALL_TASKS:
+            its = ALL_TASKS[dataset_id].minari_id
             raise FileNotFoundError(
                 f"{dataset_id!r} is D4RL's name; "
                 f"{f'on Minari it is {its!r}' if its else 'Minari does not hold it'}"
@@ -140,7 +141,7 @@ def read_minari(
         names, nested ones their nesting, as `torchrl.envs.GymEnv` has them.
 
     Raises:
-        TypeError: The actions are not continuous.
+        TypeError: The actions are not continuous, or an observation is no array of numbers.
         ValueError: There are no steps, or the parts of an episode do not fit together.
     """
     space = dataset.action_space
@@ -149,6 +150,7 @@ def read_minari(
             f"the actions of {dataset.id!r} are {space}; only continuous actions (a float "
             f"gymnasium.spaces.Box) are supported, not discrete ones"
         )
+    _check_readable(dataset.observation_space, f"the observation of {dataset.id!r}")
     episodes = [episode for episode in dataset.iterate_episodes() if len(episode)]
     if not episodes:
         raise ValueError(f"the dataset {dataset.id!r} holds no steps; at least one is needed")
@@ -163,18 +165,22 @@ def read_minari(
     followed = seen.clone()
     seen[ends] = False
     followed[ends - lengths] = False
-    observations = _join([episode.observations for episode in episodes])
+    observations = _join([episode.observations for episode in episodes], "observations")
 
-    action = as_float([episode.actions for episode in episodes])
-    terminated = torch.from_numpy(np.concatenate([e.terminations for e in episodes])).bool()
-    last = torch.zeros(len(action), dtype=torch.bool)
+    action = as_float([episode.actions for episode in episodes], "actions")
+    reward = as_float([np.asarray(episode.rewards) for episode in episodes], "rewards")
+    # Where an episode ends within what Minari keeps as one, it ends.
+    terminated, last = (
+        torch.from_numpy(as_flags(np.concatenate([getattr(e, part) for e in episodes]), part))
+        for part in ("terminations", "truncations")
+    )
     last[lengths.cumsum(0) - 1] = True
     return assemble(
         _rows(observations, seen),
         _rows(observations, followed),
         action,
-        torch.from_numpy(np.concatenate([episode.rewards for episode in episodes])),
-        terminated & last,
+        as_single_column(reward, len(action), "rewards"),
+        terminated,
         last,
         discount=discount,
         action_low=space.low if action_low is None else action_low,
@@ -199,20 +205,33 @@ def _check_lengths(episode: minari.EpisodeData, name: str) -> None:
             )
 
 
+def _check_readable(space: gym.Space[Any], name: str) -> None:
+    """Refuse observations that are no arrays of numbers, by the name of the part that is none."""
+    if isinstance(space, gym.spaces.Dict):
+        for key, part in space.spaces.items():
+            _check_readable(part, f"{name}, entry {key!r},")
+    elif not isinstance(space, (gym.spaces.Box, gym.spaces.MultiBinary, gym.spaces.MultiDiscrete)):
+        raise TypeError(
+            f"{name} is a {type(space).__name__}; read are a Box, or a Dict of them. Record with "
+            f"gymnasium.wrappers.FlattenObservation, or pass the arrays, each with a name, to "
+            f"dataset_from_arrays"
+        )
+
+
 def _leaves(observations: Any, key: str) -> list[tuple[str, Any]]:
     if not isinstance(observations, Mapping):
         return [(key, observations)]
     return [leaf for name, part in observations.items() for leaf in _leaves(part, name)]
 
 
-def _join(observations: Sequence[Any]) -> dict[str, Any]:
+def _join(observations: Sequence[Any], name: str) -> dict[str, Any]:
     """Concatenate what each episode observed, by name."""
     if not isinstance(observations[0], Mapping):
-        return {"observation": as_float(observations)}
+        return {"observation": as_float(observations, name)}
     joined: dict[str, Any] = {}
-    for name, part in observations[0].items():
-        parts = [episode[name] for episode in observations]
-        joined[name] = _join(parts) if isinstance(part, Mapping) else as_float(parts)
+    for key, part in observations[0].items():
+        parts = [episode[key] for episode in observations]
+        joined[key] = _join(parts, key) if isinstance(part, Mapping) else as_float(parts, key)
     return joined
 
 

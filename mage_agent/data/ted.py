@@ -24,7 +24,7 @@ metadata            non-tensor plain dict, read with `metadata`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypedDict, cast
 
 import numpy as np
@@ -32,6 +32,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
+
+from mage_agent.data.merging import distinct, merged
 
 __all__ = ["Bounds", "DatasetMetadata", "metadata", "observation_keys", "returns_to_go"]
 
@@ -62,10 +64,14 @@ def metadata(dataset: TensorDictBase) -> DatasetMetadata:
     """Return a copy of the facts that travel with a dataset, an empty dict if there are none.
 
     Args:
-        dataset: Any TED TensorDict. Slices of a loaded dataset keep its metadata.
+        dataset: Any TED TensorDict. Slices of a loaded dataset keep its metadata; of datasets that
+            were joined, they are what these agree on, with the wider bounds.
+
+    Raises:
+        ValueError: Datasets were joined that contradict each other.
     """
-    found = dataset.get_non_tensor("metadata", None)
-    return cast(DatasetMetadata, dict(found or {}))
+    found = dataset.get("metadata", None)
+    return cast(DatasetMetadata, merged([] if found is None else distinct(found)))
 
 
 def observation_keys(dataset: TensorDictBase) -> tuple[str, ...]:
@@ -228,7 +234,8 @@ def action_bounds(action: Tensor, low: Bounds, high: Bounds) -> dict[str, list[f
         ``action_low`` and ``action_high``; where a bound is infinite, the extreme of the data.
 
     Raises:
-        ValueError: There are neither one nor A numbers, or a lower bound is not below its upper.
+        ValueError: There are neither one nor A numbers, a bound is NaN, or a lower one is above its
+            upper one.
     """
     size = action.shape[-1]
 
@@ -236,20 +243,12 @@ def action_bounds(action: Tensor, low: Bounds, high: Bounds) -> dict[str, list[f
         values = np.asarray(default if bound is None else bound, dtype=np.float64).reshape(-1)
         if len(values) not in (1, size):
             raise ValueError(f"{name} has {len(values)} values; 1 or {size} are needed")
+        if np.isnan(values).any():
+            raise ValueError(f"{name} is {values.tolist()}; a bound is a number, or infinite")
         return np.where(np.isfinite(values), values, extreme.double().numpy())
 
     lower = expand("action_low", low, -1.0, action.amin(0))
     upper = expand("action_high", high, 1.0, action.amax(0))
-    if not np.all(lower < upper):
+    if not np.all(lower <= upper):  # equal where a dimension never moves
         raise ValueError(f"action_low {lower.tolist()} is not below action_high {upper.tolist()}")
     return {"action_low": lower.tolist(), "action_high": upper.tolist()}
-
-
-def as_float(parts: Iterable[ArrayLike]) -> Tensor:
-    """Concatenate arrays along the first axis into one float32 tensor that owns its memory.
-
-    Args:
-        parts: Arrays (n_i, ...) of numbers.
-    """
-    joined = np.concatenate([np.asarray(part, dtype=np.float32) for part in parts])
-    return torch.from_numpy(joined)
