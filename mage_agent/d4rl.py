@@ -1,9 +1,9 @@
 """D4RL's interface on Gymnasium, and the environments that datasets belong to.
 
 ``make("pen-expert-v1")`` gives a Gymnasium environment with D4RL's observations, step limit and
-reference scores, with ``get_dataset()`` and ``get_normalized_score()``; `qlearning_dataset` gives
-D4RL's dictionary of transitions. The simulators are Gymnasium's, not D4RL's own of 2020:
-``env.task.note`` says what differs.
+reference scores, with ``get_dataset()`` and ``get_normalized_score()``; `qlearning_dataset` and
+`sequence_dataset` give D4RL's dictionaries of transitions and of episodes. The simulators are
+Gymnasium's, not D4RL's own of 2020: ``env.task.note`` says what differs.
 
     >>> from mage_agent import d4rl
     >>> env = d4rl.make("halfcheetah-medium-v2")
@@ -16,7 +16,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,24 @@ from numpy.typing import NDArray
 from tensordict import TensorDictBase
 
 from mage_agent import optional
+from mage_agent.data.columns import as_flags
 from mage_agent.data.d4rl import read_hdf5
-from mage_agent.data.d4rl_tasks import MAZES, TASKS, D4RLTask
+from mage_agent.data.d4rl_tasks import ALL_TASKS, MAZES, TASKS, D4RLTask
 from mage_agent.data.load import load_dataset
 from mage_agent.data.minari import open_minari
 from mage_agent.data.ted import metadata
 
-__all__ = ["TASKS", "D4RLEnv", "D4RLTask", "make", "make_environment", "qlearning_dataset"]
+__all__ = [
+    "ALL_TASKS",
+    "TASKS",
+    "D4RLEnv",
+    "D4RLTask",
+    "get_normalized_score",
+    "make",
+    "make_environment",
+    "qlearning_dataset",
+    "sequence_dataset",
+]
 
 Array = NDArray[Any]
 Columns = dict[str, Array]
@@ -50,18 +61,14 @@ def make(task_id: str, **kwargs: Any) -> D4RLEnv:
     """Make the Gymnasium environment of a D4RL task.
 
     Args:
-        task_id: D4RL's name, a key of `TASKS`.
+        task_id: D4RL's name, a key of `ALL_TASKS`.
         **kwargs: Further arguments of `gymnasium.make`, for instance ``render_mode``.
 
     Raises:
         ImportError: The simulator is not installed; the message says how to install it.
         ValueError: The task is unknown; the message lists the known ones.
     """
-    if task_id not in TASKS:
-        close = difflib.get_close_matches(task_id, TASKS, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ValueError(f"unknown D4RL task {task_id!r}; {hint}known are {', '.join(TASKS)}")
-    task = TASKS[task_id]
+    task = _find(task_id)
     if task.domain == "locomotion":
         optional.require("mujoco")
     else:
@@ -84,6 +91,33 @@ def make(task_id: str, **kwargs: Any) -> D4RLEnv:
             gym.spaces.Box(-np.inf, np.inf, shape, dtype=np.float64),
         )
     return D4RLEnv(env, task)
+
+
+def _find(task_id: str) -> D4RLTask:
+    """Return a task by its name.
+
+    Raises:
+        ValueError: The task is unknown; the message lists the known ones.
+    """
+    if task_id not in ALL_TASKS:
+        close = difflib.get_close_matches(task_id, ALL_TASKS, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ValueError(f"unknown D4RL task {task_id!r}; {hint}known are {', '.join(ALL_TASKS)}")
+    return ALL_TASKS[task_id]
+
+
+def get_normalized_score(task_id: str, score: float | Array) -> float | Array:
+    """Return a task's score as a fraction, as D4RL's function of this name does.
+
+    Args:
+        task_id: D4RL's name.
+        score: Undiscounted returns of episodes, any shape.
+
+    Raises:
+        ValueError: The task is unknown.
+    """
+    task = _find(task_id)
+    return (score - task.ref_min_score) / (task.ref_max_score - task.ref_min_score)
 
 
 def _named(observation: Any) -> Mapping[str, Any]:
@@ -188,7 +222,7 @@ class D4RLEnv(gym.Wrapper[Any, Any, Any, Any]):
         Args:
             score: Undiscounted return of an episode.
         """
-        return (score - self.ref_min_score) / (self.ref_max_score - self.ref_min_score)
+        return get_normalized_score(self.task.id, score)
 
     def get_dataset(self, h5path: str | os.PathLike[str] | None = None) -> Columns:
         """Return the data of the task as D4RL's columns.
@@ -202,11 +236,12 @@ class D4RLEnv(gym.Wrapper[Any, Any, Any, Any]):
 
         Returns:
             ``observations`` (N, S), ``actions`` (N, A), ``rewards`` (N,), ``terminals`` and
-            ``timeouts`` (N,) bool, float32 where not bool.
+            ``timeouts`` (N,) bool, float32 where not bool; and what else is in a file, such as
+            ``infos/qpos``.
 
         Raises:
             FileNotFoundError: The data is not there and cannot be downloaded.
-            ValueError: A file's observations mean something else than the environment's.
+            ValueError: A file's observations or actions are not the environment's.
         """
         own = self.task.file
         if h5path is None and self.task.file_fits and own.is_file():
@@ -215,7 +250,7 @@ class D4RLEnv(gym.Wrapper[Any, Any, Any, Any]):
             return self._columns(load_dataset(self.task.minari_id))
         if h5path is None:
             h5path = _download(self.task.file_url, own)
-        columns = read_hdf5(h5path)
+        columns = read_hdf5(h5path, everything=True)
         if not self.task.file_fits or columns["observations"].shape[1:] != (
             self.observation_space.shape
         ):
@@ -224,6 +259,12 @@ class D4RLEnv(gym.Wrapper[Any, Any, Any, Any]):
                 f"not those of the environment {self.task.environment_id}, "
                 f"{self.observation_space.shape}. {self.task.note} Use get_dataset() without a "
                 f"path, or load_dataset(path) to read the file all the same"
+            )
+        if columns["actions"].shape[1:] != self.action_space.shape:
+            raise ValueError(
+                f"the actions in {str(h5path)!r}, {columns['actions'].shape[1:]}, are not those of "
+                f"the environment {self.task.environment_id}, {self.action_space.shape}; give a "
+                f"file of {self.task.id!r}"
             )
         return columns
 
@@ -276,11 +317,7 @@ def qlearning_dataset(
         bool.
     """
     columns = env.get_dataset(**kwargs) if dataset is None else dataset
-    terminals = np.asarray(columns["terminals"], dtype=bool).reshape(-1)
-    if "timeouts" in columns:
-        final = np.asarray(columns["timeouts"], dtype=bool).reshape(-1)
-    else:
-        final = _count_timeouts(terminals, env.task.max_episode_steps, terminate_on_end)
+    terminals, final = _ends(columns, env.task.max_episode_steps, terminate_on_end)
     rows = np.arange(len(terminals) - 1)
     if not terminate_on_end:
         rows = rows[~final[:-1]]
@@ -292,6 +329,39 @@ def qlearning_dataset(
         "rewards": np.asarray(columns["rewards"]).reshape(-1)[rows].astype(np.float32),
         "terminals": terminals[rows],
     }
+
+
+def sequence_dataset(
+    env: D4RLEnv, dataset: Mapping[str, Array] | None = None, **kwargs: Any
+) -> Iterator[Columns]:
+    """Yield a task's data episode by episode, as D4RL's function of this name does.
+
+    Steps after the last end of an episode belong to none, and are left out.
+
+    Args:
+        env: As `make` returns it.
+        dataset: Columns as ``env.get_dataset()`` returns them, which is asked for them if None.
+            Without ``timeouts``, the environment's step limit is counted.
+        **kwargs: Arguments of ``env.get_dataset``.
+
+    Yields:
+        The rows of all columns but ``metadata/...`` that belong to one episode of T steps:
+        ``observations`` (T, S), ``actions`` (T, A), ``rewards`` (T,), ``terminals`` (T,), ...
+    """
+    columns = env.get_dataset(**kwargs) if dataset is None else dataset
+    terminals, final = _ends(columns, env.task.max_episode_steps, True)
+    ends = np.flatnonzero(terminals | final) + 1
+    steps = {key: column for key, column in columns.items() if not key.startswith("metadata")}
+    for start, end in zip([0, *ends[:-1]], ends, strict=True):
+        yield {key: column[start:end] for key, column in steps.items()}
+
+
+def _ends(columns: Mapping[str, Array], limit: int, terminate_on_end: bool) -> tuple[Array, Array]:
+    """Return where episodes terminate, and where they run into the time limit, both (N,) bool."""
+    terminals = as_flags(columns["terminals"], "terminals").reshape(-1)
+    if "timeouts" in columns:
+        return terminals, as_flags(columns["timeouts"], "timeouts").reshape(-1)
+    return terminals, _count_timeouts(terminals, limit, terminate_on_end)
 
 
 def _count_timeouts(terminals: Array, limit: int, terminate_on_end: bool) -> Array:

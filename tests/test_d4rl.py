@@ -13,7 +13,15 @@ from conftest import LENGTHS, TERMINATED, Arrays
 from torchrl.data.datasets.d4rl_infos import D4RL_DATASETS
 
 from mage_agent import d4rl, optional
-from mage_agent.d4rl import TASKS, make, make_environment, qlearning_dataset
+from mage_agent.d4rl import (
+    ALL_TASKS,
+    TASKS,
+    get_normalized_score,
+    make,
+    make_environment,
+    qlearning_dataset,
+    sequence_dataset,
+)
 from mage_agent.data import load_dataset
 from mage_agent.data.d4rl_tasks import MAZES
 
@@ -66,6 +74,18 @@ class TestTable:
         assert (task.ref_min_score, task.ref_max_score) == (low, high)
         assert task.note
 
+    def test_holds_the_rest_of_the_locomotion_tasks(self) -> None:
+        rest = {
+            f"{name}-{data}-v2"
+            for name in ("halfcheetah", "hopper", "walker2d", "ant")
+            for data in ("random", "medium", "expert", "medium-replay", "full-replay")
+        } | {"hopper-medium-expert-v2"}
+        assert set(ALL_TASKS) == PAPER | rest
+        for task_id in rest & set(D4RL_DATASETS):
+            assert ALL_TASKS[task_id].file_url == D4RL_DATASETS[task_id]
+        hopper = ALL_TASKS["hopper-medium-v2"]
+        assert (hopper.ref_min_score, hopper.ref_max_score) == (-20.272305, 3234.3)
+
     def test_data_without_an_equal_on_minari_says_so(self) -> None:
         for task in TASKS.values():
             assert (task.minari_id is None) == (task.domain in ("maze2d", "locomotion"))
@@ -85,6 +105,8 @@ class TestMake:
             ("antmaze-large-diverse-v2", 29),
             ("maze2d-umaze-v1", 4),
             ("halfcheetah-medium-v2", 17),
+            ("halfcheetah-random-v2", 17),
+            ("hopper-medium-replay-v2", 11),
             ("walker2d-medium-v2", 17),
             ("ant-medium-v2", 111),
         ],
@@ -100,7 +122,7 @@ class TestMake:
         assert np.isfinite(float(reward))
         assert not terminated
         assert env.spec is not None
-        assert env.spec.max_episode_steps == TASKS[task_id].max_episode_steps
+        assert env.spec.max_episode_steps == ALL_TASKS[task_id].max_episode_steps
         env.close()
 
     def test_unknown(self) -> None:
@@ -128,6 +150,10 @@ class TestMake:
     def test_scores_are_fractions(self) -> None:
         env = make("halfcheetah-medium-v2")
         assert env.get_normalized_score(-280.178953) == 0.0
+        assert get_normalized_score("halfcheetah-medium-v2", -280.178953) == 0.0
+        assert get_normalized_score("hopper-random-v2", 3234.3) == 1.0
+        with pytest.raises(ValueError, match="did you mean 'hopper-random-v2'"):
+            get_normalized_score("hopper-random-v1", 0.0)
         assert env.get_normalized_score(12135.0) == 1.0
         assert np.allclose(env.get_normalized_score(np.array([12135.0, -280.178953])), [1, 0])
 
@@ -268,6 +294,35 @@ class TestDatasets:
             assert np.array_equal(columns[key], column)
         transitions = qlearning_dataset(env, h5path=path)
         assert len(transitions["rewards"]) == sum(LENGTHS) - 1 - TERMINATED[:-1].count(False)
+
+    def test_file_with_more_columns(self, pen_columns: Arrays, tmp_path: Path) -> None:
+        more = {"infos/qpos": np.ones((sum(LENGTHS), 30)), "metadata/policy/bias": np.ones(3)}
+        path = write_file(tmp_path / "any.hdf5", pen_columns | more)
+        columns = make("pen-expert-v1").get_dataset(path)
+        assert set(columns) == set(pen_columns) | set(more)
+        assert np.array_equal(columns["infos/qpos"], more["infos/qpos"])
+
+    def test_file_with_other_actions(self, pen_columns: Arrays, tmp_path: Path) -> None:
+        pen_columns["actions"] = pen_columns["actions"][:, :3]
+        path = write_file(tmp_path / "any.hdf5", pen_columns)
+        with pytest.raises(ValueError, match=r"actions in .*, \(3,\), are not .*, \(24,\)"):
+            make("pen-expert-v1").get_dataset(path)
+
+    @pytest.mark.parametrize("timeouts", [False, True])
+    def test_episodes(self, pen_columns: Arrays, timeouts: bool) -> None:
+        env = make("pen-expert-v1")
+        columns = {**pen_columns, "infos/qpos": np.arange(149.0), "metadata/policy": np.ones(3)}
+        lengths = [*LENGTHS]
+        if not timeouts:  # D4RL counts to one step less after the first episode
+            del columns["timeouts"]
+            lengths = [1, 37, 2, 99, 10]
+        episodes = list(sequence_dataset(env, columns))
+        assert [len(episode["rewards"]) for episode in episodes] == lengths
+        assert set(episodes[0]) == set(columns) - {"metadata/policy"}
+        for key in episodes[0]:
+            assert np.array_equal(np.concatenate([e[key] for e in episodes]), columns[key])
+        columns["terminals"] = columns["terminals"] & (np.arange(149) < 100)
+        assert sum(len(e["rewards"]) for e in sequence_dataset(env, columns)) < 149
 
     def test_file_where_d4rl_keeps_it(self, pen_columns: Arrays, tmp_path: Path) -> None:
         write_file(tmp_path / "d4rl" / "pen-expert-v1.hdf5", pen_columns)

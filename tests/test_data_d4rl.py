@@ -114,6 +114,32 @@ class TestWithoutTimeouts:
         assert dataset["episode"].unique(return_counts=True)[1].tolist() == [100, 49]
 
 
+class TestUnmarkedEnds:
+    """D4RL's replay files do not mark every timeout."""
+
+    @pytest.fixture
+    def changes(self, columns: Arrays, toy_episodes: list[Arrays]) -> Arrays:
+        ends = columns["timeouts"].copy()
+        ends[LENGTHS[0] + LENGTHS[1] - 1] = False
+        following = np.concatenate([e["observations"][1:] for e in toy_episodes])
+        return {"timeouts": ends, "next_observations": following}
+
+    def test_next_observations_show_them(self, write: WriteFile, changes: Arrays) -> None:
+        with pytest.warns(UserWarning, match="1 steps are not followed .* in row 7; .* truncated"):
+            dataset = load_dataset(write("hopper_medium_replay-v2.hdf5", **changes))
+        assert dataset["episode"].unique(return_counts=True)[1].tolist() == [*LENGTHS]
+        assert dataset["next", "truncated"][7].item()
+
+    def test_other_files_have_to_mark_them(self, write: WriteFile, changes: Arrays) -> None:
+        with pytest.raises(ValueError, match=r"1 of 143 steps jump.* episode 1, step 6"):
+            load_dataset(write(**changes))
+
+    @pytest.mark.parametrize("key", ["terminals", "timeouts"])
+    def test_flags(self, write: WriteFile, columns: Arrays, key: str) -> None:
+        with pytest.raises(ValueError, match="must hold booleans, or 0 and 1"):
+            load_dataset(write(**{key: np.where(columns[key], 1, -1)}))
+
+
 class TestMetadata:
     def test_known_file(self, write: WriteFile) -> None:
         facts = metadata(load_dataset(write("door-cloned-v1.hdf5")))

@@ -8,34 +8,41 @@ These files are flat logs: ``observations``, ``actions``, ``rewards``, ``termina
   action was not recorded (except as ``next_observations``, in some files), so the last observation
   is repeated there. No return changes; a method that bootstraps from truncated steps sees a state
   one step old. `mage_agent.d4rl.qlearning_dataset` drops those steps instead, as D4RL does.
-* Files without ``timeouts`` mark no time limit: `max_episode_steps` says where episodes end.
+* Files without ``timeouts`` mark no time limit: `max_episode_steps` says where episodes end. In the
+  replay files timeouts are not always marked; there the ``next_observations`` show it.
 """
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from tensordict import TensorDict
 
 from mage_agent.data.arrays import from_arrays
-from mage_agent.data.d4rl_tasks import TASKS
-from mage_agent.data.hdf5 import check_hdf5
+from mage_agent.data.columns import as_flags
+from mage_agent.data.continuity import jumps
+from mage_agent.data.d4rl_tasks import ALL_TASKS
+from mage_agent.data.hdf5 import open_hdf5
 from mage_agent.data.ted import Bounds
 
 REQUIRED = ("observations", "actions", "rewards", "terminals")
+COLUMNS = (*REQUIRED, "timeouts", "next_observations")
 
 
-def read_hdf5(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
+def read_hdf5(path: str | os.PathLike[str], *, everything: bool = False) -> dict[str, NDArray[Any]]:
     """Read the columns of a D4RL file as they are.
 
     Args:
         path: The file.
+        everything: Read what else is in the file, too, such as ``infos/qpos``.
 
     Returns:
         ``observations`` (N, S), ``actions`` (N, A), ``rewards`` (N,), ``terminals`` (N,), and if
@@ -45,35 +52,30 @@ def read_hdf5(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
         FileNotFoundError: There is no such file.
         ValueError: It is truncated, no HDF5 file, or not one of D4RL's.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no file {str(path)!r}")
-    try:
-        check_hdf5(path)
-        with h5py.File(path, "r") as file:
-            missing = [key for key in REQUIRED if not isinstance(file.get(key), h5py.Dataset)]
-            if missing:
-                found = sorted(file)[:8]
-                hint = " (a Minari dataset: load it by its id)" if "episode_0" in file else ""
-                raise ValueError(
-                    f"{str(path)!r} is not a D4RL file: it lacks {', '.join(missing)} and has "
-                    f"{', '.join(found) or 'nothing'}{hint}"
-                )
-            columns = {
-                key: file[key][()]
-                for key in (*REQUIRED, "timeouts", "next_observations")
-                if key in file
-            }
-    except OSError as error:
-        raise ValueError(
-            f"{str(path)!r} is truncated or no HDF5 file ({error}); download it again"
-        ) from error
+    columns: dict[str, NDArray[Any]] = {}
+    further: dict[str, Any] = {}
+
+    def read(key: str, item: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(item, h5py.Dataset) and (everything or key in COLUMNS):
+            (columns if key in COLUMNS else further)[key] = item[()]
+
+    with open_hdf5(path) as file:
+        missing = [key for key in REQUIRED if not isinstance(file.get(key), h5py.Dataset)]
+        if missing:
+            found = sorted(file)[:8]
+            hint = " (a Minari dataset: load it by its id)" if "episode_0" in file else ""
+            raise ValueError(
+                f"{str(path)!r} is not a D4RL file: it lacks {', '.join(missing)} and has "
+                f"{', '.join(found) or 'nothing'}{hint}"
+            )
+        file.visititems(read)
     for key in ("rewards", "terminals", "timeouts"):
         if key in columns:
             columns[key] = columns[key].reshape(-1)
     lengths = {key: column.shape[:1] for key, column in columns.items()}
     if len(set(lengths.values())) != 1:
         raise ValueError(f"the columns of {str(path)!r} have different lengths: {lengths}")
-    return columns
+    return columns | further
 
 
 def read_d4rl(
@@ -102,17 +104,20 @@ def read_d4rl(
         ValueError: It is truncated or not one of D4RL's, or nothing says where episodes end.
     """
     columns = read_hdf5(path)
-    task = next((task for task in TASKS.values() if task.file.name == Path(path).name), None)
+    task = next((t for t in ALL_TASKS.values() if t.file.name == Path(path).name), None)
     facts: dict[str, Any] = {"dataset_id": task.id if task else Path(path).stem}
     if task is not None:
         facts |= {"ref_min_score": task.ref_min_score, "ref_max_score": task.ref_max_score}
         max_episode_steps = max_episode_steps or task.max_episode_steps
+    ends = timeouts(columns, max_episode_steps, str(path))
+    if task is not None and "next_observations" in columns:
+        ends = _with_unmarked(columns, ends, str(path))
     return from_arrays(
         columns["observations"],
         columns["actions"],
         columns["rewards"],
         columns["terminals"],
-        timeouts(columns, max_episode_steps, str(path)),
+        ends,
         next_observations=columns.get("next_observations"),
         discount=discount,
         action_low=action_low,
@@ -138,14 +143,36 @@ def timeouts(
         ValueError: There are no ``timeouts`` and no step limit.
     """
     if "timeouts" in columns:
-        return columns["timeouts"].astype(bool)
+        return as_flags(columns["timeouts"], "timeouts")
     if max_episode_steps is None:
         raise ValueError(
             f"{name!r} has no 'timeouts', so nothing says where its episodes end; pass "
             f"max_episode_steps, the step limit of its environment"
         )
-    terminals = columns["terminals"].astype(bool)
+    terminals = as_flags(columns["terminals"], "terminals")
     rows = np.arange(len(terminals))
     first = np.concatenate([[True], terminals[:-1]])
     start = np.maximum.accumulate(np.where(first, rows, 0))
     return np.asarray((rows - start) % max_episode_steps == max_episode_steps - 1)
+
+
+def _with_unmarked(
+    columns: Mapping[str, NDArray[Any]], ends: NDArray[np.bool_], name: str
+) -> NDArray[np.bool_]:
+    """Add the ends that D4RL left unmarked, where the next row does not follow on."""
+    now, following = (
+        TensorDict({"observation": torch.from_numpy(columns[key])})
+        for key in ("observations", "next_observations")
+    )
+    last = ends | as_flags(columns["terminals"], "terminals")
+    found = jumps(now, following, torch.from_numpy(last))
+    for rows in found.values():
+        ends = ends.copy()
+        ends[rows] = True
+        warnings.warn(
+            f"in {name!r}, {len(rows)} steps are not followed by their next observation and not "
+            f"marked as the end of an episode, the first one in row {rows[0]}; they are taken as "
+            f"truncated",
+            stacklevel=3,
+        )
+    return ends

@@ -1,4 +1,4 @@
-"""The D4RL tasks of the paper: their names in Gymnasium and on Minari, and how they are scored.
+"""The D4RL tasks of the paper and their like: names in Gymnasium and on Minari, and scores.
 
 Reference scores, step limits, mazes and file locations are those of D4RL (``d4rl/infos.py`` and the
 ``__init__.py`` of each domain). `D4RLTask.minari_id` is set only where Minari holds D4RL's data or
@@ -77,6 +77,7 @@ MAZE2D = {  # goal, step limit, random, expert
 }
 LOCOMOTION: dict[str, tuple[str, dict[str, Any], float, float]] = {
     "halfcheetah": ("HalfCheetah-v5", {}, -280.178953, 12135.0),
+    "hopper": ("Hopper-v5", {}, -20.272305, 3234.3),
     # D4RL's walker had feet of different friction; the model file without a version keeps that.
     "walker2d": ("Walker2d-v5", {"xml_file": "walker2d.xml"}, 1.629008, 4592.3),
     # D4RL's simulator left all contact forces at zero (Farama-Foundation/D4RL issue 143).
@@ -87,6 +88,7 @@ LOCOMOTION: dict[str, tuple[str, dict[str, Any], float, float]] = {
         3879.7,
     ),
 }
+LOCOMOTION_DATA = ("medium-expert", "medium", "medium-replay", "expert", "full-replay", "random")
 NOTES: dict[Domain, str] = {
     "adroit": "gymnasium-robotics before 1.4.3 rewards the distance of palm and object with the "
     "opposite sign (door, hammer, relocate), and pen no longer ends when the pen is dropped.",
@@ -202,7 +204,7 @@ def _tasks() -> Iterator[D4RLTask]:
             goal=goal,
         )
     for name, (environment_id, kwargs, low, high) in LOCOMOTION.items():
-        for data in ("medium-expert", "medium", "medium-replay"):
+        for data in LOCOMOTION_DATA:
             yield D4RLTask(
                 id=f"{name}-{data}-v2",
                 domain="locomotion",
@@ -243,5 +245,13 @@ def _along_x(maze: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(map("".join, zip(*maze, strict=True)))[::-1]
 
 
-TASKS = {task.id: task for task in _tasks()}
-"""Every D4RL task of the paper's Tables 1-4 and 15-18, by D4RL's id."""
+def _in_paper(task: D4RLTask) -> bool:
+    name, _, data = task.id.removesuffix("-v2").partition("-")
+    return task.domain != "locomotion" or (name != "hopper" and data in LOCOMOTION_DATA[:3])
+
+
+ALL_TASKS = {task.id: task for task in _tasks()}
+"""Every D4RL task that can be made, by D4RL's id."""
+
+TASKS = {task.id: task for task in ALL_TASKS.values() if _in_paper(task)}
+"""Those of the paper's Tables 1-4 and 15-18."""

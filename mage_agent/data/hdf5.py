@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
 from h5py import h5d, h5g, h5l, h5o
 
-__all__ = ["check_hdf5"]
+__all__ = ["check_hdf5", "open_hdf5"]
 
 MOST = 64 * 2**20
 """Bytes that any file may unfold to."""
@@ -16,6 +18,29 @@ RATIO = 100
 """How many times its own size a file may unfold to; recordings were measured at 1 to 10."""
 DEPTH = 16
 """How deep groups may be nested."""
+
+
+@contextmanager
+def open_hdf5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
+    """Open a file for reading after `check_hdf5`.
+
+    Args:
+        path: The file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is truncated, no HDF5 file, or unsafe.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file {str(path)!r}")
+    try:
+        check_hdf5(path)
+        with h5py.File(path, "r") as file:
+            yield file
+    except OSError as error:
+        raise ValueError(
+            f"{str(path)!r} is truncated or no HDF5 file ({error}); download it again"
+        ) from error
 
 
 def check_hdf5(path: str | os.PathLike[str]) -> None:
