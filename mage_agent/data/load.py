@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
+import h5py
 import minari
 from numpy.typing import ArrayLike
 from tensordict import TensorDict, TensorDictBase
@@ -15,9 +18,11 @@ from mage_agent.data.arrays import from_arrays, from_tensordict
 from mage_agent.data.checks import check_dataset
 from mage_agent.data.d4rl import read_d4rl
 from mage_agent.data.minari import open_minari, read_minari
+from mage_agent.data.ogbench import read_ogbench
+from mage_agent.data.robomimic import is_robomimic, read_robomimic
 from mage_agent.data.ted import Bounds
 
-HDF5_SUFFIXES = {".hdf5", ".h5"}
+FILE_SUFFIXES = {".hdf5", ".h5", ".npz"}
 
 
 def load_dataset(
@@ -33,8 +38,9 @@ def load_dataset(
 
     Args:
         source: A Minari id such as ``"D4RL/pen/human-v2"``, a `minari.MinariDataset`, the path of a
-            D4RL ``.hdf5`` file, or a TensorDict in TED format (from a rollout or collector; it is
-            copied and completed, see `mage_agent.data.arrays.from_tensordict`).
+            ``.hdf5`` file of D4RL or robomimic, of an ``.npz`` file of OGBench, or a TensorDict in
+            TED format (from a rollout or collector; it is copied and completed, see
+            `mage_agent.data.arrays.from_tensordict`).
         discount: Discount factor per step of ``return_to_go``, in (0, 1].
         download: Whether Minari may fetch a dataset that is not on this machine.
         max_episode_steps: For D4RL files without ``timeouts``: the environment's step limit.
@@ -66,20 +72,44 @@ def load_dataset(
     if not isinstance(source, (str, os.PathLike, minari.MinariDataset)):
         raise TypeError(
             f"cannot load a dataset from {type(source).__name__}; give a Minari id, a "
-            f"MinariDataset, the path of a D4RL .hdf5 file, or a TensorDict in TED format "
+            f"MinariDataset, the path of an .hdf5 or .npz file, or a TensorDict in TED format "
             f"(dataset_from_arrays makes one from arrays)"
         )
     with _naming(source):
-        if isinstance(source, str) and Path(source).suffix not in HDF5_SUFFIXES:
+        if isinstance(source, str) and not is_file_name(source):
             source = open_minari(source, download=download)
         if isinstance(source, minari.MinariDataset):
             dataset = read_minari(source, discount=discount, **bounds)
+        elif _kind(source) == "npz":
+            dataset = read_ogbench(source, discount=discount, **bounds)
+        elif is_robomimic(source):
+            dataset = read_robomimic(source, discount=discount, **bounds)
         else:
             dataset = read_d4rl(
                 source, discount=discount, max_episode_steps=max_episode_steps, **bounds
             )
         check_dataset(dataset)
     return dataset
+
+
+def is_file_name(source: str) -> bool:
+    """Whether a text is the path of a file, not the id of a Minari dataset."""
+    return Path(source).suffix.lower() in FILE_SUFFIXES or Path(source).is_file()
+
+
+def _kind(path: str | os.PathLike[str]) -> Literal["hdf5", "npz"]:
+    """Tell the kind of a file by its contents, and by its name if it is damaged or not there."""
+    if zipfile.is_zipfile(path) or Path(path).suffix.lower() == ".npz":
+        return "npz"
+    if Path(path).is_file() and not (
+        h5py.is_hdf5(path) or Path(path).suffix.lower() in FILE_SUFFIXES
+    ):
+        raise ValueError(
+            f"{str(path)!r} is neither the id of a Minari dataset nor a file of a known kind "
+            f"(.hdf5 of D4RL or robomimic, .npz of OGBench); read it yourself, and give the arrays "
+            f"to dataset_from_arrays"
+        )
+    return "hdf5"
 
 
 @contextmanager
