@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -20,9 +21,9 @@ import tyro
 from numpy.typing import NDArray
 
 from mage_agent.config import MAGEConfig
-from mage_agent.d4rl import TASKS, make_environment
+from mage_agent.d4rl import ALL_TASKS, make_environment
 from mage_agent.data import load_dataset
-from mage_agent.data.load import HDF5_SUFFIXES
+from mage_agent.data.load import FILE_SUFFIXES
 from mage_agent.data.minari import open_minari
 from mage_agent.evaluation import EpisodeResult, normalized_score
 from mage_agent.evaluation import evaluate as evaluate_policy
@@ -60,6 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command line that cannot be understood raises ``SystemExit`` with status 2.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a console may know fewer letters than we write
+            stream.reconfigure(errors="backslashreplace")
     try:
         commands: dict[str, Callable[..., None]] = {
             # The defaults of all settings are those of the preset, so that is read first.
@@ -284,7 +288,7 @@ def info(
         action_high: upper bound likewise.
     """
     path = Path(source)
-    if path.is_file() and path.suffix not in HDF5_SUFFIXES:
+    if path.is_file() and path.suffix not in FILE_SUFFIXES:
         facts = checkpoint_facts(path)
     else:
         dataset = load_dataset(
@@ -317,11 +321,11 @@ def _origin(dataset: str, max_episode_steps: int | None) -> Environment:
     limit: dict[str, Any] = {}
     if max_episode_steps is not None:
         limit["max_episode_steps"] = max_episode_steps
-    if dataset in TASKS:
-        task = TASKS[dataset]
+    if dataset in ALL_TASKS:
+        task = ALL_TASKS[dataset]
         references = task.ref_min_score, task.ref_max_score
         return functools.partial(make_environment, dataset, **limit), references
-    if Path(dataset).suffix in HDF5_SUFFIXES:
+    if Path(dataset).suffix in FILE_SUFFIXES:
         raise ValueError(
             f"the file {dataset} does not say which environment it comes from; name that by --env, "
             "or give the D4RL task, such as pen-expert-v1, as --dataset."

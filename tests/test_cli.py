@@ -1,6 +1,8 @@
 """The command line: what it does, what it says, and how it exits."""
 
+import contextlib
 import dataclasses
+import io
 import runpy
 import sys
 from pathlib import Path
@@ -219,6 +221,20 @@ def test_interrupt_is_no_error(
     monkeypatch.setattr(MAGEPolicy, "learn", interrupt)
     assert main(["train", minari_dataset.id, "--output", "x.mage"]) == 130
     assert not Path("x.mage").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["info", "Z\u00fcrich"]])
+def test_a_console_of_few_letters_is_enough(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    console = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, console)
+    with contextlib.suppress(SystemExit):  # of --help
+        assert main(arguments) == 1
+    written = console.buffer.getvalue().decode("ascii")  # type: ignore[attr-defined]
+    assert "codec" not in written
+    assert "train" in written or r"Z\xfcrich" in written
 
 
 def test_module_is_the_same_command(
