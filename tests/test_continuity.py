@@ -77,6 +77,13 @@ class TestTensorDict:
         with pytest.raises(ValueError, match=r"1 of 142 steps jump: .* in goal/a, the first"):
             check_dataset(toy_dataset)
 
+    def test_other_columns_afterwards(self, toy_dataset: TensorDict) -> None:
+        toy_dataset["next", "observation"] = torch.ones(149, 4)
+        with pytest.raises(
+            ValueError, match=r"'observation' has the shape \(149, 3\), under 'next' "
+        ):
+            load_dataset(toy_dataset)
+
     def test_rounding_is_no_jump(self, toy_dataset: TensorDict) -> None:
         following = toy_dataset["next", "observation"]
         toy_dataset["next", "observation"] = following.half().float()

@@ -346,7 +346,8 @@ class TestResuming:
         path = tmp_path / "training.mage"
         train(checkpoint_path=path)
         other = toy_dataset.clone()
-        other[key][-1] = other[key][-1] / 2 if key == "action" else other[key][-1] + 1
+        row = 0 if key == "observation" else -1  # that episode has no other step to fit to
+        other[key][row] = other[key][row] / 2 if key == "action" else other[key][row] + 1
         with pytest.raises(ValueError, match=r"training\.mage comes from .* other data, differing"):
             fit(
                 build_model(other, tiny_config()),
@@ -361,7 +362,7 @@ class TestResuming:
     ) -> None:
         path = tmp_path / "training.mage"
         train(checkpoint_path=path)
-        toy_dataset["next", "observation"] += 1
+        toy_dataset["next", "observation"][toy_dataset["next", "done"].flatten()] += 1
         train(checkpoint_path=path, resume=True)
 
     @pytest.mark.parametrize(
@@ -537,6 +538,8 @@ class TestWrongData:
     ) -> None:
         wider = toy_dataset.clone()
         wider[key] = torch.cat([wider[key]] * 2, dim=-1)
+        if key == "observation":
+            wider["next", key] = torch.cat([wider["next", key]] * 2, dim=-1)
         wider = wider.exclude("metadata")
         with pytest.raises(ValueError, match=rf"sizes {found}, the model \(3, 2\)"):
             fit(model, wider)

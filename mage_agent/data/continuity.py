@@ -21,12 +21,20 @@ def jumps(
         now: Observations of each step, batch (N,), entries (N, S).
         following: What was observed after each step, with the same entries.
         last: (N,) bool, steps that end an episode; nothing has to follow these.
+
+    Raises:
+        ValueError: An entry has other columns in `following` than in `now`.
     """
     found = {}
     for key in now.keys(include_nested=True, leaves_only=True):
         before, after = now[key], following[key]
         if not isinstance(before, Tensor) or len(before) < 2:
             continue
+        if before.shape != after.shape:
+            raise ValueError(
+                f"the observation {key!r} has the shape {tuple(before.shape)}, under 'next' "
+                f"{tuple(after.shape)}; both need the same columns"
+            )
         # Usually all are equal, and comparing rows as a whole settles that without much work.
         differs = (after[:-1] != before[1:]).any(-1) & ~last[:-1]
         rows = differs.nonzero().flatten()
