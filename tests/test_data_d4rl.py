@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import LENGTHS, TERMINATED, Arrays
 
-from mage_agent.data import load_dataset, metadata
+from mage_agent.data import load_dataset, metadata, returns_to_go
 from mage_agent.data.d4rl_tasks import TASKS
 
 WriteFile = Callable[..., Path]
@@ -72,8 +72,13 @@ class TestRead:
         self, write: WriteFile, toy_dataset: Any
     ) -> None:
         dataset = load_dataset(write())
-        for key in ("return_to_go", "step_count", "episode", "action", ("next", "reward")):
+        for key in ("step_count", "episode", "action", ("next", "reward")):
             torch.testing.assert_close(dataset[key], toy_dataset[key])
+        found, expected = (
+            returns_to_go(data["next", "reward"], data["episode"], 0.99)
+            for data in (dataset, toy_dataset)
+        )
+        torch.testing.assert_close(found, expected)
 
     def test_columns_of_width_one(self, write: WriteFile, columns: Arrays) -> None:
         wide = {key: columns[key][:, None] for key in ("rewards", "terminals", "timeouts")}

@@ -23,8 +23,8 @@ from mage_agent.data import (
     load_dataset,
     metadata,
     observation_keys,
+    returns_to_go,
 )
-from mage_agent.data.ted import returns_to_go
 
 REAL = {  # id -> steps, episodes
     "local/pen/expert-v0": (100_000, 1000),
@@ -93,7 +93,6 @@ class TestMinari:
             "action": (steps, 2),
             "episode": (steps,),
             "step_count": (steps, 1),
-            "return_to_go": (steps, 1),
             ("next", "observation"): (steps, 3),
             ("next", "reward"): (steps, 1),
             ("next", "terminated"): (steps, 1),
@@ -106,7 +105,8 @@ class TestMinari:
     def test_contents(
         self, minari_dataset: minari.MinariDataset, toy_episodes: list[Arrays]
     ) -> None:
-        dataset = load_dataset(minari_dataset, discount=0.9)
+        dataset = load_dataset(minari_dataset)
+        returns = returns_to_go(dataset["next", "reward"], dataset["episode"], 0.9)
         for number, episode in enumerate(toy_episodes):
             mine = dataset[dataset["episode"] == number]
             length = LENGTHS[number]
@@ -120,7 +120,8 @@ class TestMinari:
             assert not mine["next", "truncated"][:-1].any()
             last = [False] * (length - 1) + [True]
             expected = loop_returns(episode["rewards"].tolist(), last, 0.9)
-            torch.testing.assert_close(mine["return_to_go"].flatten(), torch.tensor(expected))
+            found = returns[dataset["episode"] == number].flatten()
+            torch.testing.assert_close(found, torch.tensor(expected))
 
     def test_all_sources_agree(
         self, minari_dataset: minari.MinariDataset, toy_dataset: TensorDict
@@ -131,9 +132,9 @@ class TestMinari:
         assert_same(load_dataset(toy_dataset), toy_dataset)
 
     def test_metadata(self, minari_dataset: minari.MinariDataset) -> None:
-        facts = metadata(load_dataset(minari_dataset, discount=0.95))
+        facts = metadata(load_dataset(minari_dataset))
         assert facts["dataset_id"] == "toy/point-v0"
-        assert facts["discount"] == 0.95
+        assert "discount" not in facts  # it is the agent's
         assert (facts["ref_min_score"], facts["ref_max_score"]) == (-10.0, 5.0)
         assert (facts["action_low"], facts["action_high"]) == ([-1.0, -1.0], [1.0, 1.0])
         assert '"max_episode_steps": 200' in facts["env_spec"]
@@ -293,13 +294,13 @@ class TestTensorDict:
         assert dataset["next", "truncated"].flatten().nonzero().flatten().tolist() == [19, 39]
 
     def test_trajectory_ids_of_a_collector(self, toy_dataset: TensorDict) -> None:
-        source = toy_dataset.exclude("episode", "step_count", "return_to_go", ("next", "done"))
+        source = toy_dataset.exclude("episode", "step_count", ("next", "done"))
         source["next", "truncated"] = torch.zeros_like(source["next", "truncated"])
         source["collector", "traj_ids"] = toy_dataset["episode"] + 7
         assert_same(load_dataset(source), toy_dataset)
 
     def test_padding_is_left_out(self, toy_dataset: TensorDict) -> None:
-        source = toy_dataset.exclude("episode", "step_count", "return_to_go", "metadata")
+        source = toy_dataset.exclude("episode", "step_count", "metadata")
         source["collector", "traj_ids"] = toy_dataset["episode"]
         padded = split_trajectories(source)
         assert padded.numel() > len(source)
@@ -311,7 +312,11 @@ class TestTensorDict:
     def test_datasets_behind_one_another(self, toy_dataset: TensorDict) -> None:
         both = load_dataset(torch.cat([toy_dataset, toy_dataset]))
         assert int(both["episode"].max()) == 2 * int(toy_dataset["episode"].max()) + 1
-        assert torch.equal(both["return_to_go"][len(toy_dataset) :], toy_dataset["return_to_go"])
+        returns, once = (
+            returns_to_go(data["next", "reward"], data["episode"], 0.99)
+            for data in (both, toy_dataset)
+        )
+        assert torch.equal(returns, torch.cat([once, once]))
 
     def test_the_return_of_a_recording_is_no_observation(self) -> None:
         with set_gym_backend("gymnasium"):
@@ -323,11 +328,16 @@ class TestTensorDict:
         assert observation_keys(dataset) == ("cell", "observation")
         assert dataset["cell"].dtype == torch.float32
 
-    def test_other_discount(self, toy_dataset: TensorDict) -> None:
-        again = load_dataset(toy_dataset, discount=0.5)
-        assert metadata(again)["discount"] == 0.5
-        assert not torch.allclose(again["return_to_go"], toy_dataset["return_to_go"])
-        assert metadata(toy_dataset)["discount"] == 0.99  # the source is untouched
+    def test_returns_of_the_source_are_neither_kept_nor_an_observation(
+        self, toy_dataset: TensorDict
+    ) -> None:
+        source = toy_dataset.copy()
+        for where in (source, source["next"]):
+            where["return_to_go"] = torch.ones(len(source), 1)
+        dataset = load_dataset(source)
+        assert observation_keys(dataset) == ("observation",)
+        assert_same(dataset, toy_dataset)
+        assert "return_to_go" in source  # the source is untouched
 
     def test_without_next_observations(self, toy_dataset: TensorDict) -> None:
         dataset = load_dataset(toy_dataset.exclude(("next", "observation")))
@@ -355,7 +365,9 @@ class TestTensorDict:
 
     def test_single_step(self, toy_dataset: TensorDict) -> None:
         dataset = load_dataset(toy_dataset[:1])
-        assert torch.equal(dataset["return_to_go"], dataset["next", "reward"])
+        returns = returns_to_go(dataset["next", "reward"], dataset["episode"], 0.5)
+        assert torch.equal(returns, dataset["next", "reward"])
+        assert dataset["next", "done"].all()
 
     def test_discrete_actions(self, toy_dataset: TensorDict) -> None:
         toy_dataset["action"] = torch.zeros(len(toy_dataset), 4, dtype=torch.int64)  # one-hot
@@ -411,10 +423,12 @@ class TestChecks:
         for where in (toy_dataset, toy_dataset["next"]):
             where["desired_goal"] = torch.zeros(len(toy_dataset), 2)
         check_dataset(toy_dataset)
+        assert observation_keys(load_dataset(toy_dataset)) == ("desired_goal", "observation")
 
     def test_zero_rewards_are_fine(self, toy_dataset: TensorDict) -> None:
         toy_dataset["next", "reward"].zero_()
         check_dataset(toy_dataset)
+        assert not load_dataset(toy_dataset)["next", "reward"].any()
 
     def test_action_outside_the_bounds(self, toy_dataset: TensorDict) -> None:
         toy_dataset["action"][8, 1] = -1.5
@@ -433,6 +447,7 @@ class TestChecks:
     def test_rounding_is_not_outside(self, toy_dataset: TensorDict) -> None:
         toy_dataset["action"][8, 1] = 1.0 + 1e-6
         check_dataset(toy_dataset)
+        assert torch.equal(load_dataset(toy_dataset)["action"], toy_dataset["action"])
 
     @pytest.mark.parametrize(
         ("low", "high", "message"),
@@ -455,7 +470,7 @@ class TestChecks:
         with pytest.raises(TypeError, match="is a str, needed is the TensorDict that load_dataset"):
             check_dataset("D4RL/pen/human-v2")  # type: ignore[arg-type]
 
-    @pytest.mark.parametrize("key", ["episode", "return_to_go", ("next", "done"), "next"])
+    @pytest.mark.parametrize("key", ["episode", "step_count", ("next", "done"), "next"])
     def test_incomplete(self, toy_dataset: TensorDict, key: Any) -> None:
         with pytest.raises(KeyError, match="the dataset lacks"):
             check_dataset(toy_dataset.exclude(key))
@@ -466,11 +481,6 @@ class TestChecks:
             where["observation"] = where["observation"].reshape(-1, 3, 1)
         with pytest.raises(ValueError, match=r"observation has the shape \(149, 3, 1\)"):
             load_dataset(source)
-
-    @pytest.mark.parametrize("discount", [0.0, -0.1, 1.01, float("nan")])
-    def test_discount(self, toy_dataset: TensorDict, discount: float) -> None:
-        with pytest.raises(ValueError, match=r"discount must lie in \(0, 1\]"):
-            load_dataset(toy_dataset, discount=discount)
 
     def test_unknown_source(self) -> None:
         with pytest.raises(TypeError, match="cannot load a dataset from list"):

@@ -10,8 +10,7 @@ import minari
 import numpy as np
 import pytest
 
-from mage_agent.d4rl import make_environment
-from mage_agent.data import load_dataset
+from mage_agent import load_dataset, make_environment
 from mage_agent.data.hdf5 import check_hdf5
 
 Change = Callable[[h5py.File], None]
@@ -61,12 +60,6 @@ def declare_much(file: h5py.File) -> None:
     file.create_dataset("observations", (10**12, 3), "f4", chunks=True)
 
 
-def compress_much(file: h5py.File) -> None:
-    del file["observations"]
-    data = np.zeros((2**24, 2), dtype="f4")
-    file.create_dataset("observations", data=data, compression="gzip", chunks=(2**20, 2))
-
-
 def nest(file: h5py.File) -> None:
     file.create_group("/".join("n" * 20))
 
@@ -78,7 +71,6 @@ HOSTILE: list[tuple[Change, str]] = [
     (store_outside, "the data of /rewards lie in another file"),
     (map_outside, "the data of /rewards lie in another file"),
     (declare_much, r"declares 12000000\d+ bytes"),
-    (compress_much, r"declares 134\d+ bytes"),
     (nest, "is nested more than 16 deep"),
 ]
 
@@ -88,11 +80,14 @@ class TestFiles:
         check_hdf5(path)
         assert len(load_dataset(path)) == 40
 
-    def test_ordinary_compression_passes(self, path: Path) -> None:
+    def test_any_compression_passes_that_memory_can_hold(self, path: Path) -> None:
+        """Millions of steps with sparse rewards compress a thousandfold."""
         with h5py.File(path, "a") as file:
-            zeros = np.zeros((10**6, 4), dtype="f4")
-            file.create_dataset("infos/goal", data=zeros, compression="gzip")
+            zeros = np.zeros((2**24, 2), dtype="f4")
+            file.create_dataset("infos/goal", data=zeros, compression="gzip", chunks=(2**20, 2))
+        assert 100 * path.stat().st_size < 2**27
         check_hdf5(path)
+        assert len(load_dataset(path)) == 40
 
     @pytest.mark.parametrize(("change", "message"), HOSTILE, ids=lambda value: str(value)[:20])
     def test_a_hostile_one_is_refused(self, path: Path, change: Change, message: str) -> None:

@@ -15,7 +15,7 @@ from torchrl.data import Bounded, RandomSampler, TensorDictReplayBuffer, TensorS
 from torchrl.modules import ProbabilisticActor, TanhDelta, TanhNormal, ValueOperator
 from torchrl.objectives import IQLLoss, LossModule, TD3BCLoss
 
-from mage_agent.data import WindowSampler, replay_buffer
+from mage_agent.data import Batches, WindowSampler, replay_buffer, returns_to_go
 
 HORIZONS = (1, 2, 24, 100)
 
@@ -97,8 +97,220 @@ class TestWindows:
 
     def test_only_the_keys_asked_for(self, toy_dataset: TensorDict) -> None:
         keys = ("observation", "return_to_go", ("next", "reward"))
-        batch = replay_buffer(toy_dataset, keys=keys, batch_size=4).sample()
+        batch = replay_buffer(toy_dataset, keys=keys, batch_size=4, discount=0.9).sample()
         assert set(batch.keys(True, True)) == {*keys, ("collector", "mask"), "index"}
+
+
+class TestStartsOfEpisodes:
+    """Windows that begin where episodes do, for methods that model whole episodes."""
+
+    FIRST = (0, 1, 8, 38, 40, 64, 89)  # rows, by the lengths of the episodes
+
+    @given(
+        lengths=st.lists(st.integers(1, 30), min_size=1, max_size=6),
+        horizon=st.integers(1, 40),
+        seed=st.integers(0, 100),
+    )
+    @settings(deadline=None, max_examples=30)
+    def test_equal_the_loop(self, lengths: list[int], horizon: int, seed: int) -> None:
+        episode = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+        dataset = TensorDict({"episode": episode, "row": torch.arange(len(episode))}, len(episode))
+        buffer = replay_buffer(
+            dataset, horizon=horizon, batch_size=64, starts="episodes", seed=seed
+        )
+        ends = torch.tensor(lengths).cumsum(0) - 1
+        for window in buffer.sample():
+            number = int(window["episode"][0])
+            start = sum(lengths[:number])
+            rows, mask = loop_window(int(ends[number]), start, horizon)
+            assert window["row"].tolist() == window["index"].tolist() == rows
+            assert window["collector", "mask"].tolist() == mask
+
+    @pytest.mark.parametrize("horizon", HORIZONS)
+    def test_every_episode_is_as_likely_as_any_other(
+        self, toy_dataset: TensorDict, horizon: int
+    ) -> None:
+        buffer = replay_buffer(
+            toy_dataset, horizon=horizon, batch_size=2, starts="episodes", seed=0
+        )
+        drawn = torch.cat([buffer.sample()["index"][:, 0] for _ in range(2500)])
+        assert (toy_dataset["step_count"].flatten()[drawn] == 0).all()
+        starts, counts = drawn.unique(return_counts=True)
+        assert starts.tolist() == [*self.FIRST]
+        # However long: 5000 draws of 7 episodes, chi-square of 6 degrees of freedom.
+        expected = 5000 / len(LENGTHS)
+        assert ((counts - expected) ** 2 / expected).sum() < 23
+
+    @pytest.mark.parametrize("count", [1, 3, 7, 50])
+    def test_no_episode_comes_twice_in_a_draw(self, toy_dataset: TensorDict, count: int) -> None:
+        buffer = replay_buffer(toy_dataset, batch_size=count, starts="episodes", seed=0)
+        batches = Batches(toy_dataset, horizon=24, batch_size=count, starts="episodes", seed=0)
+        for _ in range(20):
+            for batch in (buffer.sample(), next(batches)):
+                starts = batch["index"][:, 0].tolist()
+                assert len(starts) == len(set(starts)) == min(count, len(LENGTHS))
+
+    def test_a_sampler_draws_them_as_the_buffer_does(self, toy_dataset: TensorDict) -> None:
+        buffer = TensorDictReplayBuffer(
+            storage=TensorStorage(toy_dataset.exclude("metadata")),
+            sampler=WindowSampler(toy_dataset["episode"], 7, "episodes"),
+            batch_size=3,
+            generator=torch.Generator().manual_seed(0),
+        )
+        mine = replay_buffer(toy_dataset, horizon=7, batch_size=3, starts="episodes", seed=0)
+        assert (buffer.sample() == mine.sample()).all()
+
+    def test_its_state_continues_the_stream(self, toy_dataset: TensorDict) -> None:
+        buffer = replay_buffer(toy_dataset, starts="episodes", seed=0)
+        buffer.sample()
+        other = replay_buffer(toy_dataset, starts="episodes", seed=99)
+        other.sampler.load_state_dict(buffer.sampler.state_dict())
+        assert torch.equal(other.sample()["index"], buffer.sample()["index"])
+
+    def test_windows_of_given_rows(self, toy_dataset: TensorDict) -> None:
+        for starts in ("steps", "episodes"):
+            sampler = WindowSampler(toy_dataset["episode"], 3, starts)
+            index, mask = sampler.windows(torch.tensor([0, 6, 36]))
+            assert index.tolist() == [[0, 0, 0], [6, 7, 7], [36, 37, 37]]
+            assert mask.tolist() == [[True, False, False], [True, True, False], [True, True, False]]
+
+
+class TestReturnsToGo:
+    @pytest.mark.parametrize("starts", ["steps", "episodes"])
+    @pytest.mark.parametrize("discount", [0.5, 0.99, 1.0])
+    def test_equal_the_loop(self, toy_dataset: TensorDict, starts: Any, discount: float) -> None:
+        reward = toy_dataset["next", "reward"].flatten().double().tolist()
+        done = toy_dataset["next", "done"].flatten().tolist()
+        expected, total = [0.0] * len(reward), 0.0
+        for row in reversed(range(len(reward))):
+            total = reward[row] + (0.0 if done[row] else discount * total)
+            expected[row] = total
+        buffer = replay_buffer(
+            toy_dataset, horizon=30, batch_size=64, starts=starts, discount=discount, seed=0
+        )
+        batch = buffer.sample()
+        assert batch["return_to_go"].shape == (64 if starts == "steps" else 7, 30, 1)
+        assert batch["return_to_go"].dtype == torch.float32
+        wanted = torch.tensor(expected)[batch["index"]][..., None]
+        torch.testing.assert_close(batch["return_to_go"], wanted)
+
+    def test_are_those_of_the_dataset(self, toy_dataset: TensorDict) -> None:
+        batch = replay_buffer(toy_dataset, discount=0.9, seed=0).sample()
+        returns = returns_to_go(toy_dataset["next", "reward"], toy_dataset["episode"], 0.9)
+        assert torch.equal(batch["return_to_go"], returns[batch["index"]])
+
+    def test_are_there_only_where_asked_for_and_change_no_dataset(
+        self, toy_dataset: TensorDict
+    ) -> None:
+        keys = set(toy_dataset.keys(True, True))
+        plain = replay_buffer(toy_dataset, seed=0).sample()
+        batch = replay_buffer(toy_dataset, discount=0.9, seed=0).sample()
+        assert "return_to_go" not in plain
+        assert (batch.exclude("return_to_go") == plain).all()
+        assert set(toy_dataset.keys(True, True)) == keys
+
+    def test_a_column_of_that_name_is_taken_as_it_is_without_a_discount(
+        self, toy_dataset: TensorDict
+    ) -> None:
+        own = toy_dataset.copy().set("return_to_go", torch.full((len(toy_dataset), 1), 7.0))
+        assert (replay_buffer(own).sample()["return_to_go"] == 7).all()
+        assert (replay_buffer(own, discount=0.9).sample()["return_to_go"] != 7).all()
+
+
+class TestBatches:
+    """What training draws: transitions or windows, the same as a buffer draws one by one."""
+
+    COUNT = 40  # more than two calls of the buffer give
+
+    def stream(self, dataset: TensorDict, **changes: Any) -> Batches:
+        arguments: dict[str, Any] = {"horizon": 5, "batch_size": 6, "seed": 3, **changes}
+        return Batches(dataset, **arguments)
+
+    @pytest.mark.parametrize("starts", ["steps", "episodes"])
+    @pytest.mark.parametrize("horizon", HORIZONS)
+    def test_equal_a_buffers(self, toy_dataset: TensorDict, horizon: int, starts: Any) -> None:
+        buffer = replay_buffer(toy_dataset, horizon=horizon, batch_size=6, starts=starts, seed=3)
+        batches = self.stream(toy_dataset, horizon=horizon, starts=starts)
+        for _ in range(self.COUNT):
+            batch, expected = next(batches), buffer.sample()
+            if horizon == 1:
+                expected = expected.squeeze(1).exclude("collector")
+            assert batch.shape == ((6,) if horizon == 1 else (6, horizon))
+            assert set(batch.keys(True, True)) == set(expected.keys(True, True))
+            assert (batch == expected).all()
+            assert torch.equal(batch["observation"], toy_dataset["observation"][batch["index"]])
+
+    def test_transitions_have_no_mask_and_windows_do(self, toy_dataset: TensorDict) -> None:
+        assert "collector" not in next(self.stream(toy_dataset, horizon=1))
+        assert next(self.stream(toy_dataset))["collector", "mask"].shape == (6, 5)
+
+    def test_the_seed_decides_and_the_global_generator_is_left_alone(
+        self, toy_dataset: TensorDict
+    ) -> None:
+        before = torch.random.get_rng_state()
+        one, again, other = (next(self.stream(toy_dataset, seed=seed)) for seed in (3, 3, 4))
+        assert torch.equal(one["index"], again["index"])
+        assert not torch.equal(one["index"], other["index"])
+        assert torch.equal(torch.random.get_rng_state(), before)
+
+    @pytest.mark.parametrize("horizon", [1, 5])
+    @pytest.mark.parametrize("taken", [0, 1, 15, 16, 17, 32, 33])
+    def test_its_state_continues_the_stream(
+        self, toy_dataset: TensorDict, taken: int, horizon: int
+    ) -> None:
+        batches = self.stream(toy_dataset, horizon=horizon)
+        for _ in range(taken):
+            next(batches)
+        state = batches.state_dict()
+        expected = [next(batches)["index"] for _ in range(self.COUNT)]
+        other = self.stream(toy_dataset, horizon=horizon, seed=99)
+        next(other)
+        for _ in range(2):  # the state is not used up
+            other.load_state_dict(state)
+            for index in expected:
+                assert torch.equal(next(other)["index"], index)
+
+    def test_a_stream_that_was_taken_up_can_be_taken_up_again(
+        self, toy_dataset: TensorDict
+    ) -> None:
+        """As training is that is interrupted after every third step."""
+        whole = self.stream(toy_dataset)
+        state = self.stream(toy_dataset).state_dict()
+        for _ in range(12):
+            part = self.stream(toy_dataset, seed=99)
+            part.load_state_dict(state)
+            for _ in range(3):
+                assert torch.equal(next(part)["index"], next(whole)["index"])
+            state = part.state_dict()
+
+    @pytest.mark.parametrize("left", [-1, 17])
+    def test_a_state_that_cannot_be_is_refused_and_changes_nothing(
+        self, toy_dataset: TensorDict, left: int
+    ) -> None:
+        batches, same = self.stream(toy_dataset), self.stream(toy_dataset)
+        state = self.stream(toy_dataset, seed=99).state_dict()
+        with pytest.raises(ValueError, match=f"{left} batches cannot be left"):
+            batches.load_state_dict({**state, "left": left})
+        assert torch.equal(next(batches)["index"], next(same)["index"])
+
+    def test_is_endless_and_iterable(self, toy_dataset: TensorDict) -> None:
+        drawn = [batch for batch, _ in zip(self.stream(toy_dataset), range(50), strict=False)]
+        assert len(drawn) == 50
+        assert len({tuple(batch["index"][:, 0].tolist()) for batch in drawn}) == 50
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"horizon": 0}, "horizon must be at least 1"),
+            ({"batch_size": 0}, "batch_size must be at least 1"),
+            ({"starts": "ends"}, "starts must be one of"),
+        ],
+    )
+    def test_unfit_arguments(
+        self, toy_dataset: TensorDict, arguments: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises(ValueError, match=message):
+            self.stream(toy_dataset, **arguments)
 
 
 class TestRepetition:
@@ -159,20 +371,6 @@ class TestRepetition:
 
 
 class TestBuffer:
-    def test_memory_map_holds_the_same(self, toy_dataset: TensorDict, tmp_path: Path) -> None:
-        in_memory = replay_buffer(toy_dataset, seed=0).sample()
-        for folder in (None, tmp_path / "new"):
-            mapped = replay_buffer(toy_dataset, seed=0, storage="memmap", scratch_dir=folder)
-            batch = mapped.sample()
-            assert (batch == in_memory).all()
-            assert type(batch["observation"]) is torch.Tensor
-        assert any((tmp_path / "new").iterdir())
-
-    def test_memory_map_overwrites_nothing(self, toy_dataset: TensorDict, tmp_path: Path) -> None:
-        (tmp_path / "precious").touch()
-        with pytest.raises(ValueError, match="is not empty"):
-            replay_buffer(toy_dataset, storage="memmap", scratch_dir=tmp_path)
-
     def test_does_not_copy(self, toy_dataset: TensorDict) -> None:
         buffer = replay_buffer(toy_dataset, seed=0)
         toy_dataset["action"].fill_(0.25)
@@ -216,8 +414,11 @@ class TestBuffer:
         [
             ({"horizon": 0}, "horizon must be at least 1"),
             ({"batch_size": 0}, "batch_size must be at least 1"),
-            ({"storage": "disk"}, "storage must be one of"),
-            ({"scratch_dir": "x"}, "scratch_dir is for storage='memmap'"),
+            ({"starts": "ends"}, r"starts must be one of \('steps', 'episodes'\), got 'ends'"),
+            *(
+                ({"discount": value}, r"discount must lie in \(0, 1\], got")
+                for value in (0.0, -0.1, 1.01, float("nan"))
+            ),
         ],
     )
     def test_unfit_arguments(
@@ -231,6 +432,8 @@ class TestBuffer:
             replay_buffer(toy_dataset.exclude("episode"))
         with pytest.raises(KeyError, match="nothing"):
             replay_buffer(toy_dataset, keys=["nothing"])
+        with pytest.raises(KeyError, match="return_to_go"):
+            replay_buffer(toy_dataset, keys=["return_to_go"])  # for which there is no discount
 
 
 class QNetwork(nn.Module):

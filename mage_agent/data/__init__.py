@@ -1,17 +1,23 @@
 """Offline datasets: read from where they are, checked, and drawn from in windows."""
 
 from mage_agent.data.checks import check_dataset
-from mage_agent.data.load import dataset_from_arrays, load_dataset
-from mage_agent.data.replay import WindowSampler, replay_buffer
-from mage_agent.data.ted import DatasetMetadata, metadata, observation_keys
+from mage_agent.data.delayed import delayed_rewards
+from mage_agent.data.load import as_dataset, dataset_from_arrays, load_dataset
+from mage_agent.data.replay import Batches, Starts, WindowSampler, replay_buffer
+from mage_agent.data.ted import DatasetMetadata, metadata, observation_keys, returns_to_go
 
 __all__ = [
+    "Batches",
     "DatasetMetadata",
+    "Starts",
     "WindowSampler",
+    "as_dataset",
     "check_dataset",
     "dataset_from_arrays",
+    "delayed_rewards",
     "load_dataset",
     "metadata",
     "observation_keys",
     "replay_buffer",
+    "returns_to_go",
 ]

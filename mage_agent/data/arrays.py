@@ -43,7 +43,6 @@ def from_arrays(
     truncations: ArrayLike,
     *,
     next_observations: ArrayLike | Mapping[str, ArrayLike] | None = None,
-    discount: float,
     action_low: Bounds = None,
     action_high: Bounds = None,
     facts: Mapping[str, Any] | None = None,
@@ -60,7 +59,6 @@ def from_arrays(
             last row of an episode, where the log does not hold it, that row's own observation.
             This leaves returns untouched and matters only to methods that bootstrap from truncated
             steps; windows of trajectories never read it.
-        discount: Discount factor per step.
         action_low: Lower action bound, None for -1.
         action_high: Upper action bound, None for 1.
         facts: Further metadata.
@@ -98,7 +96,6 @@ def from_arrays(
         reward,
         terminated,
         last,
-        discount=discount,
         action_low=action_low,
         action_high=action_high,
         facts=facts or {},
@@ -108,11 +105,10 @@ def from_arrays(
 def from_tensordict(
     source: TensorDictBase,
     *,
-    discount: float,
     action_low: Bounds = None,
     action_high: Bounds = None,
 ) -> TensorDict:
-    """Complete a TED TensorDict: episodes, step counts, returns-to-go for this discount.
+    """Complete a TED TensorDict: episodes, step counts, flags.
 
     Args:
         source: What `env.rollout`, a collector or `load_dataset` gives: any batch size, time last.
@@ -121,7 +117,6 @@ def from_tensordict(
             are there. An episode ends where one of those says so, where ``episode`` or
             ``("collector", "traj_ids")`` changes, and at the end of the time dimension. Steps that
             ``("collector", "mask")`` marks as padding are left out.
-        discount: Discount factor per step.
         action_low: Lower action bound; None for that of the metadata, or -1.
         action_high: Upper action bound; None for that of the metadata, or 1.
 
@@ -190,7 +185,6 @@ def from_tensordict(
         as_single_column(reward, len(last), "next/reward"),
         terminated,
         last,
-        discount=discount,
         action_low=facts.pop("action_low", None) if action_low is None else action_low,
         action_high=facts.pop("action_high", None) if action_high is None else action_high,
         facts=facts,

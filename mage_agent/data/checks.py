@@ -48,8 +48,7 @@ def check_dataset(dataset: TensorDictBase) -> None:
             f"(floating point, one column per action dimension), not discrete ones"
         )
     leaves = list(dataset.keys(include_nested=True, leaves_only=True))
-    # A reward that is not finite spoils the returns before it; name the cause, not the effect.
-    for key in sorted(leaves, key=lambda leaf: leaf == "return_to_go"):
+    for key in leaves:
         if isinstance(dataset[key], Tensor) and dataset[key].is_floating_point():
             _check_values(dataset, key)
     for keys in (observations, ("action",)):
@@ -65,7 +64,7 @@ def check_dataset(dataset: TensorDictBase) -> None:
 
 
 def _check_keys(dataset: TensorDictBase, observations: Sequence[str]) -> None:
-    required: list[Key] = [*observations, "action", "episode", "step_count", "return_to_go"]
+    required: list[Key] = [*observations, "action", "episode", "step_count"]
     required += [("next", key) for key in (*observations, *OUTCOMES)]
     missing = [_name(key) for key in required if dataset.get(key, None) is None]
     if missing:
@@ -73,7 +72,7 @@ def _check_keys(dataset: TensorDictBase, observations: Sequence[str]) -> None:
         raise KeyError(
             f"the dataset lacks {', '.join(missing)}; it has "
             f"{', '.join(sorted(map(_name, present)))}. load_dataset(tensordict) completes "
-            f"episode, step_count, return_to_go and done"
+            f"episode, step_count and done"
         )
 
 

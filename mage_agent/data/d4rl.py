@@ -81,7 +81,6 @@ def read_hdf5(path: str | os.PathLike[str], *, everything: bool = False) -> dict
 def read_d4rl(
     path: str | os.PathLike[str],
     *,
-    discount: float,
     max_episode_steps: int | None = None,
     action_low: Bounds = None,
     action_high: Bounds = None,
@@ -91,7 +90,6 @@ def read_d4rl(
     Args:
         path: The file. Under the name that D4RL gave it, its reference scores and step limit are
             known and become part of the metadata.
-        discount: Discount factor per step of ``return_to_go``.
         max_episode_steps: Step limit of the environment, for files without ``timeouts``.
         action_low: Lower action bound, None for -1 as in all of D4RL.
         action_high: Upper action bound, None for 1.
@@ -119,7 +117,6 @@ def read_d4rl(
         columns["terminals"],
         ends,
         next_observations=columns.get("next_observations"),
-        discount=discount,
         action_low=action_low,
         action_high=action_high,
         facts=facts,

@@ -70,6 +70,7 @@ ANTMAZE = {  # maze, start, goal, step limit, Gymnasium name, what the file name
     "large-play": ("large", (1, 1), (7, 9), 1000, "Large", "hardest-maze", (True, False)),
     "large-diverse": ("large", (1, 1), (7, 9), 1000, "Large", "hardest-maze", (True, True)),
 }
+MAZE2D_ID = "mage_agent/Maze2D-v1"
 MAZE2D = {  # goal, step limit, random, expert
     "umaze": ((1, 1), 300, 23.85, 161.86),
     "medium": ((6, 6), 600, 13.13, 277.39),
@@ -98,8 +99,9 @@ NOTES: dict[Domain, str] = {
     "antmaze": "Minari's data was collected anew. Gymnasium puts the origin into the middle of the "
     "maze, with y pointing up, so D4RL's file does not fit; goal radius 0.45 instead of 0.5, start "
     "and goal vary by 1 m.",
-    "maze2d": "Positions are D4RL's, so D4RL's file fits. Minari's D4RL/pointmaze/* is no equal: "
-    "there the goal moves, and the reward is for the moving one.",
+    "maze2d": "Positions, starts and rewards are D4RL's, so D4RL's file fits. Minari's "
+    "D4RL/pointmaze/* is no equal: there the goal moves, and the reward is for the moving one. "
+    "python -m benchmarks.collect makes such data anew.",
     "locomotion": "Version 5 of the environments instead of 2. Minari's mujoco/* is no equal: "
     "other policies collected it.",
 }
@@ -120,7 +122,6 @@ class D4RLTask:
         file_url: Where D4RL keeps its data.
         file_fits: Whether observations in that file mean the same as those of the environment.
         minari_id: The same data on Minari, None where there is no equal.
-        goal: Maze2D only: row and column of the goal.
     """
 
     id: str
@@ -133,7 +134,6 @@ class D4RLTask:
     file_url: str
     file_fits: bool = True
     minari_id: str | None = None
-    goal: tuple[int, int] | None = None
 
     @property
     def file(self) -> Path:
@@ -191,17 +191,16 @@ def _tasks() -> Iterator[D4RLTask]:
             file_fits=False,
             minari_id=f"D4RL/antmaze/{data}-v1",
         )
-    for data, (goal, steps, low, high) in MAZE2D.items():
+    for data, (_, steps, low, high) in MAZE2D.items():
         yield D4RLTask(
             id=f"maze2d-{data}-v1",
             domain="maze2d",
-            environment_id=f"PointMaze_{'UMaze' if data == 'umaze' else data.capitalize()}-v3",
-            environment_kwargs={"maze_map": maze_map(_along_x(MAZES[data]))},
+            environment_id=MAZE2D_ID,
+            environment_kwargs={"maze": data},
             max_episode_steps=steps,
             ref_min_score=low,
             ref_max_score=high,
             file_url=f"{FILES}/maze2d/maze2d-{data}-sparse-v1.hdf5",
-            goal=goal,
         )
     for name, (environment_id, kwargs, low, high) in LOCOMOTION.items():
         for data in LOCOMOTION_DATA:
@@ -235,14 +234,6 @@ def maze_map(
         if place is not None:
             cells[place[0]][place[1]] = mark
     return cells
-
-
-def _along_x(maze: tuple[str, ...]) -> tuple[str, ...]:
-    """Turn a maze so that D4RL's axes come out: x counts rows, y counts columns, both from 0.
-
-    Gymnasium lets x count columns, and y rows from the bottom up.
-    """
-    return tuple(map("".join, zip(*maze, strict=True)))[::-1]
 
 
 def _in_paper(task: D4RLTask) -> bool:

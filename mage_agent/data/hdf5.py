@@ -10,12 +10,8 @@ from pathlib import Path
 import h5py
 from h5py import h5d, h5g, h5l, h5o
 
-__all__ = ["check_hdf5", "open_hdf5"]
+__all__ = ["check_hdf5", "check_memory", "open_hdf5"]
 
-MOST = 64 * 2**20
-"""Bytes that any file may unfold to."""
-RATIO = 100
-"""How many times its own size a file may unfold to; recordings were measured at 1 to 10."""
 DEPTH = 16
 """How deep groups may be nested."""
 
@@ -44,7 +40,7 @@ def open_hdf5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
 
 
 def check_hdf5(path: str | os.PathLike[str]) -> None:
-    """Refuse a file that leads out of itself, or that unfolds to far more than it holds.
+    """Refuse a file that leads out of itself, or that unfolds to more than memory holds.
 
     HDF5 can read other files through links, and a few bytes can declare arrays of any size.
 
@@ -54,9 +50,9 @@ def check_hdf5(path: str | os.PathLike[str]) -> None:
     Raises:
         OSError: It is truncated or no HDF5 file.
         ValueError: It has a link to another file or object, external or virtual storage, or more
-            data than a file of its size can hold.
+            data than there is memory.
     """
-    size, unfolded = Path(path).stat().st_size, 0
+    unfolded = 0
     with h5py.File(path, "r") as file:
         groups = [(file.id, "", 0)]
         while groups:
@@ -70,11 +66,23 @@ def check_hdf5(path: str | os.PathLike[str]) -> None:
                     if depth == DEPTH:
                         raise ValueError(f"{where} is nested more than {DEPTH} deep")
                     groups.append((h5g.open(group, key), where, depth + 1))
-    if unfolded > max(MOST, RATIO * size):
+    check_memory(unfolded)
+
+
+def check_memory(size: int) -> None:
+    """Refuse what could not be held in the machine's memory.
+
+    Args:
+        size: Bytes of all data.
+
+    Raises:
+        ValueError: There is less memory.
+    """
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > memory:
         raise ValueError(
-            f"it has {size} bytes and declares {unfolded} bytes of data, more than {RATIO} times "
-            f"as many; it is damaged, or made to exhaust memory. If it is sound, write it anew "
-            f"with less compression"
+            f"it declares {size} bytes of data, and the machine has {memory} bytes of memory; the "
+            "file is damaged, or too large to be read here"
         )
 
 

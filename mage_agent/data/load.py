@@ -28,7 +28,6 @@ FILE_SUFFIXES = {".hdf5", ".h5", ".npz"}
 def load_dataset(
     source: str | os.PathLike[str] | minari.MinariDataset | TensorDictBase,
     *,
-    discount: float = 0.99,
     download: bool = True,
     max_episode_steps: int | None = None,
     action_low: Bounds = None,
@@ -41,7 +40,6 @@ def load_dataset(
             ``.hdf5`` file of D4RL or robomimic, of an ``.npz`` file of OGBench, or a TensorDict in
             TED format (from a rollout or collector; it is copied and completed, see
             `mage_agent.data.arrays.from_tensordict`).
-        discount: Discount factor per step of ``return_to_go``, in (0, 1].
         download: Whether Minari may fetch a dataset that is not on this machine.
         max_episode_steps: For D4RL files without ``timeouts``: the environment's step limit.
         action_low: Lower bound of the actions, a number or one per dimension. By default that of
@@ -63,10 +61,9 @@ def load_dataset(
         >>> dataset["observation"].shape  # doctest: +SKIP
         torch.Size([5000, 45])
     """
-    _check_discount(discount)
     bounds: dict[str, Bounds] = {"action_low": action_low, "action_high": action_high}
     if isinstance(source, TensorDictBase):
-        dataset = from_tensordict(source, discount=discount, **bounds)
+        dataset = from_tensordict(source, **bounds)
         check_dataset(dataset)
         return dataset
     if not isinstance(source, (str, os.PathLike, minari.MinariDataset)):
@@ -79,17 +76,29 @@ def load_dataset(
         if isinstance(source, str) and not is_file_name(source):
             source = open_minari(source, download=download)
         if isinstance(source, minari.MinariDataset):
-            dataset = read_minari(source, discount=discount, **bounds)
+            dataset = read_minari(source, **bounds)
         elif _kind(source) == "npz":
-            dataset = read_ogbench(source, discount=discount, **bounds)
+            dataset = read_ogbench(source, **bounds)
         elif is_robomimic(source):
-            dataset = read_robomimic(source, discount=discount, **bounds)
+            dataset = read_robomimic(source, **bounds)
         else:
-            dataset = read_d4rl(
-                source, discount=discount, max_episode_steps=max_episode_steps, **bounds
-            )
+            dataset = read_d4rl(source, max_episode_steps=max_episode_steps, **bounds)
         check_dataset(dataset)
     return dataset
+
+
+def as_dataset(
+    source: str | os.PathLike[str] | minari.MinariDataset | TensorDictBase,
+) -> TensorDictBase:
+    """What `load_dataset` makes of a source; a dataset that it has made is returned as it is.
+
+    Raises:
+        As `load_dataset`.
+    """
+    if isinstance(source, TensorDictBase) and {"episode", "step_count"} <= set(source.keys()):
+        check_dataset(source)
+        return source
+    return load_dataset(source)
 
 
 def is_file_name(source: str) -> bool:
@@ -139,7 +148,6 @@ def dataset_from_arrays(
     truncations: ArrayLike,
     *,
     next_observations: ArrayLike | Mapping[str, ArrayLike] | None = None,
-    discount: float = 0.99,
     action_low: Bounds = None,
     action_high: Bounds = None,
 ) -> TensorDict:
@@ -153,7 +161,6 @@ def dataset_from_arrays(
         truncations: (N,) bool, the episode was cut off after this step.
         next_observations: Like `observations`; None takes those of the next row, and on the last
             row of an episode, where no row holds it, that row's own.
-        discount: Discount factor per step of ``return_to_go``, in (0, 1].
         action_low: Lower bound of the actions, a number or one per dimension, -1 by default.
         action_high: Upper bound likewise, 1 by default.
 
@@ -173,7 +180,6 @@ def dataset_from_arrays(
         >>> dataset["step_count"][9:11].flatten().tolist()
         [9, 0]
     """
-    _check_discount(discount)
     dataset = from_arrays(
         observations,
         actions,
@@ -181,14 +187,8 @@ def dataset_from_arrays(
         terminations,
         truncations,
         next_observations=next_observations,
-        discount=discount,
         action_low=action_low,
         action_high=action_high,
     )
     check_dataset(dataset)
     return dataset
-
-
-def _check_discount(discount: float) -> None:
-    if not 0.0 < discount <= 1.0:
-        raise ValueError(f"discount must lie in (0, 1], got {discount}")

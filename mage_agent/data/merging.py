@@ -12,9 +12,6 @@ __all__ = ["distinct", "merged"]
 WIDENED: dict[str, Callable[[Sequence[float]], float]] = {"action_low": min, "action_high": max}
 """Bounds, of which the wider one holds for both."""
 
-RECOMPUTED = ("discount",)
-"""What only says how a column was computed, which joining does anew."""
-
 
 def distinct(found: Any) -> list[dict[str, Any]]:
     """Return the different metadata among those that the rows of a TensorDict have, in order.
@@ -61,7 +58,7 @@ def merged(several: Sequence[dict[str, Any]]) -> dict[str, Any]:
             facts[key] = " + ".join(values)
         elif key in WIDENED and len({len(value) for value in values}) == 1:
             facts[key] = [WIDENED[key](column) for column in zip(*values, strict=True)]
-        elif len(values) == 1 or key in RECOMPUTED:
+        elif len(values) == 1:
             facts[key] = values[0]
         else:
             raise ValueError(

@@ -123,7 +123,6 @@ def _known() -> str:
 def read_minari(
     dataset: minari.MinariDataset,
     *,
-    discount: float,
     action_low: Bounds = None,
     action_high: Bounds = None,
 ) -> TensorDict:
@@ -132,7 +131,6 @@ def read_minari(
     Args:
         dataset: Any dataset with flat observations, or a dictionary of them, and continuous
             actions. A filtered dataset gives its filtered episodes. Infos are not read.
-        discount: Discount factor per step of ``return_to_go``.
         action_low: Lower action bound, if not that of the dataset's action space.
         action_high: Upper action bound, likewise.
 
@@ -182,7 +180,6 @@ def read_minari(
         as_single_column(reward, len(action), "rewards"),
         terminated,
         last,
-        discount=discount,
         action_low=space.low if action_low is None else action_low,
         action_high=space.high if action_high is None else action_high,
         facts=_facts(dataset),

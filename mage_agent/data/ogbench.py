@@ -21,7 +21,7 @@ from tensordict import TensorDict
 
 from mage_agent.data.arrays import from_arrays
 from mage_agent.data.columns import as_array, as_flags
-from mage_agent.data.hdf5 import MOST, RATIO
+from mage_agent.data.hdf5 import check_memory
 from mage_agent.data.ted import Bounds
 
 __all__ = ["read_ogbench"]
@@ -33,7 +33,6 @@ COLUMNS = (*REQUIRED, "next_observations", "rewards", "masks", "valids")
 def read_ogbench(
     path: str | os.PathLike[str],
     *,
-    discount: float,
     action_low: Bounds = None,
     action_high: Bounds = None,
 ) -> TensorDict:
@@ -41,7 +40,6 @@ def read_ogbench(
 
     Args:
         path: The file. What else is in it, such as ``qpos``, is not read.
-        discount: Discount factor per step of ``return_to_go``.
         action_low: Lower action bound, None for -1.
         action_high: Upper action bound, None for 1.
 
@@ -76,7 +74,6 @@ def read_ogbench(
         terminated[steps],
         ends[steps],
         next_observations=following,
-        discount=discount,
         action_low=action_low,
         action_high=action_high,
         facts={"dataset_id": Path(path).stem},
@@ -88,11 +85,7 @@ def _read(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
         raise FileNotFoundError(f"there is no file {str(path)!r}")
     try:
         with zipfile.ZipFile(path) as archive:
-            unfolded = sum(member.file_size for member in archive.infolist())
-        if unfolded > max(MOST, RATIO * Path(path).stat().st_size):
-            raise ValueError(
-                f"it declares {unfolded} bytes of data, more than {RATIO} times its own"
-            )
+            check_memory(sum(member.file_size for member in archive.infolist()))
         with np.load(path, allow_pickle=False) as file:
             missing = [key for key in REQUIRED if key not in file]
             if missing:

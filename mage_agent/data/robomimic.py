@@ -45,7 +45,6 @@ def is_robomimic(path: str | os.PathLike[str]) -> bool:
 def read_robomimic(
     path: str | os.PathLike[str],
     *,
-    discount: float,
     action_low: Bounds = None,
     action_high: Bounds = None,
 ) -> TensorDict:
@@ -53,7 +52,6 @@ def read_robomimic(
 
     Args:
         path: The file, with observations that are no images.
-        discount: Discount factor per step of ``return_to_go``.
         action_low: Lower action bound, None for -1.
         action_high: Upper action bound, None for 1.
 
@@ -95,7 +93,6 @@ def read_robomimic(
         next_observations={name: joined("next_obs", name) for name in names}
         if all("next_obs" in episode for episode in episodes)
         else None,
-        discount=discount,
         action_low=action_low,
         action_high=action_high,
         facts={"dataset_id": Path(path).stem},

@@ -11,8 +11,6 @@ observation, ...    (N, S)     float32; goal environments: ``observation``, ``ac
 action              (N, A)     float32
 episode             (N,)       int64, number of the episode: 0, 0, ..., 1, 1, ...
 step_count          (N, 1)     int64, 0, 1, 2, ... in every episode
-return_to_go        (N, 1)     float32, :math:`R_t = \sum_{i \ge t} \gamma^{i-t} r_i` to the end
-                               of the episode
 next, observation   (N, S)     float32, likewise every other observation
 next, reward        (N, 1)     float32
 next, terminated    (N, 1)     bool, the task ended here: there is no future reward
@@ -20,6 +18,9 @@ next, truncated     (N, 1)     bool, only the recording ended here
 next, done          (N, 1)     bool, one of the two; True on the last step of every episode
 metadata            non-tensor plain dict, read with `metadata`
 =================== ========== ================================================================
+
+Returns-to-go are no part of it: they depend on an agent's discount, and `returns_to_go` computes
+them where that is known.
 """
 
 from __future__ import annotations
@@ -51,7 +52,6 @@ class DatasetMetadata(TypedDict, total=False):
     """Facts that travel with a dataset. All values are JSON, so that memory maps keep them."""
 
     dataset_id: str
-    discount: float  # of return_to_go, per step
     action_low: list[float]
     action_high: list[float]
     ref_min_score: float  # return that scores 0
@@ -152,7 +152,6 @@ def assemble(
     terminated: Tensor,
     last: Tensor,
     *,
-    discount: float,
     action_low: Bounds,
     action_high: Bounds,
     facts: Mapping[str, Any],
@@ -167,7 +166,6 @@ def assemble(
         terminated: (N,) bool.
         last: (N,) bool, True on the last step of every episode. Last steps that did not terminate
             are truncated. The very last step always counts as one.
-        discount: Discount factor per step.
         action_low: Lower action bound, as `action_bounds` takes it.
         action_high: Upper action bound likewise.
         facts: The rest of the metadata.
@@ -199,17 +197,15 @@ def assemble(
     rows = torch.arange(len(last))
     start = torch.where(first, rows, 0).cummax(0).values  # row where the episode of a step began
     episode = first.long().cumsum(0) - 1
-    reward = reward.float()
     dataset = TensorDict(
         {
             **observation,
             "action": action.float(),
             "episode": episode,
             "step_count": (rows - start).unsqueeze(-1),
-            "return_to_go": returns_to_go(reward, episode, discount).unsqueeze(-1),
             "next": {
                 **next_observation,
-                "reward": reward.unsqueeze(-1),
+                "reward": reward.float().unsqueeze(-1),
                 "terminated": terminated.unsqueeze(-1),
                 "truncated": (last & ~terminated).unsqueeze(-1),
                 "done": last.unsqueeze(-1),
@@ -218,7 +214,7 @@ def assemble(
         batch_size=[len(last)],
     )
     bounds = action_bounds(action, action_low, action_high)
-    dataset.set_non_tensor("metadata", {**facts, **bounds, "discount": float(discount)})
+    dataset.set_non_tensor("metadata", {**facts, **bounds})
     return dataset
 
 

@@ -1,0 +1,36 @@
+"""The setting in which only whole trajectories have a return."""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+
+from mage_agent.data.ted import returns_to_go
+
+__all__ = ["delayed_rewards"]
+
+
+def delayed_rewards(dataset: TensorDictBase) -> TensorDict:
+    """The dataset with each episode's return as the reward of its last step, and 0 before.
+
+    For methods that learn from step rewards, in comparisons where only the return of a trajectory
+    is known. Undiscounted returns stay what they were.
+
+    Args:
+        dataset: As `load_dataset` returns it; it stays as it is.
+
+    Examples:
+        >>> delayed = delayed_rewards(load_dataset("D4RL/pen/human-v2"))  # doctest: +SKIP
+    """
+    reward = dataset["next", "reward"]
+    total = returns_to_go(reward, dataset["episode"], 1.0)
+    first = dataset["step_count"] == 0
+    episode = dataset["episode"]
+    returns = total[first.flatten()].flatten()  # of each episode, in order
+    number = first.flatten().long().cumsum(0) - 1
+    last = torch.ones_like(episode, dtype=torch.bool)
+    last[:-1] = episode[1:] != episode[:-1]
+    delayed: TensorDict = dataset.copy()
+    delayed["next"] = dataset["next"].copy()
+    delayed["next", "reward"] = torch.where(last, returns[number], 0.0)[:, None].to(reward.dtype)
+    return delayed
