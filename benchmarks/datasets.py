@@ -37,7 +37,10 @@ def check_name(dataset_id: str) -> None:
 def collect_missing(dataset_id: str) -> Path | None:
     """Collect a maze dataset that has a recipe and is not there; return where it was put."""
     root = get_dataset_path()
-    if not dataset_id.startswith("local/pointmaze/") or (root / dataset_id).exists():
+    if (
+        not dataset_id.startswith(("local/maze2d/", "local/multi2d/"))
+        or (root / dataset_id).exists()
+    ):
         return None
     from benchmarks.collect.recipes import RECIPES, collect  # needs the simulator
 
@@ -67,31 +70,35 @@ def _is_here(dataset_id: str, here: Collection[str]) -> bool:
 
 def _fetch(dataset_id: str) -> str | None:
     try:
-        _open(dataset_id, 0.99)
+        _open(dataset_id)
     except (FileNotFoundError, ValueError) as error:
         return str(error)
     return None
 
 
 @lru_cache(maxsize=1)  # cells come dataset by dataset, and another one may be large
-def load_split(
-    dataset_id: str, discount: float, share: float
-) -> tuple[TensorDictBase, TensorDictBase]:
+def load_split(dataset_id: str, share: float) -> tuple[TensorDictBase, TensorDictBase]:
     """Load a dataset once per process; return what to train on, and what is held out."""
-    return hold_out(_open(dataset_id, discount), share)
+    return hold_out(_open(dataset_id), share)
 
 
 def hold_out(dataset: TensorDictBase, share: float) -> tuple[TensorDictBase, TensorDictBase]:
-    """Split whole episodes off the end of a fixed random order.
+    """Split whole episodes off the end of a fixed random order; off a single one, its last steps.
 
     Args:
         dataset: TED TensorDict.
         share: of the episodes to hold out, in [0, 1); at least one, unless the share is 0.
 
+    Returns:
+        What to train on, and what is held out.
+
     Raises:
         ValueError: no episode would be left.
     """
     episodes = dataset["episode"].unique()
+    if len(episodes) == 1 and len(dataset) > 1:  # Maze2D is one endless run
+        kept = len(dataset) - min(len(dataset) - 1, round(share * len(dataset)))
+        return dataset[:kept], dataset[kept:]
     count = max(1, round(share * len(episodes))) if share else 0
     if count >= len(episodes):
         raise ValueError(
@@ -103,12 +110,12 @@ def hold_out(dataset: TensorDictBase, share: float) -> tuple[TensorDictBase, Ten
     return dataset[~held], dataset[held]
 
 
-def _open(dataset_id: str, discount: float) -> TensorDictBase:
+def _open(dataset_id: str) -> TensorDictBase:
     """Load a dataset by its id on Minari, or by D4RL's."""
     task = TASKS.get(dataset_id)
     if task is None or task.minari_id is not None:
         name = dataset_id if task is None else str(task.minari_id)
-        return load_dataset(name, discount=discount, download=not name.startswith("local/"))
+        return load_dataset(name, download=not name.startswith("local/"))
     if not task.file.is_file():
         make(dataset_id).get_dataset()  # leaves D4RL's file there
-    return load_dataset(task.file, discount=discount)
+    return load_dataset(task.file)

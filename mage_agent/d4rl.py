@@ -14,18 +14,14 @@ Gymnasium's, not D4RL's own of 2020: ``env.task.note`` says what differs.
 from __future__ import annotations
 
 import difflib
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import minari
 import numpy as np
 import torch
-from gymnasium.envs.registration import EnvSpec
 from gymnasium.wrappers import TransformObservation
 from numpy.typing import NDArray
 from tensordict import TensorDictBase
@@ -33,10 +29,8 @@ from tensordict import TensorDictBase
 from mage_agent import optional
 from mage_agent.data.columns import as_flags
 from mage_agent.data.d4rl import read_hdf5
-from mage_agent.data.d4rl_tasks import ALL_TASKS, MAZES, TASKS, D4RLTask
+from mage_agent.data.d4rl_tasks import ALL_TASKS, MAZE2D_ID, TASKS, D4RLTask
 from mage_agent.data.load import load_dataset
-from mage_agent.data.minari import open_minari
-from mage_agent.data.ted import metadata
 
 __all__ = [
     "ALL_TASKS",
@@ -45,7 +39,6 @@ __all__ = [
     "D4RLTask",
     "get_normalized_score",
     "make",
-    "make_environment",
     "qlearning_dataset",
     "sequence_dataset",
 ]
@@ -55,6 +48,7 @@ Columns = dict[str, Array]
 
 ANT_CONTACT_FORCES = 84
 """Columns at the end of D4RL's ant observation, all zero."""
+gym.register(MAZE2D_ID, entry_point="mage_agent.maze2d:Maze2DEnv")
 
 
 def make(task_id: str, **kwargs: Any) -> D4RLEnv:
@@ -81,9 +75,7 @@ def make(task_id: str, **kwargs: Any) -> D4RLEnv:
     }
     # Made from its spec, since gymnasium warns of ids that have a later version.
     env: gym.Env[Any, Any] = gym.make(gym.spec(task.environment_id), **arguments)
-    if task.domain == "maze2d":
-        env = Maze2D(env, task)
-    elif isinstance(env.observation_space, gym.spaces.Dict) or task_id.startswith("ant-"):
+    if isinstance(env.observation_space, gym.spaces.Dict) or task_id.startswith("ant-"):
         shape = _flat(_named(env.observation_space), task, of=_zeros).shape
         env = TransformObservation(
             env,
@@ -147,47 +139,6 @@ def _flat(
     if task.id.startswith("ant-"):
         return np.concatenate([main, np.zeros((*main.shape[:-1], ANT_CONTACT_FORCES))], axis=-1)
     return main
-
-
-class Maze2D(gym.Wrapper[Any, Any, Any, Any]):
-    """D4RL's point maze: D4RL's coordinates, and a reward of 1 within 0.5 of one fixed goal.
-
-    Never terminates, as D4RL's. The environment's maze has to be laid out along D4RL's axes.
-
-    Args:
-        env: A PointMaze of gymnasium-robotics.
-        task: The task, whose goal is set.
-    """
-
-    GOAL_RADIUS = 0.5
-    RESET_NOISE = 0.1
-
-    def __init__(self, env: gym.Env[Any, Any], task: D4RLTask) -> None:
-        super().__init__(env)
-        if task.goal is None:
-            raise ValueError(f"{task.id!r} has no goal")
-        maze = MAZES[task.id.split("-")[1]]
-        # D4RL numbers cells from 0 and has their centres 0.2 below the number.
-        self._origin = np.array([len(maze), len(maze[0])]) / 2 - 0.7
-        self._goal = np.asarray(task.goal, dtype=np.float64)
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (4,), dtype=np.float64)
-        env.unwrapped.position_noise_range = self.RESET_NOISE  # type: ignore[attr-defined]
-
-    def _observe(self, observation: Mapping[str, Array]) -> Array:
-        position, velocity = np.split(np.asarray(observation["observation"]), 2)
-        return np.concatenate([position + self._origin, velocity])
-
-    def reset(self, **kwargs: Any) -> tuple[Array, dict[str, Any]]:
-        """Start anywhere in the maze but at the goal."""
-        observation, info = self.env.reset(**kwargs)
-        return self._observe(observation), info
-
-    def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
-        """Move, and find out whether the goal is near."""
-        named, _, _, truncated, info = self.env.step(action)
-        observation = self._observe(named)
-        near = bool(np.linalg.norm(observation[:2] - self._goal) <= self.GOAL_RADIUS)
-        return observation, float(near), False, truncated, {**info, "success": near}
 
 
 class D4RLEnv(gym.Wrapper[Any, Any, Any, Any]):
@@ -375,75 +326,3 @@ def _count_timeouts(terminals: Array, limit: int, terminate_on_end: bool) -> Arr
         else:
             step = 1 if terminal or final[row] else step + 1
     return final
-
-
-def make_environment(
-    source: str | minari.MinariDataset | TensorDictBase,
-    *,
-    evaluation: bool = True,
-    download: bool = True,
-    **kwargs: Any,
-) -> gym.Env[Any, Any]:
-    """Make the environment that a dataset comes from.
-
-    Args:
-        source: A dataset as `load_dataset` returns it, a Minari dataset or its id, or a D4RL id.
-        evaluation: The environment meant for evaluation, where the dataset names one, instead of
-            the one the data was collected in.
-        download: Whether Minari may fetch a dataset, given by its id, that is not on this machine.
-        **kwargs: Further arguments of `gymnasium.make`, for instance ``render_mode``.
-
-    Raises:
-        FileNotFoundError: The dataset is not on this machine.
-        ImportError: The simulator is not installed; the message says how to install it.
-        ValueError: The dataset does not say which environment it comes from, or names code that
-            no registered environment has.
-    """
-    if isinstance(source, str):
-        if source in TASKS:
-            return make(source, **kwargs)
-        source = open_minari(source, download=download)
-    facts = dict(
-        source.storage.metadata if isinstance(source, minari.MinariDataset) else metadata(source)
-    )
-    spec = (facts.get("eval_env_spec") if evaluation else None) or facts.get("env_spec")
-    if spec is None:
-        if facts.get("dataset_id") in TASKS:
-            return make(str(facts["dataset_id"]), **kwargs)
-        raise ValueError(
-            f"the dataset {facts.get('dataset_id', 'given')!r} does not say which environment it "
-            f"comes from; make that with gymnasium.make"
-        )
-    return gym.make(_trusted(str(spec)), **kwargs)
-
-
-def _trusted(text: str) -> EnvSpec:
-    """Read the specification of an environment; its code must be that of a registered one.
-
-    Raises:
-        ImportError: The simulator is not installed.
-        ValueError: It names other code, which making the environment would run.
-    """
-    try:
-        written = json.loads(text)
-        entry_point = written["entry_point"]
-        package = entry_point.partition(".")[0]
-        # Datasets of older Gymnasium versions carry fields that EnvSpec no longer has.
-        known = {item.name for item in fields(EnvSpec) if item.init}
-        spec = EnvSpec(**{k: v for k, v in written.items() if k in known})
-    except (AttributeError, gym.error.Error, LookupError, TypeError, ValueError) as error:
-        raise ValueError(f"the dataset names no environment that can be made: {error}") from error
-    if any(package in packages for packages in optional.EXTRAS.values()):
-        gym.register_envs(optional.require(package))
-    if entry_point.startswith("gymnasium.envs.mujoco"):
-        optional.require("mujoco")
-    if spec.additional_wrappers or entry_point not in {
-        registered.entry_point for registered in gym.registry.values()
-    }:
-        raise ValueError(
-            f"the dataset names the environment {spec.id!r} with the code {entry_point!r} and the "
-            f"wrappers {spec.additional_wrappers}; made are environments without wrappers whose "
-            f"code is registered, since a dataset must not choose what runs. If you trust it, "
-            f"register the environment (gymnasium.register), or make it with gymnasium.make"
-        )
-    return spec

@@ -12,18 +12,16 @@ import pytest
 from conftest import LENGTHS, TERMINATED, Arrays
 from torchrl.data.datasets.d4rl_infos import D4RL_DATASETS
 
-from mage_agent import d4rl, optional
+from mage_agent import d4rl, make_environment, optional
 from mage_agent.d4rl import (
     ALL_TASKS,
     TASKS,
     get_normalized_score,
     make,
-    make_environment,
     qlearning_dataset,
     sequence_dataset,
 )
 from mage_agent.data import load_dataset
-from mage_agent.data.d4rl_tasks import MAZES
 
 # Registering gymnasium-robotics logs a notice about environments that are not used here.
 robotics = pytest.importorskip("gymnasium_robotics")
@@ -171,41 +169,6 @@ class TestMake:
         observation, _ = env.reset(seed=0)
         np.testing.assert_allclose(observation[:2], env.unwrapped.ant_env.data.qpos[:2])
         np.testing.assert_allclose(observation[:15], env.unwrapped.ant_env.data.qpos)
-
-
-class TestMaze2D:
-    @pytest.mark.parametrize("name", MAZES)
-    def test_axes_are_those_of_d4rl(self, name: str) -> None:
-        env = make(f"maze2d-{name}-v1")
-        layout = env.unwrapped.maze.maze_map
-        rows, columns = len(MAZES[name]), len(MAZES[name][0])
-        for row in range(rows):
-            for column in range(columns):
-                turned = (columns - 1 - column, row)
-                wall = MAZES[name][row][column] == "#"
-                assert (layout[turned[0]][turned[1]] == 1) == wall
-        # D4RL has the centre of a cell 0.2 below its number; resets vary by 0.1.
-        observation, _ = env.reset(
-            seed=0, options={"reset_cell": np.array([columns - 3, rows - 2])}
-        )
-        np.testing.assert_allclose(observation[:2], [rows - 2.2, 1.8], atol=0.1)
-
-    def test_x_counts_rows(self) -> None:
-        env = make("maze2d-medium-v1")
-        before, _ = env.reset(seed=0, options={"reset_cell": np.array([6, 1])})  # row 1, column 1
-        for _ in range(20):
-            after = env.step(np.array([1.0, 0.0]))[0]
-        assert after[0] > before[0] + 0.1
-        assert after[1] == pytest.approx(before[1], abs=0.05)
-
-    def test_reward_is_for_the_fixed_goal(self) -> None:
-        env = make("maze2d-medium-v1")  # goal in row 6, column 6
-        near, far = np.array([1, 6]), np.array([6, 1])
-        env.reset(seed=0, options={"reset_cell": near, "goal_cell": far})
-        _, reward, terminated, _, info = env.step(np.zeros(2))
-        assert (reward, terminated, info["success"]) == (1.0, False, True)
-        env.reset(seed=0, options={"reset_cell": far, "goal_cell": near})
-        assert env.step(np.zeros(2))[1] == 0.0
 
 
 @pytest.fixture

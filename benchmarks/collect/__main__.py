@@ -1,22 +1,68 @@
-"""Command line: ``python -m benchmarks.collect --help``."""
+"""Command line: ``python -m benchmarks.collect --help``, and of a name: ``... NAME --help``."""
 
 import argparse
 import dataclasses
+import sys
 from pathlib import Path
 from typing import get_args
 
 from minari.storage.datasets_root_dir import get_dataset_path
 from rich.console import Console
 
+from benchmarks.collect import maze2d
 from benchmarks.collect.pointmaze import Maze, PointMazeRecipe, Task, collect
+from benchmarks.collect.recipes import D4RL_STEPS, MAZE2D
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Collect one PointMaze dataset as the command line asks."""
+    """Collect one dataset as the command line asks."""
+    given = sys.argv[1:] if arguments is None else arguments
+    name = next((word for word in given if word in MAZE2D), None)
+    _pointmaze(given) if name is None else _maze2d(name, given)
+
+
+def _maze2d(name: str, arguments: list[str]) -> None:
+    """Collect Maze2D or Multi2D by D4RL's recipe."""
+    recipe = MAZE2D[name]
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.collect",
+        description=f"Collect {name} by D4RL's recipe, as the Minari dataset {recipe.dataset_id}.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("name", choices=[name])
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=recipe.steps,
+        help=f"environment steps; D4RL: {D4RL_STEPS[recipe.maze]}",
+    )
+    parser.add_argument(
+        "--action-noise",
+        type=float,
+        default=recipe.action_noise,
+        help="standard deviation; D4RL's data have none",
+    )
+    parser.add_argument("--seed", type=int, default=recipe.seed)
+    parser.add_argument("--root", type=Path, default=get_dataset_path(), help="of Minari datasets")
+    values = vars(parser.parse_args(arguments))
+    root = values.pop("root")
+    values.pop("name")
+    try:
+        path = maze2d.collect(dataclasses.replace(recipe, **values), root)
+    except (ValueError, FileExistsError) as error:
+        parser.error(str(error))
+    Console().print(f"saved {path}")
+
+
+def _pointmaze(arguments: list[str]) -> None:
+    """Collect a PointMaze dataset of episodes with detours."""
     defaults = {field.name: field.default for field in dataclasses.fields(PointMazeRecipe)}
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.collect",
-        description="Collect a PointMaze dataset with a waypoint controller, as a Minari dataset.",
+        description=(
+            "Collect a PointMaze dataset with a waypoint controller, as a Minari dataset. By "
+            f"D4RL's recipe are made, with options of their own: {', '.join(MAZE2D)}."
+        ),
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument

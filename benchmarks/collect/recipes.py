@@ -1,22 +1,22 @@
-"""The maze datasets of the paper's Tables 4 and 17, which have to be collected.
+"""The maze datasets of the paper's Tables 4 and 17, which have to be collected: D4RL's recipe.
 
-Maze2D starts in a fixed cell, Multi2D anywhere; the goal is random in both (appendix B.1).
+In Maze2D the goal is fixed and cannot be seen, in Multi2D each episode has its own and sees it; the
+start is random in both.
 """
 
-from benchmarks.collect.pointmaze import Maze, PointMazeRecipe, collect
+from benchmarks.collect.maze2d import Maze2DRecipe, Task, collect
+from benchmarks.collect.pointmaze import Maze
 
-__all__ = ["RECIPES", "collect"]
+__all__ = ["D4RL_STEPS", "MAZE2D", "RECIPES", "collect"]
 
-_STEPS: dict[Maze, int] = {"umaze": 100_000, "medium": 200_000, "large": 300_000}
-
-RECIPES = {
-    recipe.dataset_id: recipe
-    for recipe in (
-        PointMazeRecipe(
-            dataset_id=f"local/pointmaze/{task}-{maze}-v0", maze=maze, task=task, steps=steps
-        )
-        for task in ("maze2d", "multi2d")
-        for maze, steps in _STEPS.items()
-    )
+D4RL_STEPS: dict[Maze, int] = {"umaze": 1_000_000, "medium": 2_000_000, "large": 4_000_000}
+"""Steps of D4RL's data; collected are a quarter of them by default, in 20 s to 2 minutes."""
+_TASKS: tuple[Task, ...] = ("maze2d", "multi2d")
+MAZE2D = {
+    f"{task}-{maze}-v1": Maze2DRecipe(maze=maze, task=task, steps=steps // 4)
+    for task in _TASKS
+    for maze, steps in D4RL_STEPS.items()
 }
+"""Recipes by D4RL's name of the dataset; Multi2D, which D4RL does not have, is named likewise."""
+RECIPES = {recipe.dataset_id: recipe for recipe in MAZE2D.values()}
 """Recipes by the id of the dataset."""
