@@ -1,80 +1,87 @@
-"""MAGE as a TorchRL actor."""
+"""Agents as TorchRL actors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
-from tensordict import NestedKey
-from torch import Tensor, nn
-from torchrl.data import Composite, TensorSpec
-from torchrl.envs.transforms import Compose, DoubleToFloat, InitTracker, RewardSum
+from tensordict import NestedKey, TensorDict, TensorDictBase
+from torch import Tensor
+from torchrl.data import Composite, TensorSpec, Unbounded
+from torchrl.envs.transforms import (
+    Compose,
+    DoubleToFloat,
+    InitTracker,
+    RewardSum,
+    TensorDictPrimer,
+)
 from torchrl.envs.utils import ExplorationType, exploration_type
 from torchrl.modules import SafeModule
 
+from mage_agent.agent import Agent, evaluating
 from mage_agent.envs import DiscountedTargetReturn
-from mage_agent.model import MAGEModel
+from mage_agent.memory import reset_rows
 
-__all__ = ["MAGEActor"]
+__all__ = ["AgentActor"]
 
 # torchrl maps the older MODE and MEAN to what a policy without a distribution can offer.
 _DETERMINISTIC = (ExplorationType.DETERMINISTIC, ExplorationType.MODE, ExplorationType.MEAN)
 
 
-class MAGEActor(SafeModule):  # type: ignore[misc]
-    r"""Acts by MAGE: ``observation``, ``return_to_go`` -> ``action``.
+class AgentActor(SafeModule):  # type: ignore[misc]
+    r"""Acts by an agent, on entries of a tensordict, in environment units.
 
-    The actor is memoryless: the return that is left to achieve lives in the tensordict, where the
-    environment's ``DiscountedTargetReturn`` keeps it (`make_env_transforms`), so that batched
-    environments, partial resets and collectors need nothing else. Any leading batch shape \*B
-    works. Entries are in environment units.
+    Whatever a decision needs lives in the tensordict, so that batched environments, partial resets
+    and collectors need nothing else: the return-to-go, which the environment's
+    ``DiscountedTargetReturn`` tracks, and the agent's memory, if it has one, under the agent's
+    name. The memory is read at the root and written under ``next``, as TorchRL's ``LSTMModule``
+    does it; where ``is_init`` is True it starts anew. `make_env_transforms` adds all of it to an
+    environment. Any leading batch shape \*B works.
 
-    ``set_exploration_type(ExplorationType.DETERMINISTIC)`` samples no tokens; any other
-    exploration type, and none, samples them with ``config.temperature``, as ``DiffusionActor``
-    does. The model acts without dropout and without gradients, also while it is being trained.
+    ``set_exploration_type(ExplorationType.DETERMINISTIC)`` switches sampling off; with any other
+    exploration type, and none, the agent samples with ``config.temperature``. It acts without
+    dropout and without gradients, also while it is being trained.
 
     Args:
-        model: the model that acts; shared, not copied.
-        in_keys: the observation entries in the order of ``config.observation_keys``, then the
-            return-to-go; defaults to ``[*config.observation_keys, "return_to_go"]``. Each
-            observation has shape (\*B, its size), and the sizes add up to S; the return-to-go has
-            shape (\*B, 1).
+        model: the agent that acts; shared, not copied.
+        in_keys: the observation entries in the order of ``config.observation_keys``, then, if the
+            agent is told the return, the return-to-go; defaults to these names. Each observation
+            has shape (\*B, its size); the return-to-go has shape (\*B, 1).
         out_keys: the action entry, shape (\*B, A); defaults to ``["action"]``.
         spec: specification of the action, usually ``env.action_spec``.
         generator: source of the samples' randomness; None is torch's own, which
             ``torch.manual_seed`` seeds.
 
     Raises:
+        TypeError: the agent is another one than the class is for.
         ValueError: the keys are too few or too many, or ``spec`` is not that of A continuous
-            actions; when called, an entry is not finite.
-
-    Examples:
-        >>> from torchrl.envs import GymEnv, TransformedEnv
-        >>> model = MAGEModel(MAGEConfig.preset("small"), observation_dim=3, action_dim=1)
-        >>> actor = MAGEActor(model)
-        >>> transforms = actor.make_env_transforms(target_return=-200.0)
-        >>> env = TransformedEnv(GymEnv("Pendulum-v1"), transforms)
-        >>> env.rollout(10, actor)["action"].shape
-        torch.Size([10, 1])
+            actions; when called outside a compiled graph, an entry is not finite.
     """
+
+    agent_class: ClassVar[type[Agent]] = Agent  # type: ignore[type-abstract]
 
     def __init__(
         self,
-        model: MAGEModel,
+        model: Agent,
         *,
         in_keys: Sequence[NestedKey] | None = None,
         out_keys: Sequence[NestedKey] | None = None,
         spec: TensorSpec | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        observation_keys = model.config.observation_keys
-        in_keys = [*observation_keys, "return_to_go"] if in_keys is None else list(in_keys)
+        if not isinstance(model, self.agent_class):
+            raise TypeError(
+                f"model is a {type(model).__name__}; {type(self).__name__} takes a "
+                f"{self.agent_class.__name__}."
+            )
+        named = [*model.config.observation_keys, *(["return_to_go"] if model.told_return else [])]
+        in_keys = named if in_keys is None else list(in_keys)
         out_keys = ["action"] if out_keys is None else list(out_keys)
-        if len(in_keys) != len(observation_keys) + 1 or len(out_keys) != 1:
+        if len(in_keys) != len(named) or len(out_keys) != 1:
             raise ValueError(
-                f"in_keys is {in_keys} and out_keys is {out_keys}; the model needs one entry for "
-                f"each of {observation_keys}, then the return-to-go, and writes one action."
+                f"in_keys is {in_keys} and out_keys is {out_keys}; the agent needs one entry for "
+                f"each of {named}, and writes one action."
             )
         if spec is not None:
             spec = spec if isinstance(spec, Composite) else Composite({out_keys[0]: spec})
@@ -85,12 +92,21 @@ class MAGEActor(SafeModule):  # type: ignore[misc]
                     f"spec is {action_spec}; the model writes {model.action_dim} continuous "
                     "actions along the last axis."
                 )
-        super().__init__(_Act(model, generator), in_keys=in_keys, out_keys=out_keys, spec=spec)
+        memory = model.initial_state(1)
+        names = [] if memory is None else sorted(memory.keys())
+        memory_keys = [(model.name, name) for name in names]
+        observed = len(model.config.observation_keys)
+        super().__init__(
+            _Act(model, generator, names, observed),
+            in_keys=[*in_keys, *memory_keys, *(["is_init"] if names else [])],
+            out_keys=[*out_keys, *(("next", *key) for key in memory_keys)],
+            spec=spec,
+        )
 
     @property
-    def model(self) -> MAGEModel:
-        """The model that acts."""
-        model: MAGEModel = self.module.model
+    def model(self) -> Agent:
+        """The agent that acts."""
+        model: Agent = self.module.model
         return model
 
     def make_env_transforms(
@@ -98,68 +114,96 @@ class MAGEActor(SafeModule):  # type: ignore[misc]
     ) -> Compose:
         """The transforms an environment needs for this actor, ready for ``TransformedEnv``.
 
-        They cast to float32, keep the return-to-go by the model's discount and range, and mark
-        (``is_init``) and sum up (``episode_reward``) episodes. The model's range and default
-        target are taken now, so call this after training.
+        They cast to float32, track the return-to-go by the agent's discount and range, mark
+        (``is_init``) and sum up (``episode_reward``) episodes, and make room for the agent's
+        memory. The agent's range and target are taken now, so call this after training.
 
         Args:
             target_return: discounted return asked for at the start of an episode; a number, or one
-                per environment; None is ``model.default_target_return``.
+                per environment; None is that of the data's best episodes.
 
         Returns:
             New transforms, for one environment.
         """
-        target = self.model.default_target_return if target_return is None else target_return
-        return Compose(
-            DoubleToFloat(),
-            DiscountedTargetReturn(
-                target,
-                discount=self.model.config.discount,
-                return_to_go_range=self.model.return_to_go_range,
-                out_keys=[self.in_keys[-1]],
-            ),
-            InitTracker(),
-            RewardSum(),
-        )
+        units = self.model.units
+        transforms = [DoubleToFloat(), InitTracker(), RewardSum()]
+        if self.module.told_return:
+            tracked = DiscountedTargetReturn(
+                units.default_target if target_return is None else target_return,
+                discount=units.discount,
+                return_to_go_range=units.return_to_go_range,
+                out_keys=[self.in_keys[len(self.model.config.observation_keys)]],
+            )
+            transforms.insert(1, tracked)
+        memory = self.model.initial_state(1)
+        if memory is not None:
+            entries = {
+                name: Unbounded(shape=part.shape[1:], dtype=part.dtype)
+                for name, part in memory.items()
+            }
+            transforms.append(
+                TensorDictPrimer({self.model.name: Composite(entries)}, expand_specs=True)
+            )
+        return Compose(*transforms)
 
 
-class _Act(nn.Module):
-    """Observations and return-to-go in, action out."""
+class _Act(torch.nn.Module):
+    """Observations, return-to-go and memory in; action and memory out."""
 
-    def __init__(self, model: MAGEModel, generator: torch.Generator | None) -> None:
+    def __init__(
+        self,
+        model: Agent,
+        generator: torch.Generator | None,
+        memory_names: list[str],
+        observed: int,
+    ) -> None:
         super().__init__()
         self.model = model
         self.generator = generator
+        self.told_return = model.told_return  # the keys are settled now
+        self.memory_names = memory_names
+        self.observed = observed
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """Act on the observation entries, each (*B, its size), and the return-to-go (*B, 1)."""
-        *observations, return_to_go = inputs
-        if not all(part.isfinite().all() for part in inputs):
+    @torch.no_grad()
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Act on entries of batch shape *B, in the order of the actor's ``in_keys``."""
+        model, observed = self.model, self.observed
+        lead = inputs[0].shape[:-1]
+        observation = model.rows(torch.cat(inputs[:observed], dim=-1))
+        told = inputs[observed].reshape(-1, 1) if self.told_return else observation[:, :1]
+        # A compiled graph would break here.
+        compiling = torch.compiler.is_compiling()
+        if not compiling and not all(part.isfinite().all() for part in (observation, told)):
             raise ValueError(
                 "an observation or the return-to-go is not finite; a simulation that diverges "
                 "cannot be acted in."
             )
+        memory: TensorDictBase | None = None
+        if self.memory_names:
+            *parts, started = inputs[observed + self.told_return :]
+            initial = model.initial_state(len(observation))
+            assert initial is not None
+            kept = {
+                name: part.reshape(-1, *part.shape[len(lead) :]).to(initial[name])
+                for name, part in zip(self.memory_names, parts, strict=True)
+            }
+            memory = reset_rows(TensorDict(kept, initial.batch_size), initial, started.reshape(-1))
         deterministic = exploration_type() in _DETERMINISTIC
-        with _evaluating(self.model):
-            return self.model.act(
-                torch.cat(observations, dim=-1),
-                return_to_go,
-                temperature=0.0 if deterministic else self.model.config.temperature,
+        with evaluating(model):
+            action, memory = model.decide(
+                observation,
+                told.to(observation.dtype),
+                memory,
+                temperature=0.0 if deterministic else model.config.temperature,
                 generator=self.generator,
             )
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch dropout off, and exactly what was on back on.
-
-    A rollout in the middle of training must neither act with dropout nor end the training mode.
-    """
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
+        action = action.view(*lead, model.action_dim)
+        if memory is None:
+            return action
+        return (
+            action,
+            *(
+                memory[name].unflatten(0, lead) if lead else memory[name][0]
+                for name in self.memory_names
+            ),
+        )

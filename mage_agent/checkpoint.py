@@ -15,19 +15,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load as deserialize
 from safetensors.torch import save as serialize
 from torch import Tensor
 
-from mage_agent.config import MAGEConfig
+from mage_agent.agent import Agent, find_agent
 from mage_agent.files import make_folder
-from mage_agent.model import MAGEModel
 
 __all__ = [
     "CheckpointError",
+    "agent_header",
     "digest",
     "load",
     "load_tensors",
@@ -37,7 +38,11 @@ __all__ = [
     "versions",
 ]
 
-FORMAT = "mage_agent/1"
+FORMATS = ("mage_agent/1", "mage_agent/2")
+"""The formats that can be read; the last one is written. The first one knew MAGE only."""
+
+File = str | Path | BinaryIO
+"""A path, or an open binary file."""
 
 
 class CheckpointError(ValueError):
@@ -45,7 +50,7 @@ class CheckpointError(ValueError):
 
 
 @contextmanager
-def usable(path: str | Path, what: str) -> Iterator[None]:
+def usable(path: File, what: str) -> Iterator[None]:
     """Turn whatever goes wrong with a file's contents into an error that names the file.
 
     Args:
@@ -67,8 +72,14 @@ def usable(path: str | Path, what: str) -> Iterator[None]:
 
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
-    packages = ("mage_agent", "torch", "tensordict", "torchrl", "numpy", "gymnasium")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    import mage_agent  # not its metadata: a checkout need not be installed
+
+    packages = ("torch", "tensordict", "torchrl", "numpy", "gymnasium")
+    return {
+        "python": platform.python_version(),
+        "mage_agent": mage_agent.__version__,
+        **{name: version(name) for name in packages},
+    }
 
 
 def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
@@ -80,30 +91,38 @@ def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
     return found.hexdigest()
 
 
-def save_tensors(tensors: Mapping[str, Tensor], path: str | Path, header: dict[str, Any]) -> None:
+def save_tensors(tensors: Mapping[str, Tensor], path: File, header: dict[str, Any]) -> None:
     """Write tensors and a JSON header; the file is whole or absent, and an old one survives.
 
     Args:
         tensors: what to save.
-        path: file to write; its folder is made.
+        path: file to write, whose folder is made; or an open binary file.
         header: JSON-ready values.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; an existing file is untouched.
     """
-    path = Path(path)
-    make_folder(path.parent)
     # safetensors refuses tensors that share memory; clones also free us from their device.
     owned = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     text = json.dumps(header)
-    metadata = {"format": FORMAT, "header": text, "sha256": digest(owned, text)}
-    # A writer that was killed leaves its file behind; whoever writes here next clears it away.
+    metadata = {"format": FORMATS[-1], "header": text, "sha256": digest(owned, text)}
+    data = serialize(owned, metadata=metadata)
+    if isinstance(path, str | Path):
+        _replace(Path(path), data)
+    else:
+        path.write(data)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write a file, whole or not at all."""
+    make_folder(path.parent)
+    # A killed writer leaves its temporary file behind; the next writer removes it.
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         left.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with temporary.open("wb") as file:  # safetensors' own writer would leave files of any name
-            file.write(serialize(owned, metadata=metadata))
+        with temporary.open("wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -116,35 +135,43 @@ def save_tensors(tensors: Mapping[str, Tensor], path: str | Path, header: dict[s
         temporary.unlink(missing_ok=True)
 
 
-def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_tensors(path: File) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what ``save_tensors`` wrote.
+
+    Args:
+        path: the file, or an open binary one.
 
     Raises:
         FileNotFoundError: there is no such file.
         CheckpointError: the file is damaged, or not ours.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}.")
+    if isinstance(path, str | Path):
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"no checkpoint at {path}.")
+        data = path.read_bytes()
+    else:
+        data = path.read()
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise CheckpointError(
-                    f"{path} is no MAGE checkpoint: its format is {metadata.get('format')!r}, "
-                    f"expected {FORMAT!r}."
-                )
-            header = json.loads(metadata["header"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        tensors = deserialize(data)
+        length = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+        if metadata.get("format") not in FORMATS:
+            raise CheckpointError(
+                f"{path} is no checkpoint of mage_agent: its format is "
+                f"{metadata.get('format')!r}, expected {FORMATS[-1]!r}."
+            )
+        header = json.loads(metadata["header"])
     except CheckpointError:
         raise
     except (SafetensorError, ValueError, KeyError, RecursionError) as error:
         raise CheckpointError(
-            f"{path} is damaged or no MAGE checkpoint ({error}); use an intact copy, or train anew."
+            f"{path} is damaged or no checkpoint of mage_agent ({error}); use an intact copy, or "
+            "train anew."
         ) from error
     if not isinstance(header, dict):
         raise CheckpointError(f"{path} is damaged: its header is no JSON object.")
-    # A weight that changed on the disk would be a weight all the same. Older files have no digest.
+    # Without a digest, as in older files, a flipped bit would load as another weight.
     if "sha256" in metadata and metadata["sha256"] != digest(tensors, metadata["header"]):
         raise CheckpointError(
             f"{path} is damaged: its contents are not those that were written; use an intact copy, "
@@ -153,53 +180,47 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, header
 
 
-def save(model: MAGEModel, path: str | Path, extra: dict[str, Any] | None = None) -> None:
-    """Save a model so that ``load`` needs nothing else.
+def save(agent: Agent, path: File, extra: dict[str, Any] | None = None) -> None:
+    """Save an agent so that ``load`` needs nothing else.
 
     Args:
-        model: the model.
-        path: file to write, atomically.
+        agent: the agent.
+        path: file to write, atomically; or an open binary file.
         extra: more JSON-ready values to keep, under ``"extra"`` of the header.
 
     Raises:
         OSError: the file cannot be written.
-        ValueError: the model is a copy that only acts.
+        ValueError: the agent is a copy that only acts.
     """
-    if model.only_acts:
+    if agent.only_acts:
         raise ValueError("optimize_for_inference made this copy to act; save the model itself.")
-    save_tensors(model.state_dict(), path, model_header(model) | {"extra": extra or {}})
+    save_tensors(agent.state_dict(), path, agent_header(agent) | {"extra": extra or {}})
 
 
-def model_header(model: MAGEModel) -> dict[str, Any]:
-    """What it takes to build the model again."""
+def agent_header(agent: Agent) -> dict[str, Any]:
+    """What is needed to build the agent again."""
     return {
-        "config": model.config.to_dict(),
-        **model.sizes,
+        "method": agent.name,
+        "config": agent.config.to_dict(),
+        "sizes": agent.sizes,
         "versions": versions(),
     }
 
 
-def build(tensors: Mapping[str, Tensor], header: Mapping[str, Any], path: str | Path) -> MAGEModel:
-    """Build a model from a header and fill it; every name and shape is checked first.
+def build(tensors: Mapping[str, Tensor], header: Mapping[str, Any], path: File) -> Agent:
+    """Build an agent from a header and fill it; every name and shape is checked first.
 
     Raises:
         CheckpointError: something is missing, unknown or of another shape.
     """
-    with usable(path, "model"):
-        # A crafted header must keep nobody busy: first what loops of Python run over, then shapes.
-        for name in ("num_scales", "num_blocks", "num_autoencoder_blocks"):
-            if header["config"].get(name, 1) > len(tensors):
-                raise CheckpointError(f"{path} holds too few tensors for {name} of its header.")
-        config = MAGEConfig.from_dict(header["config"])
-        if tensors["encoder.position"].shape != (config.latent_length, config.width):
-            raise CheckpointError(
-                f"{path} does not fit its own configuration: encoder.position has shape "
-                f"{tuple(tensors['encoder.position'].shape)}."
-            )
-        sizes = {key: header[key] for key in ("observation_dim", "action_dim")}
-        sizes["goal_dim"] = header.get("goal_dim", 0)  # files of 0.1 have none
+    with usable(path, "agent"):
+        # Files of the first format name no method.
+        cls = find_agent(header.get("method", "mage"))
+        if "method" not in header:
+            tensors, header = cls.upgrade(tensors, header)
+        config, sizes = cls.config_class.from_dict(header["config"]), header["sizes"]
         with torch.device("meta"):  # allocates nothing
-            shapes = MAGEModel(config, **sizes).state_dict()
+            shapes = cls(config, **sizes).state_dict()
         wrong = [
             f"{key}: {tuple(tensors[key].shape) if key in tensors else 'missing'}"
             for key, value in shapes.items()
@@ -207,24 +228,25 @@ def build(tensors: Mapping[str, Tensor], header: Mapping[str, Any], path: str | 
         ] + [f"{key}: unknown" for key in tensors if key not in shapes]
         if wrong:
             raise CheckpointError(f"{path} does not fit its own configuration: {wrong[:5]}.")
-        model = MAGEModel(config, **sizes)
-        model.load_state_dict(dict(tensors))
-    return model
+        agent = cls(config, **sizes)
+        agent.load_state_dict(dict(tensors))
+    return agent
 
 
-def load(path: str | Path, device: str | torch.device = "cpu") -> tuple[MAGEModel, dict[str, Any]]:
+def load(path: File, device: str | torch.device = "cpu") -> tuple[Agent, dict[str, Any]]:
     """Load what ``save`` wrote.
 
     Args:
-        path: the checkpoint.
-        device: where the model goes.
+        path: the checkpoint, or an open binary file.
+        device: where the agent goes.
 
     Returns:
-        The model in evaluation mode, and the ``extra`` values saved with it.
+        The agent in evaluation mode, and the ``extra`` values saved with it.
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: the file is damaged, not ours, or does not fit its own configuration.
+        CheckpointError: the file is damaged, not ours, of an agent that no imported module
+            defines, or does not fit its own configuration.
     """
     tensors, header = load_tensors(path)
     if "training" in header:
@@ -232,6 +254,6 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> tuple[MAGEMode
             f"{path} is a state of training, not a finished model; finish the training "
             "(resume=True) and save its result."
         )
-    model = build(tensors, header, path).to(device).eval()
+    agent = build(tensors, header, path).to(device).eval()
     extra = header.get("extra", {})
-    return model, extra if isinstance(extra, dict) else {}
+    return agent, extra if isinstance(extra, dict) else {}

@@ -13,29 +13,32 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import gymnasium as gym
 import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from mage_agent.config import MAGEConfig
-from mage_agent.d4rl import ALL_TASKS, make_environment
+from mage_agent import parallel
+from mage_agent.agent import find_agent
+from mage_agent.config import Config
+from mage_agent.d4rl import ALL_TASKS
 from mage_agent.data import load_dataset
 from mage_agent.data.load import FILE_SUFFIXES
 from mage_agent.data.minari import open_minari
+from mage_agent.environment import make_environment
 from mage_agent.evaluation import EpisodeResult, normalized_score
 from mage_agent.evaluation import evaluate as evaluate_policy
 from mage_agent.facts import checkpoint_facts, dataset_facts, spread
 from mage_agent.files import make_folder
-from mage_agent.inference import Weights
-from mage_agent.policy import MAGEPolicy
+from mage_agent.hardware import find_device
+from mage_agent.policy import AgentPolicy
 from mage_agent.recording import record
 
 __all__ = ["main"]
 
-DEFAULT_PRESET = "small"
+DEFAULTS = {"method": "mage", "preset": "small"}
 USER_ERRORS = (
     ValueError,
     TypeError,
@@ -67,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         commands: dict[str, Callable[..., None]] = {
             # The defaults of all settings are those of the preset, so that is read first.
-            "train": functools.partial(train, config=MAGEConfig.preset(_preset(arguments))),
+            "train": functools.partial(train, config=_preset(arguments)),
             "evaluate": evaluate,
             "collect": collect,
             "info": info,
@@ -78,8 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if arguments and arguments[0] in commands:
             name, *rest = arguments
             tyro.cli(commands[name], prog=f"mage-agent {name}", args=rest, **options)
-        else:  # prints what there is, or what is wrong
-            description = "MAGE: offline reinforcement learning that plans coarse to fine."
+        else:  # prints the help, or the mistake
+            description = "Offline reinforcement learning by agents that generate plans."
             tyro.extras.subcommand_cli_from_dict(
                 commands, prog="mage-agent", description=description, args=arguments, **options
             )
@@ -103,10 +106,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def train(
     dataset: Annotated[str, tyro.conf.arg(metavar="DATASET"), tyro.conf.Positional],
-    config: MAGEConfig,
+    config: Config,
     *,
     output: Path,
-    preset: str = DEFAULT_PRESET,
+    method: str = DEFAULTS["method"],
+    preset: str = DEFAULTS["preset"],
     seed: int = 0,
     device: str = "auto",
     log_dir: Path | None = None,
@@ -123,6 +127,7 @@ def train(
         dataset: Minari id (downloaded if it is not on this machine), or path of a D4RL .hdf5 file.
         config: the settings; those not given are the preset's.
         output: file to write the trained policy to; it must not exist yet.
+        method: name of the agent.
         preset: adroit, kitchen, antmaze, maze2d, locomotion (the paper's size), the same with
             -small appended (minutes on two CPU cores), or small. ``--preset NAME --help`` shows its
             settings.
@@ -148,23 +153,27 @@ def train(
     make_folder(output.parent)
     loaded = load_dataset(
         dataset,
-        discount=config.discount,
         max_episode_steps=max_episode_steps,
         action_low=action_low,
         action_high=action_high,
     )
-    policy = MAGEPolicy.from_dataset(loaded, config, device=device, seed=seed)
-    policy.learn(
-        loaded,
-        progress_bar=not quiet,
-        log_dir=log_dir,
-        checkpoint_path=checkpoint_path,
-        resume=resume,
-    )
+    with parallel.together():  # before the device is found: each process has one of its own
+        agent = find_agent(method).from_dataset(loaded, config, seed=seed)
+        policy = AgentPolicy(agent.to(find_device(device)), seed=seed)
+        policy.learn(
+            loaded,
+            progress_bar=not quiet,
+            log_dir=log_dir,
+            checkpoint_path=checkpoint_path,
+            resume=resume,
+        )
+        if not parallel.is_first():
+            return
     policy.save(output)
     print(
-        f"saved {output}, trained with preset {preset} (configuration {policy.config.digest}) on "
-        f"{len(loaded)} steps; it asks for a discounted return of {policy.target_return:.4g}"
+        f"saved {output}, {method} trained with preset {preset} (configuration "
+        f"{policy.config.digest}) on {len(loaded)} steps; it asks for a discounted return of "
+        f"{policy.target_return:.4g}"
     )
 
 
@@ -179,11 +188,11 @@ def evaluate(
     sample: bool = False,
     max_episode_steps: int | None = None,
     num_envs: int = 16,
-    weights: Weights = "float32",
+    weights: Literal["float32", "bfloat16", "int8"] = "float32",
     device: str = "auto",
     quiet: bool = False,
 ) -> None:
-    """Let a trained policy act, and print what it achieves.
+    """Run a trained policy in an environment, and print its returns.
 
     Args:
         policy: file that ``train`` wrote.
@@ -197,13 +206,13 @@ def evaluate(
         sample: sample the actions instead of taking the best ones.
         max_episode_steps: step limit instead of the environment's own.
         num_envs: episodes to run side by side.
-        weights: act with smaller, faster weights; see ``MAGEPolicy.optimize_for_inference``.
+        weights: act with smaller, faster weights; see ``AgentPolicy.optimize_for_inference``.
         device: auto, cpu, cuda, ...
         quiet: no progress bar.
     """
     if (dataset is None) == (env is None):
         raise ValueError("give either --dataset or --env, to say where the policy shall act.")
-    loaded = MAGEPolicy.load(policy, device=device)
+    loaded = AgentPolicy.load(policy, device=device)
     if weights != "float32":
         loaded = loaded.optimize_for_inference(weights)
     make_env, references = (
@@ -255,7 +264,7 @@ def collect(
     """
     make_env, _ = _environment(env, max_episode_steps)
     results = record(
-        _random_policy(make_env, seed) if policy is None else MAGEPolicy.load(policy, device),
+        _random_policy(make_env, seed) if policy is None else AgentPolicy.load(policy, device),
         make_env,
         dataset_id,
         episodes=episodes,
@@ -293,22 +302,23 @@ def info(
     else:
         dataset = load_dataset(
             source,
-            discount=discount,
             max_episode_steps=max_episode_steps,
             action_low=action_low,
             action_high=action_high,
         )
-        facts = dataset_facts(dataset)
+        facts = dataset_facts(dataset, discount=discount)
     width = max(map(len, facts))
     for name, value in facts.items():
         print(f"{name:<{width}}  {value}")
 
 
-def _preset(arguments: Sequence[str]) -> str:
-    """Find ``--preset`` wherever it stands on the command line."""
+def _preset(arguments: Sequence[str]) -> Config:
+    """The configuration that ``--method`` and ``--preset`` name, wherever they stand."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--preset", nargs="?", default=DEFAULT_PRESET, const=DEFAULT_PRESET)
-    return str(parser.parse_known_args(arguments)[0].preset)
+    for name, default in DEFAULTS.items():
+        parser.add_argument(f"--{name}", nargs="?", default=default, const=default)
+    named = parser.parse_known_args(arguments)[0]
+    return find_agent(named.method).config_class.preset(named.preset)
 
 
 def _environment(env_id: str, max_episode_steps: int | None) -> Environment:

@@ -1,9 +1,9 @@
 """Return-to-go for environments: what a return-conditioned policy needs and no environment offers.
 
 A policy never sees a reward, neither in TorchRL nor in Stable-Baselines3. The transform and the
-wrappers here therefore keep the account: they start an episode at the target return R_0 and, after
-every step, write ``R <- clamp((R - r) / discount, low, high)`` into the observation. All three
-apply the same rule, `mage_agent.types.next_return_to_go`, in float32, so that the same episode
+wrappers here therefore track the return-to-go: they start an episode at the target return R_0 and,
+after every step, write ``R <- clamp((R - r) / discount, low, high)`` into the observation. All
+three apply the same rule, `mage_agent.types.next_return_to_go`, in float32, so that an episode
 gives the same numbers whichever library drives it.
 """
 
@@ -142,7 +142,7 @@ class DiscountedTargetReturn(TargetReturn):  # type: ignore[misc]
             ):
                 raise ValueError(
                     f"{type(transform).__name__} normalises {self.in_keys} before this transform "
-                    "reads them; put it behind, since the account is kept in the environment's own "
+                    "reads them; put it behind, since returns are tracked in the environment's own "
                     "rewards."
                 )
         for in_key, out_key in zip(self.in_keys, self.out_keys, strict=True):
@@ -219,7 +219,7 @@ class ReturnToGoWrapper(gym.Wrapper[ObservationDict, ActType, Any, ActType], Rec
     def step(
         self, action: ActType
     ) -> tuple[ObservationDict, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Step, and account for the reward."""
+        """Step, and subtract the reward."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._return_to_go = next_return_to_go(
             self._return_to_go,
@@ -298,7 +298,7 @@ class ReturnToGoVecWrapper(VecEnvWrapper):
         return _extended(observation, self._return_to_go)
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Step, account for the rewards, and restart the accounts of finished episodes."""
+        """Step, subtract the rewards, and start finished episodes at their targets again."""
         observation, reward, done, infos = self.venv.step_wait()
         normalizer = unwrap_vec_normalize(self.venv)
         own = reward if normalizer is None else normalizer.get_original_reward()
@@ -378,5 +378,5 @@ def _extended_space(space: spaces.Space[Any]) -> spaces.Dict:
 def _extended(observation: Any, return_to_go: NDArray[np.float32]) -> ObservationDict:
     """Return the observation with a copy of the return-to-go added."""
     entries = observation if isinstance(observation, dict) else {"observation": observation}
-    # A copy, so that whoever edits the observation does not edit the account.
+    # A copy, so that whoever edits the observation does not edit what is tracked.
     return {**entries, KEY: return_to_go.copy()}

@@ -22,7 +22,13 @@ from mage_agent.bounds import clip_actions
 from mage_agent.rewards import check_own_rewards, single_reward
 from mage_agent.types import PredictingPolicy
 
-__all__ = ["EpisodeResult", "ReturnConditionedPolicy", "evaluate", "normalized_score"]
+__all__ = [
+    "EpisodeResult",
+    "ReturnConditionedPolicy",
+    "evaluate",
+    "is_told_return",
+    "normalized_score",
+]
 
 Observation: TypeAlias = NDArray[Any] | dict[str, Any]
 ActionFunction: TypeAlias = Callable[[Any], NDArray[Any]]
@@ -128,7 +134,7 @@ def evaluate(
             runner = _Runner(make_env, seed, max_episode_steps)
             _check_separate(runner.env, runners)
             runners.append(runner)
-        account = _Account(policy, target_return, runners)
+        tracker = _ReturnTracker(policy, target_return, runners)
         if not deterministic and hasattr(policy, "set_random_seed"):
             policy.set_random_seed(seed)
         queue = iter(range(episodes))
@@ -141,25 +147,30 @@ def evaluate(
             total=episodes, desc="evaluate", unit="episode", delay=2.0, disable=not progress_bar
         ) as bar:
             while len(results) < episodes:
-                observation = account.extended(_stack([one.observation for one in runners]))
+                observation = tracker.extended(_stack([one.observation for one in runners]))
                 actions, state = predict(observation, state, started, deterministic)
                 actions = runners[0].checked(actions, len(runners))
                 rewards = np.zeros((len(runners), 1), dtype=np.float32)
                 # An environment without work stays at its last observation, so that the batch
                 # keeps its size; what the policy decides there is not executed.
-                started = np.array([runner.idle for runner in runners])
-                for i in np.flatnonzero(~started):
+                started = np.zeros(len(runners), dtype=bool)
+                for i in np.flatnonzero([not runner.idle for runner in runners]):
                     rewards[i], finished = runners[i].step(actions[i])
                     if finished is not None:
                         results.append(finished)
                         bar.update()
                         runners[i].start(next(queue, None))
-                        started[i] = True
-                account.settle(rewards, started)
+                        started[i] = not runners[i].idle
+                tracker.update(rewards, started)
         return sorted(results, key=lambda result: result.episode)
     finally:
         for runner in runners:
             runner.env.close()
+
+
+def is_told_return(policy: Any) -> bool:
+    """Whether a policy acts on a return-to-go: it tracks one, and does not say otherwise."""
+    return isinstance(policy, ReturnConditionedPolicy) and getattr(policy, "told_return", True)
 
 
 def normalized_score(
@@ -186,13 +197,13 @@ def normalized_score(
     return 100 * shifted / (ref_max_score - ref_min_score)
 
 
-class _Account:
+class _ReturnTracker:
     """The returns-to-go of all environments, if the policy is conditioned on them."""
 
     def __init__(self, policy: Any, target: float | None, runners: Sequence[_Runner]) -> None:
         space = runners[0].env.observation_space
         told = isinstance(space, spaces.Dict) and "return_to_go" in space.spaces
-        self.policy = policy if isinstance(policy, ReturnConditionedPolicy) and not told else None
+        self.policy = policy if is_told_return(policy) and not told else None
         if self.policy is None:
             if target is not None:
                 reason = (
@@ -215,8 +226,8 @@ class _Account:
         entries = observation if isinstance(observation, dict) else {"observation": observation}
         return {**entries, "return_to_go": self.left.copy()}
 
-    def settle(self, rewards: NDArray[np.float32], started: NDArray[np.bool_]) -> None:
-        """Account for the rewards (num_envs, 1), and start anew where an episode started."""
+    def update(self, rewards: NDArray[np.float32], started: NDArray[np.bool_]) -> None:
+        """Subtract the rewards (num_envs, 1), and start anew where an episode started."""
         if self.policy is not None:
             left = self.policy.update_return_to_go(self.left, rewards)
             self.left = np.where(started[:, None], self.target, left)

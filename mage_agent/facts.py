@@ -1,4 +1,4 @@
-"""What there is to know about a dataset or a checkpoint, in words, for people."""
+"""Facts about a dataset or a checkpoint, as text."""
 
 from __future__ import annotations
 
@@ -12,23 +12,25 @@ from numpy.typing import ArrayLike
 from tensordict import TensorDictBase
 
 from mage_agent import checkpoint
-from mage_agent.data import metadata, observation_keys
+from mage_agent.data import metadata, observation_keys, returns_to_go
 from mage_agent.evaluation import normalized_score
 
 __all__ = ["checkpoint_facts", "dataset_facts", "spread"]
 
 
-def dataset_facts(dataset: TensorDictBase) -> dict[str, str]:
+def dataset_facts(dataset: TensorDictBase, *, discount: float) -> dict[str, str]:
     """Size, returns, entries and origin of a dataset.
 
     Args:
         dataset: from ``load_dataset``.
+        discount: of the discounted returns.
     """
     facts = metadata(dataset)
     lengths = dataset["episode"].bincount()
     lengths = lengths[lengths > 0].float()
     first = dataset["step_count"].flatten() == 0
     _, episode = dataset["episode"].unique_consecutive(return_inverse=True)
+    discounted = returns_to_go(dataset["next", "reward"], dataset["episode"], discount)
     returns = torch.zeros(len(lengths), dtype=torch.float64)
     returns.index_add_(0, episode, dataset["next", "reward"].flatten().double())
     ends = {key: int(dataset["next", key].sum()) for key in ("terminated", "truncated")}
@@ -38,7 +40,7 @@ def dataset_facts(dataset: TensorDictBase) -> dict[str, str]:
         "episode length": spread(lengths.numpy()),
         "episodes end": ", ".join(f"{count} {key}" for key, count in ends.items()),
         "return": spread(returns.numpy()),
-        f"with discount {facts['discount']:g}": spread(dataset["return_to_go"][first].numpy()),
+        f"with discount {discount:g}": spread(discounted[first].numpy()),
         "observation": ", ".join(
             f"{key} ({dataset[key].shape[-1]})" for key in observation_keys(dataset)
         ),
@@ -73,9 +75,9 @@ def checkpoint_facts(path: str | Path) -> dict[str, str]:
         prefix = "model."
         tensors = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     model = checkpoint.build(tensors, header, path)
-    extra = header.get("extra") or {}
-    target = extra.get("target_return")
-    low, high = model.return_to_go_range
+    target = (header.get("extra") or {}).get("target_return")
+    units = model.units
+    low, high = units.return_to_go_range
     return {
         "checkpoint": str(path),
         "holds": (
@@ -83,14 +85,14 @@ def checkpoint_facts(path: str | Path) -> dict[str, str]:
             if loop is None
             else f"a state of training, stage {loop['stage']}, step {loop['step']}"
         ),
+        "method": model.name,
         "parameters": f"{sum(weight.numel() for weight in model.parameters()):,}",
         "observation": ", ".join(
-            f"{key} ({size})" for key, size in extra.get("observation_sizes", {}).items()
-        )
-        or f"{', '.join(model.config.observation_keys)} ({model.observation_dim} in all)",
-        "action": f"{model.action_dim}, from {_bound(model.action_low.tolist())} to "
-        f"{_bound(model.action_high.tolist())}",
-        "asks for return": f"{model.default_target_return if target is None else target:.4g} "
+            f"{key} ({size})" for key, size in model.observation_sizes.items()
+        ),
+        "action": f"{model.action_dim}, from {_bound(units.action_low.tolist())} to "
+        f"{_bound(units.action_high.tolist())}",
+        "asks for return": f"{units.default_target if target is None else target:.4g} "
         f"(discounted; the data holds {low:.4g} to {high:.4g})",
         "versions": ", ".join(f"{k} {v}" for k, v in header.get("versions", {}).items()),
         "configuration": model.config.digest,

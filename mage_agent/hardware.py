@@ -1,4 +1,4 @@
-"""What the machine offers."""
+"""Devices, their data types, and seeds."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ def has_bfloat16(device: torch.device) -> bool:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Random numbers from a seed; torch's global generators go on afterwards as if nothing was."""
+    """Seed torch's global generators inside; afterwards they are in the state of before."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach every GPU
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         yield

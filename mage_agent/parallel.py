@@ -1,20 +1,50 @@
 """Training in several processes, each with its share of every batch.
 
-There is nothing to set up but ``torch.distributed.init_process_group()`` before ``fit``, in a
-script that ``torchrun`` starts, and with GPUs ``torch.cuda.set_device`` to each process's own. All
-processes draw the same batches and the same random numbers, so that parameters, codebook and
-optimiser stay alike without being sent.
+``torchrun --nproc-per-node 2 -m mage_agent train ...`` is all there is to do; a script of one's own
+that ``torchrun`` starts puts ``fit`` into ``with together():``. All processes draw the same batches
+and the same random numbers, so that parameters, codebook and optimiser stay alike without being
+sent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from tensordict import TensorDictBase
 from torch import distributed, nn
 
-__all__ = ["average", "average_gradients", "check_parts", "is_first", "processes", "share"]
+__all__ = [
+    "agreed",
+    "average",
+    "average_gradients",
+    "check_share",
+    "is_first",
+    "processes",
+    "share",
+    "together",
+]
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Train with the other processes that ``torchrun`` has started, each on a GPU of its own.
+
+    Begin it before the agent is moved to its device. A process that nobody has started with others
+    trains alone.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or processes() > 1:
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
 
 
 def processes() -> int:
@@ -28,16 +58,16 @@ def is_first() -> bool:
     return processes() == 1 or distributed.get_rank() == 0
 
 
-def check_parts(batch_size: int, accumulation: int) -> None:
-    """Refuse numbers that do not divide a batch evenly.
+def check_share(batch_size: int) -> None:
+    """Refuse a batch that the processes cannot share evenly.
 
     Raises:
-        ValueError: they do not.
+        ValueError: its size is no multiple of their number.
     """
-    if accumulation < 1 or batch_size % (processes() * accumulation):
+    if batch_size % processes():
         raise ValueError(
-            f"batch_size is {batch_size}, which {processes()} processes with accumulation="
-            f"{accumulation} cannot share evenly; choose numbers whose product divides it."
+            f"batch_size is {batch_size}, which {processes()} processes cannot share evenly; make "
+            "it a multiple of their number."
         )
 
 
@@ -47,6 +77,15 @@ def share(batch: TensorDictBase) -> TensorDictBase:
         return batch
     parts: tuple[TensorDictBase, ...] = batch.chunk(processes())
     return parts[distributed.get_rank()]
+
+
+def agreed(stop: bool, device: torch.device) -> bool:
+    """Whether any process wants to stop; all of them ask at the same step."""
+    if processes() == 1:
+        return stop
+    votes = torch.tensor(float(stop), device=device)
+    distributed.all_reduce(votes)
+    return bool(votes > 0)
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:

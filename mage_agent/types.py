@@ -3,14 +3,17 @@
 Symbols, used in every shape comment of the package:
 
 ====== =========================================================================
+N      steps of a dataset
 B      batch
 T      time steps of a window (``horizon``)
+M      time steps that an agent remembers
 K      number of scales
 L_k    tokens at scale k, coarse to fine: L_1 < ... < L_K
 V      codebook size
 C      code width
 D      width of the networks
-S, A   observation size, action size
+S, A   observation size (of all entries together), action size
+R      return-to-go: discounted sum of the rewards from a step to the end of its episode
 G      size of a goal, achieved or desired
 X      channels of the modelled trajectory (return-to-go, observation, action, achieved goal)
 ====== =========================================================================
@@ -48,7 +51,7 @@ class TrajectoryWindow:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What the model intends to do, in environment units.
+    """A generated plan, decoded into environment units.
 
     Attributes:
         token_ids: the token pyramid, K tensors of shape (B, L_k). Where ``code_temperature`` is not

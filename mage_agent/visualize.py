@@ -1,4 +1,4 @@
-"""Drawings of plans at growing resolution, of mazes, and of what a model does with its tokens.
+"""Drawings of plans at growing resolution, of mazes, and of how a model uses its tokens.
 
 Every function draws into Matplotlib axes that the caller made, and returns them, so that drawings
 combine freely and nothing here touches Matplotlib's global state:
@@ -11,7 +11,7 @@ combine freely and nothing here touches Matplotlib's global state:
 
 `plot_plan` draws a plan over a maze, `plot_curves` as curves over time, both after 1, 2, ... K
 scales; `plot_token_usage`, `plot_first_state_error` and `plot_asked_and_achieved` show whether the
-scales, the condition guidance and the return conditioning do their work.
+scales, the condition guidance and the return conditioning work.
 """
 
 from __future__ import annotations
@@ -268,7 +268,7 @@ def plot_first_state_error(
 def plot_asked_and_achieved(
     axes: Axes, asked: ArrayLike, achieved: ArrayLike, *, label: str | None = None
 ) -> Axes:
-    """Draw what came of asking for more: the achieved score over the asked return.
+    """Draw the achieved score over the return asked for.
 
     Args:
         axes: where to draw.

@@ -6,9 +6,10 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
+from tensordict import TensorDict
 
-from mage_agent.config import MAGEConfig
-from mage_agent.model import MAGEModel
+from mage_agent import Agent, Config, MAGEConfig, MAGEModel
+from mage_agent.memory import empty_memory, remember
 
 TINY: dict[str, Any] = {
     "width": 16,
@@ -22,10 +23,9 @@ GOAL_KEYS = ("observation", "achieved_goal", "desired_goal")
 
 
 def make_model(
-    observation_dim: int = 3,
+    observation_dim: int | dict[str, int] = 3,
     action_dim: int = 1,
     *,
-    goal_dim: int = 0,
     seed: int = 0,
     **changes: Any,
 ) -> MAGEModel:
@@ -36,21 +36,20 @@ def make_model(
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         config = MAGEConfig.preset("small", **{**TINY, **changes})
-        model = MAGEModel(
-            config, observation_dim=observation_dim, action_dim=action_dim, goal_dim=goal_dim
-        )
+        model = MAGEModel(config, observation_dim=observation_dim, action_dim=action_dim)
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=0.5)
         codes = model.quantizer.codes
         codes.copy_(torch.randn_like(codes))
-        model.fit_statistics(
-            observation=torch.randn(100, observation_dim),
+        model.units.fit(
+            observation=torch.randn(100, model.observation_dim),
             action=torch.rand(100, action_dim) * 2 - 1,
             return_to_go=torch.linspace(-50, 20, 100)[:, None],
             initial_return=torch.linspace(-50, 20, 11)[:, None],
             action_low=-torch.ones(action_dim),
             action_high=torch.ones(action_dim),
+            target_quantile=config.target_quantile,
         )
     return model.eval()
 
@@ -84,3 +83,22 @@ class Reach(gym.Env[Any, Any]):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self.t += 1
         return self.observe(), float(self.t), self.t == self.length, False, {}
+
+
+class Echo(Agent):
+    """Acts on the mean of the first entries of what it has seen, at most three steps ago."""
+
+    name = "echo"
+    config_class = Config
+    told_return = False
+
+    def stages(self, dataset: Any) -> Any:
+        return []
+
+    def initial_state(self, count: int) -> TensorDict:
+        return empty_memory(count, 3, {"observation": self.observation_dim}, self.device)
+
+    def decide(self, observation: Any, return_to_go: Any, state: Any, **_: Any) -> Any:
+        state, _ = remember(state, observation=observation)
+        seen = state["observation"][..., 0].sum(1, keepdim=True)
+        return (seen / state["length"]).expand(-1, self.action_dim), state

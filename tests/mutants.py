@@ -27,11 +27,15 @@ from minari.data_collector import EpisodeBuffer
 from tensordict import TensorDict
 
 from benchmarks import records
-from mage_agent import checkpoint
-from mage_agent.config import MAGEConfig
-from mage_agent.data import dataset_from_arrays, load_dataset
-from mage_agent.policy import MAGEPolicy
-from mage_agent.training import build_model, fit
+from mage_agent import (
+    MAGEConfig,
+    MAGEModel,
+    MAGEPolicy,
+    checkpoint,
+    dataset_from_arrays,
+    fit,
+    load_dataset,
+)
 from tests.tiny import tiny_config, tiny_model
 
 MEMORY = 2**30
@@ -62,7 +66,7 @@ def write_policy(folder: Path) -> Path:
 
 def write_training(folder: Path) -> Path:
     path = folder / "training.mage"
-    model = build_model(toy(), tiny_config())
+    model = MAGEModel.from_dataset(toy(), tiny_config())
     fit(model, toy(), device="cpu", checkpoint_path=path, progress_bar=False)
     return path
 
@@ -141,7 +145,7 @@ def read_policy(path: Path) -> None:
 
 
 def read_training(path: Path) -> None:
-    model = build_model(toy(), tiny_config())
+    model = MAGEModel.from_dataset(toy(), tiny_config())
     fit(model, toy(), device="cpu", checkpoint_path=path, resume=True, progress_bar=False)
 
 

@@ -1,19 +1,23 @@
 """The actor inside TorchRL: any batch shape, exploration types, environments and collectors."""
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from tensordict import TensorDict
-from torchrl.collectors import Collector
+from torchrl.collectors import Collector, MultiSyncCollector
 from torchrl.data import Bounded, OneHot
 from torchrl.envs import GymEnv, GymWrapper, ParallelEnv, SerialEnv, TransformedEnv
 from torchrl.envs.utils import ExplorationType, check_env_specs, set_exploration_type
 
-from mage_agent.actor import MAGEActor
-from tests.acting import GOAL_KEYS, Reach, make_model
+from mage_agent import AgentActor, Config, MAGEActor
+from tests.acting import GOAL_KEYS, Echo, Reach, make_model
 
 deterministic = partial(set_exploration_type, ExplorationType.DETERMINISTIC)
+
+
+SIZES = dict(zip(GOAL_KEYS, (3, 2, 2), strict=True))
 
 
 def inputs(*batch: int, size: int = 3) -> TensorDict:
@@ -103,7 +107,7 @@ def test_rolls_out_in_every_kind_of_environment(name: str) -> None:
     assert asked.dtype == torch.float32
     torch.testing.assert_close(asked[..., [0, 200], :], torch.full_like(reward[..., :2, :], -30))
     torch.testing.assert_close(
-        asked[..., 1:200, :], model.update_return_to_go(asked, reward)[..., :199, :]
+        asked[..., 1:200, :], model.units.update_return_to_go(asked, reward)[..., :199, :]
     )
     # Pendulum's actions reach to 2, the data's to 1: the actor stays inside the data's bounds.
     assert rollout["action"].abs().max() <= 1
@@ -115,7 +119,8 @@ def test_rolls_out_in_every_kind_of_environment(name: str) -> None:
 
 
 def test_goal_environments_with_partial_resets_and_a_target_each() -> None:
-    model = make_model(7, 2, observation_keys=GOAL_KEYS)
+    sizes = dict(zip(GOAL_KEYS, (3, 2, 2), strict=True))
+    model = make_model(sizes, 2, observation_keys=GOAL_KEYS)
     actor = MAGEActor(model)
     assert actor.in_keys == [*GOAL_KEYS, "return_to_go"]
     makers = [lambda length=length: GymWrapper(Reach(length)) for length in (2, 3)]
@@ -140,7 +145,7 @@ def test_collector() -> None:
     collector = Collector(env, actor, frames_per_batch=20, total_frames=40)
     batches = [batch.clone() for batch in collector]
     assert [batch.shape for batch in batches] == [(2, 10), (2, 10)]
-    # The account runs on from batch to batch.
+    # The return-to-go is tracked from batch to batch.
     torch.testing.assert_close(
         batches[1]["return_to_go"][:, 0], batches[0]["next", "return_to_go"][:, -1]
     )
@@ -148,9 +153,9 @@ def test_collector() -> None:
 
 
 def test_target_defaults_to_the_models() -> None:
-    model = make_model(target_return=0.5)
+    model = make_model(target_quantile=0.5)
     env = TransformedEnv(GymEnv("Pendulum-v1"), MAGEActor(model).make_env_transforms())
-    assert env.reset()["return_to_go"].item() == pytest.approx(-15) == model.default_target_return
+    assert env.reset()["return_to_go"].item() == pytest.approx(-15) == model.units.target_return
 
 
 def test_spec_and_keys() -> None:
@@ -180,3 +185,83 @@ def test_observation_of_another_size_is_an_error() -> None:
 def test_missing_return_to_go_is_an_error_that_names_it() -> None:
     with pytest.raises(KeyError, match="return_to_go"):
         GymEnv("Pendulum-v1").rollout(2, MAGEActor(make_model()))
+
+
+class TestMemory:
+    def expected(self, rollout: TensorDict) -> torch.Tensor:
+        """What ``Echo`` should do at every step of a rollout (B, T), by a plain loop."""
+        rows = []
+        for observed, starts in zip(rollout["observation"], rollout["is_init"], strict=True):
+            seen: list[torch.Tensor] = []
+            for one, start in zip(observed[..., 0], starts, strict=True):
+                seen = [one] if start else [*seen, one][-3:]
+                rows.append(torch.stack(seen).mean())
+        return torch.stack(rows).view(*rollout.shape, 1)
+
+    @pytest.mark.parametrize("make", [SerialEnv, ParallelEnv])
+    def test_is_carried_by_the_tensordict_and_reset_row_by_row(self, make: Any) -> None:
+        actor = AgentActor(
+            Echo(Config(observation_keys=GOAL_KEYS), observation_dim=SIZES, action_dim=2)
+        )
+        assert actor.in_keys == [*GOAL_KEYS, ("echo", "length"), ("echo", "observation"), "is_init"]
+        makers = [partial(make_reach, length) for length in (2, 5)]
+        env = TransformedEnv(make(2, makers), actor.make_env_transforms())
+        check_env_specs(env)
+        rollout = env.rollout(13, actor, break_when_any_done=False)
+        torch.testing.assert_close(rollout["action"], self.expected(rollout).expand(-1, -1, 2))
+        assert rollout["next", "echo", "length"].max() == 3
+        env.close()
+
+    def test_goes_on_from_batch_to_batch_of_a_collector(self) -> None:
+        actor = AgentActor(
+            Echo(Config(observation_keys=GOAL_KEYS), observation_dim=SIZES, action_dim=2)
+        )
+        makers = [partial(make_reach, length) for length in (4, 7)]
+        env = TransformedEnv(SerialEnv(2, makers), actor.make_env_transforms())
+        collector = Collector(env, actor, frames_per_batch=10, total_frames=30)
+        batches = [batch.clone() for batch in collector]
+        whole = torch.cat(batches, dim=1)
+        torch.testing.assert_close(whole["action"], self.expected(whole).expand(-1, -1, 2))
+        collector.shutdown()
+
+    @pytest.mark.parametrize("batch", [(), (2,), (2, 3)])
+    def test_any_batch_shape(self, batch: tuple[int, ...]) -> None:
+        agent = Echo(Config(), observation_dim=3, action_dim=1)
+        actor = AgentActor(agent)
+        td = inputs(*batch).exclude("return_to_go")
+        td["is_init"] = torch.ones(*batch, 1, dtype=torch.bool)
+        count = td.numel() if batch else 1
+        td["echo"] = (
+            agent.initial_state(count).reshape(batch) if batch else agent.initial_state(1)[0]
+        )
+        after = actor(td)
+        torch.testing.assert_close(after["action"], td["observation"][..., :1])
+        assert after["next", "echo", "length"].shape == (*batch, 1)
+        again = td.exclude("next", "action").update({"echo": after["next", "echo"]})
+        again["is_init"] = torch.zeros(*batch, 1, dtype=torch.bool)
+        assert (actor(again)["next", "echo", "length"] == 2).all()
+
+
+def make_reach(length: int) -> GymWrapper:
+    return GymWrapper(Reach(length))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_workers_of_a_collector_may_ask_the_actor_for_their_transforms() -> None:
+    """They get an actor without values; target and range must be there all the same."""
+    actor = MAGEActor(make_model())
+
+    def make_env() -> TransformedEnv:
+        return TransformedEnv(GymEnv("Pendulum-v1"), actor.make_env_transforms())
+
+    collector = MultiSyncCollector(
+        [make_env, make_env], actor, frames_per_batch=20, total_frames=20
+    )
+    (batch,) = (each.clone() for each in collector)
+    collector.shutdown()
+    starts = batch["return_to_go"].reshape(-1)[batch["is_init"].reshape(-1)]
+    assert starts.tolist() == [20.0] * len(starts)
+    assert len(starts) >= 2
+    ranges = batch["next", "return_to_go"]
+    assert -50 <= ranges.min() <= ranges.max() <= 20

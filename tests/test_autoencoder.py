@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from mage_agent.nn.autoencoder import Adapter, TrajectoryDecoder, TrajectoryEncoder
+from mage_agent.mage.autoencoder import Adapter, TrajectoryDecoder, TrajectoryEncoder
 
 BODY: dict[str, Any] = {
     "trajectory_dim": 4,

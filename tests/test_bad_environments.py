@@ -11,11 +11,16 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import DummyVecEnv
 from tensordict import TensorDict
+from torchrl.envs import GymWrapper, SerialEnv, TransformedEnv
 
-from mage_agent.actor import MAGEActor
-from mage_agent.envs import DiscountedTargetReturn, ReturnToGoVecWrapper, ReturnToGoWrapper
-from mage_agent.evaluation import evaluate
-from mage_agent.policy import MAGEPolicy
+from mage_agent import (
+    DiscountedTargetReturn,
+    MAGEActor,
+    MAGEPolicy,
+    ReturnToGoVecWrapper,
+    ReturnToGoWrapper,
+    evaluate,
+)
 from tests.acting import make_model
 
 Step = Callable[[int], tuple[NDArray[Any], float, bool]]
@@ -110,9 +115,10 @@ class TestRewardsThatAreNotFinite:
             wrapped.step(zeros(2, 1))
 
     def test_in_torchrl(self, value: float) -> None:
-        transform = DiscountedTargetReturn(5.0)
+        env = SerialEnv(2, lambda: GymWrapper(Scripted(lambda t: (zeros(3), value, False))))
+        transformed = TransformedEnv(env, DiscountedTargetReturn(5.0))
         with pytest.raises(ValueError, match=r"reward .* is not finite"):
-            transform._apply_transform(torch.tensor([[0.0], [value]]), torch.zeros(2, 1))
+            transformed.rollout(2)
 
 
 class TestActing:

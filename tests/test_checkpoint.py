@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import json
 import os
 import pickle
@@ -15,9 +16,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mage_agent import checkpoint
+from mage_agent import AgentPolicy, MAGEModel, checkpoint
 from mage_agent.checkpoint import (
-    FORMAT,
+    FORMATS,
     CheckpointError,
     digest,
     load,
@@ -25,7 +26,6 @@ from mage_agent.checkpoint import (
     save,
     save_tensors,
 )
-from mage_agent.model import MAGEModel
 from tests.tiny import STATE, tiny_model
 
 MEGABYTES = 50
@@ -33,7 +33,7 @@ MEGABYTES = 50
 
 @pytest.fixture
 def model() -> MAGEModel:
-    return tiny_model(return_expectile=0.9, scale_lengths=(1, 3, 4))
+    return tiny_model(return_expectile=0.9)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def forge(path: Path, **changes: Any) -> None:
     config = changes.pop("config", {})
     changed = {**header["config"], **config} if isinstance(config, dict) else config
     text = json.dumps({**header, **changes, "config": changed})
-    save_file(tensors, path, metadata={"format": FORMAT, "header": text})
+    save_file(tensors, path, metadata={"format": FORMATS[-1], "header": text})
 
 
 class TestRoundTrip:
@@ -63,8 +63,8 @@ class TestRoundTrip:
         assert all(torch.equal(value, state[key]) for key, value in loaded.state_dict().items())
         observation, target = torch.randn(5, STATE), torch.zeros(5)
         assert torch.equal(loaded.act(observation, target), model.act(observation, target))
-        assert loaded.default_target_return == model.default_target_return
-        assert loaded.return_to_go_range == model.return_to_go_range
+        assert loaded.units.target_return == model.units.target_return
+        assert loaded.units.return_to_go_range == model.units.return_to_go_range
 
     def test_the_loaded_model_can_be_trained_on(self, path: Path) -> None:
         loaded, _ = load(path)
@@ -128,10 +128,10 @@ class TestDamage:
 
     def test_foreign_files(self, path: Path) -> None:
         path.write_text("not a checkpoint")
-        with pytest.raises(CheckpointError, match="damaged or no MAGE checkpoint"):
+        with pytest.raises(CheckpointError, match="damaged or no checkpoint of mage_agent"):
             load(path)
         save_file({"weight": torch.zeros(3)}, path)
-        with pytest.raises(CheckpointError, match=r"its format is None, expected 'mage_agent/1'"):
+        with pytest.raises(CheckpointError, match=r"its format is None, expected 'mage_agent/2'"):
             load(path)
         save_file({"weight": torch.zeros(3)}, path, metadata={"format": "mage_agent/99"})
         with pytest.raises(CheckpointError, match="'mage_agent/99'"):
@@ -183,21 +183,22 @@ CRAFTED: list[dict[str, Any]] = [
     *({"config": {"width": size, "num_heads": 1}} for size in HUGE),
     *({"config": {"num_blocks": size}} for size in HUGE),
     *({"config": {"num_autoencoder_blocks": size}} for size in HUGE),
-    *({"config": {"horizon": 3 * size, "scale_lengths": None}} for size in HUGE),
+    *({"config": {"horizon": 3 * size}} for size in HUGE),
+    *({"config": {"horizon": 3 * size, "num_scales": size}} for size in HUGE),
+    *({"sizes": {"observation_dim": {"observation": size}, "action_dim": 2}} for size in HUGE),
     *(
-        {"config": {"horizon": 3 * size, "num_scales": size, "scale_lengths": None}}
-        for size in HUGE
+        {"sizes": {"observation_dim": {"observation": 3}, "action_dim": size}}
+        for size in (-1, 0, 1.5, "3", None, [1], True, float("nan"))
     ),
-    *({"observation_dim": size} for size in HUGE),
-    *({"action_dim": size} for size in (-1, 0, 1.5, "3", None, [1], True, float("nan"))),
+    *({"sizes": other} for other in (None, 5, [], {}, {"observation_dim": 3}, {"colour": 3})),
     *({"config": other} for other in (None, 5, [], ["horizon"], "horizon", [["horizon", 3]])),
     *({"config": {"horizon": value}} for value in (None, "24", 24.0, [], {})),
     *({"config": {"num_blocks": value}} for value in (None, "2", [], {})),
-    *({"config": {"scale_lengths": value}} for value in ("abc", [[1]], [1.0, 3.0, 4.0], 5)),
     *({"config": {"return_conditioning": value}} for value in (5, ["x"], [["autoencoder"]])),
     {"config": {"observation_keys": [1]}},
     {"config": {"trajectory": {}}},
     {"config": {"backdoor": True}},
+    *({"method": method} for method in (None, 5, [], "surprise")),
 ]
 
 
@@ -217,7 +218,7 @@ class TestCraftedHeaders:
     )
     def test_text_that_is_no_header_is_refused(self, path: Path, text: str) -> None:
         tensors, _ = load_tensors(path)
-        save_file(tensors, path, metadata={"format": FORMAT, "header": text})
+        save_file(tensors, path, metadata={"format": FORMATS[-1], "header": text})
         with pytest.raises(CheckpointError, match=r"model\.mage"):
             load(path)
 
@@ -231,6 +232,26 @@ class TestCraftedHeaders:
     def test_extra_values_of_another_kind_are_left_out(self, path: Path) -> None:
         forge(path, extra=[1, 2])
         assert load(path)[1] == {}
+
+
+class TestMethods:
+    def test_a_method_that_nobody_defines_is_named_with_those_that_are(self, path: Path) -> None:
+        forge(path, method="dreamer")
+        with pytest.raises(CheckpointError, match=r"no agent 'dreamer'; known: \[.*'mage'"):
+            load(path)
+
+    def test_an_open_file_will_do(self, model: MAGEModel, tmp_path: Path) -> None:
+        with (tmp_path / "file").open("wb") as file:
+            save(model, file, {"note": 1})
+        with (tmp_path / "file").open("rb") as file:
+            loaded, extra = load(file)
+        assert extra == {"note": 1}
+        assert loaded.config == model.config
+        assert loaded.config == load(tmp_path / "file")[0].config  # what is written is the same
+        buffer = io.BytesIO()
+        AgentPolicy(model).save(buffer)
+        buffer.seek(0)
+        assert AgentPolicy.load(buffer).model.config == model.config
 
 
 class TestDigest:
@@ -253,7 +274,7 @@ class TestDigest:
 
     def test_files_without_one_are_read(self, path: Path) -> None:
         tensors, header = load_tensors(path)
-        save_file(tensors, path, metadata={"format": FORMAT, "header": json.dumps(header)})
+        save_file(tensors, path, metadata={"format": FORMATS[-1], "header": json.dumps(header)})
         load(path)
 
     def test_tells_values_names_types_and_shapes_apart(self) -> None:

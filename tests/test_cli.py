@@ -10,9 +10,8 @@ from pathlib import Path
 import minari
 import pytest
 
-from mage_agent import MAGEConfig, MAGEPolicy
+from mage_agent import AgentPolicy, MAGEConfig, MAGEPolicy
 from mage_agent.cli import main
-from mage_agent.config import PRESETS
 from tests.tiny import CORE
 
 SMALLER = {name: value for name, value in CORE.items() if value is not None}
@@ -20,7 +19,7 @@ SMALLER = {name: value for name, value in CORE.items() if value is not None}
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(PRESETS, "small", SMALLER)
+    monkeypatch.setitem(MAGEConfig.PRESETS, "small", SMALLER)
     monkeypatch.chdir(tmp_path)
 
 
@@ -43,12 +42,9 @@ def test_train_saves_a_policy_with_every_setting_that_was_given(
     minari_dataset: minari.MinariDataset, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["train", minari_dataset.id, "--output", "runs/a.mage", "--seed", "3", "--quiet"]
-    assert (
-        main([*arguments, "--width", "8", "--return-reweighting", "--scale-lengths", "1", "3", "4"])
-        == 0
-    )
+    assert main([*arguments, "--width", "8", "--return-reweighting", "--num-scales", "2"]) == 0
     policy = MAGEPolicy.load("runs/a.mage")
-    expected = {**SMALLER, "width": 8, "return_reweighting": True, "scale_lengths": (1, 3, 4)}
+    expected = {**SMALLER, "width": 8, "return_reweighting": True, "num_scales": 2}
     assert policy.config == MAGEConfig(**expected, observation_keys=("observation",))
     assert policy.seed == 3
     assert policy.config.digest in capsys.readouterr().out
@@ -79,7 +75,7 @@ def test_help_shows_the_settings_of_the_preset(capsys: pytest.CaptureFixture[str
         with pytest.raises(SystemExit, match="0"):
             main(["train", f"--preset={preset}", "--help"])
         words = " ".join(capsys.readouterr().out.replace("│", " ").split())
-        assert f"(Tables 10-14). (default: {discount})" in words
+        assert f"of the returns-to-go. (default: {discount})" in words
 
 
 def test_resume_goes_on(minari_dataset: minari.MinariDataset, capsys: pytest.CaptureFixture[str]):
@@ -218,7 +214,7 @@ def test_interrupt_is_no_error(
     def interrupt(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(MAGEPolicy, "learn", interrupt)
+    monkeypatch.setattr(AgentPolicy, "learn", interrupt)
     assert main(["train", minari_dataset.id, "--output", "x.mage"]) == 130
     assert not Path("x.mage").exists()
 

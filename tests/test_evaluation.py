@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mage_agent.envs import ReturnToGoWrapper
 from mage_agent.evaluation import EpisodeResult, evaluate, normalized_score
 from mage_agent.types import next_return_to_go
+from tests.acting import Reach
 
 
 class Lottery(gym.Env[Any, NDArray[np.float32]]):
@@ -310,3 +311,29 @@ class TestWhatStepsReturn:
 
         with pytest.raises(ValueError, match="is wrapped in NormalizeReward"):
             evaluate(half, make, episodes=1)
+
+
+class TestMemory:
+    def test_an_environment_that_is_done_begins_no_more_episodes(self) -> None:
+        """A policy that plans where an episode begins would plan in vain at every step."""
+        starts: list[list[bool]] = []
+
+        class Watcher:
+            def predict(
+                self, observation: Any, state: Any, episode_start: Any, deterministic: bool
+            ) -> Any:
+                starts.append(episode_start.tolist())
+                return np.zeros((2, 2), np.float32), None
+
+        lengths = iter((2, 5))
+        results = evaluate(
+            Watcher(), lambda: Reach(next(lengths)), episodes=3, num_envs=2, progress_bar=False
+        )
+        assert [result.length for result in results] == [2, 5, 2]
+        assert starts == [
+            [True, True],
+            [False, False],
+            [True, False],
+            [False, False],
+            [False, False],
+        ]

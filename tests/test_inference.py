@@ -8,11 +8,8 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from mage_agent import checkpoint
-from mage_agent.actor import MAGEActor
-from mage_agent.inference import Weights, optimize_for_inference
-from mage_agent.policy import MAGEPolicy
-from mage_agent.training import fit
+from mage_agent import Agent, MAGEActor, MAGEPolicy, checkpoint, fit, optimize_for_inference
+from mage_agent.mage.inference import Weights
 from tests.acting import make_model
 
 # Root mean square error of the actions, relative to their spread. Random networks, as here, amplify
@@ -26,13 +23,15 @@ def ask(*lead: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("weights", TOLERANCE)
-@pytest.mark.parametrize("changes", [{}, {"guidance_scale": 1.5, "return_dropout": 0.1}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"return_conditioning": ("finer_scales",)}, {"return_expectile": 0.9}], ids=str
+)
 def test_acts_as_the_model_does(weights: Weights, changes: dict[str, Any]) -> None:
     model = make_model(width=64, num_blocks=3, code_temperature=1.0, **changes)
     for parameter in model.transformer.parameters():
         parameter.data.mul_(0.2)
-    model.action_low.fill_(-100)
-    model.action_high.fill_(100)
+    model.units.action_low.fill_(-100)
+    model.units.action_high.fill_(100)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     fast = optimize_for_inference(model, weights)
     expected, found = (each.act(*ask(64)) for each in (model, fast))
@@ -103,7 +102,12 @@ def test_it_is_neither_trained_nor_saved(toy_dataset: TensorDict, tmp_path: Path
 
 def test_wrong_weights_are_named() -> None:
     with pytest.raises(ValueError, match=r"weights is 'int4'; allowed: .*int8"):
-        optimize_for_inference(make_model(), "int4")  # type: ignore[arg-type]
+        optimize_for_inference(make_model(), "int4")
+
+
+def test_an_agent_that_knows_no_faster_way_says_so() -> None:
+    with pytest.raises(ValueError, match="there is no copy of 'mage' that acts faster"):
+        Agent.optimize_for_inference(make_model())  # what an agent of one's own inherits
 
 
 @pytest.mark.gpu

@@ -11,10 +11,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from mage_agent import checkpoint
-from mage_agent.data import dataset_from_arrays, load_dataset
-from mage_agent.policy import MAGEPolicy
-from mage_agent.training import fit
+from mage_agent import MAGEPolicy, checkpoint, dataset_from_arrays, fit, load_dataset
 from tests.kill import kill_often
 from tests.tiny import tiny_config
 
@@ -34,9 +31,8 @@ def train(folder: Path) -> None:
     torch.set_num_threads(1)
     config = tiny_config(
         dropout=0.3,
-        return_dropout=0.2,
-        state_dropout=0.3,
-        inverse_dynamics_condition="state",
+        plan_dropout=0.3,
+        inverse_dynamics_condition="state_and_return",
         return_expectile=0.9,
         **{f"{stage}_steps": STEPS for stage in ("tokenizer", "generator", "inverse_dynamics")},
     )

@@ -10,10 +10,19 @@ from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl.objectives import LossModule
 
-from mage_agent.actor import MAGEActor
-from mage_agent.losses import MAGEInverseDynamicsLoss, MAGELoss, MAGETokenizerLoss
-from mage_agent.model import MAGEModel
+from mage_agent import (
+    MAGEActor,
+    MAGEInverseDynamicsLoss,
+    MAGELoss,
+    MAGEModel,
+    MAGETokenizerLoss,
+)
+from mage_agent.mage import losses as mage_losses
+from mage_agent.mage.sampling import straight_through
+from tests.acting import make_model
 from tests.tiny import (
+    ACTION,
+    CORE,
     HORIZON,
     SCALES,
     STATE,
@@ -54,8 +63,7 @@ def batch_for(loss: Loss, batch: int = 8, **kwargs: Any) -> TensorDict:
     if isinstance(loss, MAGEInverseDynamicsLoss):
         generator = torch.Generator().manual_seed(5)
         latent = torch.zeros(1, SCALES[-1], 4)
-        state, target = loss.model.standardize(td["observation"][:1, 0], td["return_to_go"][:1, 0])
-        size = loss.model.read_plan(latent, state, target).shape[-1]
+        size = loss.model.read_plan(latent, torch.zeros(1, STATE), torch.zeros(1, 1)).shape[-1]
         td["plan"] = torch.randn(batch, HORIZON, size, generator=generator)
     return td
 
@@ -82,6 +90,17 @@ def assert_same(first: TensorDict, second: TensorDict) -> None:
     assert set(first.keys()) == set(second.keys())
     for key in first.keys():  # noqa: SIM118
         torch.testing.assert_close(first[key], second[key])
+
+
+def be_certain(monkeypatch: pytest.MonkeyPatch, model: MAGEModel) -> None:
+    """Let the likeliest codes stand for straight-through samples."""
+
+    def likeliest(logits: Tensor, codes: Tensor, temperature: float) -> Tensor:
+        assert torch.equal(codes, model.quantizer.codes)
+        assert temperature == model.config.gumbel_temperature
+        return model.choose(logits)
+
+    monkeypatch.setattr(mage_losses, "straight_through", likeliest)
 
 
 class TestContract:
@@ -162,7 +181,7 @@ class TestContract:
         assert (td == before).all()
 
     def test_every_parameter_learns_and_is_named_once(self, make_loss: Callable[..., Loss]) -> None:
-        loss = make_loss(return_expectile=0.9, inverse_dynamics_condition="state")
+        loss = make_loss(return_expectile=0.9, inverse_dynamics_condition="state_and_return")
         named = list(loss.named_parameters())
         assert len(set(loss.parameters())) == len(named)
         assert len(set(loss.buffers())) == len(list(loss.named_buffers()))
@@ -266,9 +285,19 @@ class TestContract:
             with pytest.raises(KeyError, match=rf"lacks \['{key}'\].*replay_buffer"):
                 loss(tiny_windows().exclude(key))
 
+    def test_a_batch_without_plans_is_refused(self) -> None:
+        with pytest.raises(KeyError, match=r"lacks \['plan'\].*MAGEInverseDynamicsLoss reads"):
+            MAGEInverseDynamicsLoss(tiny_model())(tiny_windows())
+
+    def test_an_unknown_reduction_is_refused(self, make_loss: Callable[..., Loss]) -> None:
+        with pytest.raises(ValueError, match=r"reduction is 'median'; allowed: 'mean'"):
+            make_loss(reduction="median")
+
     def test_goals_are_concatenated_in_the_configured_order(self) -> None:
         keys = ("desired", "observation")
-        model = tiny_model(observation_keys=keys)
+        sizes = {"observation": 2, "desired": 1}
+        model = make_model(sizes, ACTION, **{**CORE, "observation_keys": keys})
+        assert list(model.observation_sizes) == ["desired", "observation"]
         loss = MAGETokenizerLoss(model).eval()
         td = tiny_windows()
         expected = evaluate(loss, td.clone().set("desired", td["observation"][..., :0]))
@@ -313,7 +342,7 @@ class TestWhoMovesWhom:
             ({"condition_guidance": "none"}, ("transformer.", "inverse_dynamics.")),
             (
                 {"return_expectile": 0.9},
-                ("transformer.", "inverse_dynamics.", "decoder.adapters.", "return_ceiling."),
+                ("transformer.", "inverse_dynamics.", "decoder.adapters.", "return_value."),
             ),
             ({"context": "own"}, ("transformer.", "inverse_dynamics.", "decoder.adapters.")),
             (
@@ -348,7 +377,7 @@ class TestWhoMovesWhom:
             (MAGELoss, "loss_q_value", ("transformer",)),
             (MAGELoss, "loss_condition", ("transformer", "decoder.adapters")),
             (MAGELoss, "loss_inverse_dynamics", ("inverse_dynamics",)),
-            (MAGELoss, "loss_return_ceiling", ("return_ceiling",)),
+            (MAGELoss, "loss_return_value", ("return_value",)),
         ],
     )
     def test_each_term_has_gradients_for_its_own_networks_only(
@@ -448,7 +477,7 @@ class TestPadding:
         window = loss.window(td)
         trajectory = model.trajectory(window)
         latent = model.tokenize(window).latent
-        state, target = model.standardize(td["observation"][:, 0], td["return_to_go"][:, 0])
+        state, target = model.units.standardize(td["observation"][:, 0], td["return_to_go"][:, 0])
         decoded = model.decode(latent, state, target, guided=False)
         for row, length in enumerate(self.LENGTHS.tolist()):
             errors = [
@@ -468,9 +497,9 @@ def teacher_forced(
     """True tokens and their codes, the logits in that context, and (s_0, R_0), standardised."""
     model = loss.model
     ids = model.tokenize(loss.window(td)).token_ids
-    state, target = model.standardize(td["observation"][:, 0], td["return_to_go"][:, 0])
+    state, target = model.units.standardize(td["observation"][:, 0], td["return_to_go"][:, 0])
     codes = [model.quantizer.lookup(part) for part in ids]
-    return ids, codes, model.logits(codes, state, target, torch.ones_like(target)), state, target
+    return ids, codes, model.logits(codes, state, target), state, target
 
 
 class TestClosedForms:
@@ -483,9 +512,9 @@ class TestClosedForms:
     def test_inverse_dynamics_on_true_tokens(self) -> None:
         model, td = tiny_model(inverse_dynamics_weight=0.7), tiny_windows()
         loss = MAGETokenizerLoss(model, reduction="none").eval()
-        latent = model.tokenize(loss.window(td)).latent
-        action = model.normalize_action.inverse(model.inverse_dynamics(latent.flatten(1), None))
-        standard = (action - td["action"][:, 0]) / model.normalize_action.std
+        latent, state = model.tokenize(loss.window(td)).latent, torch.full((8, STATE), torch.nan)
+        action = model.units.action.inverse(model.inverse_dynamics(latent.flatten(1), state))
+        standard = (action - td["action"][:, 0]) / model.units.action.std
         expected = 0.7 * standard.square().mean(1)
         torch.testing.assert_close(loss(td)["loss_inverse_dynamics"], expected)
 
@@ -536,21 +565,21 @@ class TestClosedForms:
         for k in range(3):
             hits = (scores[k].argmax(-1) == ids[k]).float().mean()
             torch.testing.assert_close(losses[f"token_accuracy_{k + 1}"], hits)
-        pyramids = {"true": codes, "generated": [model.pick(part) for part in scores]}
+        pyramids = {"true": codes, "generated": [model.choose(part) for part in scores]}
         for name, pyramid in pyramids.items():
             latent = model.quantizer.partial_sums(pyramid)[-1]
-            action = model.denormalize_action(model.read_action(latent, state, target))
+            action = model.units.environment_action(model.read_action(latent, state, target))
             error = (action - td["action"][:, 0]).square().mean()
             torch.testing.assert_close(losses[f"action_error_{name}"], error)
 
     def test_condition_loss_of_a_certain_generator(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Eq. 7 with D' held to D past the first step, on the first quarter four times as heavy."""
         model, td = tiny_model(condition_weight=0.3), tiny_windows()
-        monkeypatch.setattr(model, "straight_through", model.pick)
+        be_certain(monkeypatch, model)
         loss = MAGELoss(model, reduction="none").eval()
         found = loss(td)["loss_condition"]
         _, _, scores, state, target = teacher_forced(loss, td)
-        latent = model.quantizer.partial_sums([model.pick(part) for part in scores])[-1]
+        latent = model.quantizer.partial_sums([model.choose(part) for part in scores])[-1]
         bent = model.decode(latent, state, target, guided=True)
         trained = model.decode(latent, state, target, guided=False)
         miss = (bent[:, 0] - torch.cat([target, state], -1)).square().mean(1)
@@ -560,10 +589,10 @@ class TestClosedForms:
 
     def test_expectile_of_the_return(self) -> None:
         model, td = tiny_model(return_expectile=0.9), tiny_windows()
-        found = MAGELoss(model, reduction="none").eval()(td)["loss_return_ceiling"]
-        state, target = model.standardize(td["observation"][:, 0], td["return_to_go"][:, 0])
+        found = MAGELoss(model, reduction="none").eval()(td)["loss_return_value"]
+        state, target = model.units.standardize(td["observation"][:, 0], td["return_to_go"][:, 0])
         for row in range(8):
-            error = target[row, 0] - model.return_ceiling(state)[row, 0]
+            error = target[row, 0] - model.return_value(state)[row, 0]
             weight = 0.9 if error > 0 else 0.1
             torch.testing.assert_close(found[row], weight * error**2)
 
@@ -572,22 +601,49 @@ class TestClosedForms:
         loss = MAGELoss(model)
         state = torch.zeros(256, STATE)
         target = torch.randn(256, 1)
-        optimizer = torch.optim.Adam(model.return_ceiling.parameters(), lr=3e-2)
+        optimizer = torch.optim.Adam(model.return_value.parameters(), lr=3e-2)
         for _ in range(100):
-            error = target - model.return_ceiling(state)
+            error = target - model.return_value(state)
             optimizer.zero_grad()
             torch.where(error > 0, 0.9, 0.1).mul(error.square()).mean().backward()
             optimizer.step()
-        ceiling = model.return_ceiling(state)[0]
+        ceiling = model.return_value(state)[0]
         assert target.mean() + 0.3 < ceiling < target.max()
-        assert loss.out_keys[3] == "loss_return_ceiling"
+        assert loss.out_keys[3] == "loss_return_value"
 
     def test_tokens_of_the_batch_stand_for_tokens_of_the_windows(self) -> None:
         model, td = tiny_model(), tiny_windows()
         loss = MAGELoss(model).eval()
         ids = torch.cat(model.tokenize(loss.window(td)).token_ids, dim=1)
         first = td[:, :1].clone().set("token_ids", ids[:, None])
-        assert_same(evaluate(loss, first), evaluate(loss, td))
+        whole = td.clone().set("token_ids", ids[:, None].expand(-1, HORIZON, -1))
+        for batch in (first, first[:, 0], whole):
+            assert_same(evaluate(loss, batch), evaluate(loss, td))
+
+    @pytest.mark.parametrize("cls", [MAGELoss, MAGEInverseDynamicsLoss])
+    def test_of_windows_the_first_step_is_read_and_transitions_are_first_steps(
+        self, cls: type[Loss]
+    ) -> None:
+        loss = cls(tiny_model(inverse_dynamics_condition="state_and_return")).eval()
+        td = batch_for(loss)
+        td["token_ids"] = torch.randint(8, (8, HORIZON, sum(SCALES)))
+        expected = evaluate(loss, td[:, 0])
+        assert_same(evaluate(loss, td), expected)
+        for key in ("observation", "action", "return_to_go"):
+            td[key][:, 1:] = torch.nan
+            assert_same(evaluate(loss, td), expected)
+            later = td.clone()
+            later[key][:, 0] += 1
+            assert total(evaluate(loss, later)) != total(expected)
+
+    def test_inverse_dynamics_on_plans_of_the_batch(self) -> None:
+        model = tiny_model(inverse_dynamics_condition="state_and_return")
+        loss = MAGEInverseDynamicsLoss(model, reduction="none").eval()
+        td = batch_for(loss)
+        state, target = model.units.standardize(td["observation"][:, 0], td["return_to_go"][:, 0])
+        action = model.inverse_dynamics(td["plan"][:, 0], torch.cat([state, target], dim=-1))
+        error = (action - model.units.action(td["action"][:, 0])).square().mean(1)
+        torch.testing.assert_close(loss(td)["loss_inverse_dynamics"], error)
 
     @pytest.mark.parametrize(("trajectory", "there"), [("A", False), ("S", True), ("RSA", True)])
     def test_a_trajectory_without_states_has_no_initial_condition(
@@ -600,10 +656,10 @@ class TestClosedForms:
         model, td = tiny_goal_model(), tiny_goal_windows()
         loss = MAGELoss(model, reduction="none").eval()
         window = loss.window(td)
-        state, target = model.standardize(window.observation[:, 0], window.return_to_go[:, 0])
+        state, target = model.units.standardize(window.observation[:, 0], window.return_to_go[:, 0])
         direction = model.read_plan(model.tokenize(window).latent, state, target)
         action = model.inverse_dynamics(direction, state)
-        error = (action - model.normalize_action(td["action"][:, 0])).square().mean(1)
+        error = (action - model.units.action(td["action"][:, 0])).square().mean(1)
         torch.testing.assert_close(loss(td)["loss_inverse_dynamics"], error)
 
     def test_directions_do_not_bend_the_tokens_of_stage_1(self) -> None:
@@ -618,14 +674,14 @@ class TestClosedForms:
     ) -> None:
         model = tiny_goal_model(condition_weight=1.0, horizon=3, num_scales=1)
         td = tiny_goal_windows(horizon=3)
-        monkeypatch.setattr(model, "straight_through", model.pick)
+        be_certain(monkeypatch, model)
         loss = MAGELoss(model, reduction="none").eval()
         window = loss.window(td)
-        state, target = model.standardize(window.observation[:, 0], window.return_to_go[:, 0])
+        state, target = model.units.standardize(window.observation[:, 0], window.return_to_go[:, 0])
         ids = model.tokenize(window).token_ids
         codes = [model.quantizer.lookup(part) for part in ids]
-        scores = model.logits(codes, state, target, torch.ones_like(target))
-        latent = model.quantizer.partial_sums([model.pick(part) for part in scores])[-1]
+        scores = model.logits(codes, state, target)
+        latent = model.quantizer.partial_sums([model.choose(part) for part in scores])[-1]
         bent, trained = (model.decode(latent, state, target, guided=x) for x in (True, False))
         wanted = torch.cat([target, state[:, STATE : STATE + 2]], dim=-1)
         error = (bent[:, 0] - wanted).square().mean(1)
@@ -638,37 +694,22 @@ class TestContext:
     def test_own_samples_carry_gradients_from_fine_to_coarse(self) -> None:
         state, target = torch.randn(8, STATE), torch.randn(8, 1)
         model = tiny_model(context="own")
-        scores, _ = model.generate(state, target, model.straight_through)
+        codes = model.quantizer.codes
+        scores, _ = model.generate(
+            state, target, lambda logits: straight_through(logits, codes, 1.0)
+        )
         (gradient,) = torch.autograd.grad(scores[2].square().sum(), scores[0])
         assert gradient.any()
 
     def test_own_context_scores_its_own_samples(self, monkeypatch: pytest.MonkeyPatch) -> None:
         model, td = tiny_model(context="own"), tiny_windows()
-        monkeypatch.setattr(model, "straight_through", model.pick)
+        be_certain(monkeypatch, model)
         loss = MAGELoss(model, reduction="none").eval()
         ids = torch.cat(model.tokenize(loss.window(td)).token_ids, dim=1)
-        state, target = model.standardize(td["observation"][:, 0], td["return_to_go"][:, 0])
-        scores, _ = model.generate(state, target, model.pick)
+        state, target = model.units.standardize(td["observation"][:, 0], td["return_to_go"][:, 0])
+        scores, _ = model.generate(state, target, model.choose)
         expected = -torch.cat(scores, dim=1).log_softmax(-1).gather(-1, ids[..., None])
         torch.testing.assert_close(loss(td)["loss_token"], expected.mean((1, 2)))
-
-    def test_withheld_returns_are_as_frequent_as_told(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        model = tiny_model(return_dropout=0.25)
-        seen: list[Tensor] = []
-        logits = model.logits
-
-        def record(*args: Any) -> tuple[Tensor, ...]:
-            seen.append(args[3])
-            return logits(*args)
-
-        monkeypatch.setattr(model, "logits", record)
-        MAGELoss(model).train()(tiny_windows(1000))
-        assert set(seen[0].flatten().tolist()) == {0.0, 1.0}
-        assert float(seen[0].mean()) == pytest.approx(0.75, abs=0.05)
-        MAGELoss(model).eval()(tiny_windows(1000))  # measures what acting does
-        assert set(seen[1].flatten().tolist()) == {1.0}
 
 
 def test_condition_guidance_none_has_no_condition_loss() -> None:

@@ -12,10 +12,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from tensordict import TensorDict
 
-from mage_agent.config import MAGEConfig
-from mage_agent.data import dataset_from_arrays
-from mage_agent.evaluation import evaluate
-from mage_agent.policy import MAGEPolicy
+from mage_agent import MAGEConfig, MAGEPolicy, dataset_from_arrays, evaluate
 from tests.acting import make_model
 
 pytestmark = pytest.mark.nightly

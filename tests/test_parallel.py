@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -11,9 +13,16 @@ import torch
 from tensordict import TensorDict
 from torch import distributed, multiprocessing
 
-from mage_agent import training
-from mage_agent.data import dataset_from_arrays
-from mage_agent.training import Progress, build_model, fit
+from mage_agent import (
+    MAGEModel,
+    MAGEPolicy,
+    Progress,
+    dataset_from_arrays,
+    fit,
+    parallel,
+    stage,
+    training,
+)
 from tests.tiny import ACTION, STATE, tiny_config
 
 STEPS = 8
@@ -38,18 +47,22 @@ def train(**options: Any) -> tuple[list[float], dict[str, torch.Tensor]]:
 
     The condition loss samples; all else of the method takes part.
     """
-    steps = {f"{stage}_steps": STEPS for stage in training.STAGES}
+    steps = {f"{stage}_steps": STEPS for stage in ("tokenizer", "generator", "inverse_dynamics")}
     changes = {"condition_guidance": "none", "return_expectile": 0.9, "learning_rate": 1e-3}
     config = tiny_config(**changes, **steps)
     data = dataset()
-    model, losses = build_model(data, config), []
+    model, losses = MAGEModel.from_dataset(data, config), []
 
     def note(progress: Progress) -> None:
         losses.append(progress.metrics["loss"])
 
-    with patch.multiple(training, LOG_INTERVAL=1, has_bfloat16=lambda _: False):
+    with patch.object(training, "LOG_INTERVAL", 1), patch.object(stage, "has_bfloat16", no):
         fit(model, data, device="cpu", progress_bar=False, callback=note, **options)
     return losses, model.state_dict()
+
+
+def no(device: torch.device) -> bool:
+    return False
 
 
 def train_a_share(rank: int, port: int, folder: Path) -> None:
@@ -76,11 +89,30 @@ def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
     assert not (tmp_path / "state-1").exists()
 
 
-def test_parts_of_a_batch_give_the_step_of_the_whole() -> None:
-    assert train(accumulation=4)[0] == pytest.approx(train()[0], rel=1e-4)
+def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
+    with (
+        patch.object(parallel, "processes", lambda: 3),
+        pytest.raises(ValueError, match="batch_size is 16, which 3 processes cannot share"),
+    ):
+        parallel.check_share(16)
 
 
-@pytest.mark.parametrize("accumulation", [0, 3])
-def test_a_batch_that_cannot_be_shared_evenly_is_refused(accumulation: int) -> None:
-    with pytest.raises(ValueError, match=f"batch_size is 16.*accumulation={accumulation}"):
-        train(accumulation=accumulation)
+@pytest.mark.slow
+def test_torchrun_trains_by_the_command_line(minari_dataset: Any, tmp_path: Path) -> None:
+    """The same losses as one process has, up to rounding, and one policy."""
+    settings = ["--width", "16", "--num-blocks", "1", "--codebook-size", "8", "--batch-size", "8"]
+    settings += ["--tokenizer-steps", "3", "--generator-steps", "3", "--dropout", "0"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command = [*torchrun, "--master-port", "0", "--standalone", "-m", "mage_agent", "train"]
+    output = tmp_path / "two.mage"
+    run = subprocess.run(
+        [*command, minari_dataset.spec.dataset_id, "--output", str(output), "--quiet", *settings],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("saved") == 1
+    assert MAGEPolicy.load(output, "cpu").config.tokenizer_steps == 3

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import (
     BaseCallback,
     CallbackList,
+    ConvertCallback,
     EvalCallback,
+    ProgressBarCallback,
     StopTrainingOnRewardThreshold,
 )
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -25,14 +27,22 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from tensordict import TensorDict
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from mage_agent.actor import MAGEActor
+from mage_agent import (
+    AgentPolicy,
+    Config,
+    MAGEActor,
+    MAGEConfig,
+    MAGEPolicy,
+    ReturnToGoVecWrapper,
+    ReturnToGoWrapper,
+    dataset_from_arrays,
+    evaluate,
+    load_dataset,
+    returns_to_go,
+)
 from mage_agent.checkpoint import save
-from mage_agent.config import MAGEConfig
-from mage_agent.data import dataset_from_arrays
-from mage_agent.envs import ReturnToGoVecWrapper, ReturnToGoWrapper
-from mage_agent.evaluation import ReturnConditionedPolicy, evaluate
-from mage_agent.policy import MAGEPolicy
-from tests.acting import GOAL_KEYS, TINY, Reach, make_model
+from mage_agent.evaluation import ReturnConditionedPolicy
+from tests.acting import GOAL_KEYS, TINY, Echo, Reach, make_model
 from tests.tiny import tiny_model
 
 SIZES = {"observation": 3, "achieved_goal": 2, "desired_goal": 2}
@@ -45,7 +55,7 @@ def policy() -> MAGEPolicy:
 
 @pytest.fixture
 def goal_policy() -> MAGEPolicy:
-    return MAGEPolicy(make_model(7, 2, observation_keys=GOAL_KEYS), observation_sizes=SIZES)
+    return MAGEPolicy(make_model(SIZES, 2, observation_keys=GOAL_KEYS))
 
 
 def box_observation(count: int = 20, seed: int = 0) -> dict[str, NDArray[np.float32]]:
@@ -121,29 +131,17 @@ class TestPredict:
         action, _ = policy.predict(box_observation(), deterministic=True)
         np.testing.assert_array_equal(action, expected)
 
-    def test_without_return_to_go_the_target_is_constant_per_environment(
+    def test_without_return_to_go_the_target_is_asked_for_at_every_step(
         self, policy: MAGEPolicy
     ) -> None:
         observation = box_observation(3)["observation"]
-
-        def asking(returns: list[float]) -> Any:
-            asked = np.array(returns, np.float32)[:, None]
+        for target in (10.0, -40.0):
+            policy.target_return = target
+            asked = np.full((3, 1), target, np.float32)
             entries = {"observation": observation, "return_to_go": asked}
-            return policy.predict(entries, deterministic=True)[0]
-
-        policy.target_return = 10.0
-        action, state = policy.predict(observation, deterministic=True)
-        np.testing.assert_array_equal(action, asking([10, 10, 10]))
-        assert state is not None
-        np.testing.assert_array_equal(state[0], [[10], [10], [10]])
-        # A new target holds for the episodes that start from now on.
-        policy.target_return = -40.0
-        start = np.array([False, True, False])
-        action, state = policy.predict(observation, state, start, deterministic=True)
-        np.testing.assert_array_equal(action, asking([10, -40, 10]))
-        action, state = policy.predict(observation, state, deterministic=True)
-        assert state is not None
-        np.testing.assert_array_equal(state[0], [[10], [-40], [10]])
+            action, state = policy.predict(observation, deterministic=True)
+            np.testing.assert_array_equal(action, policy.predict(entries, deterministic=True)[0])
+            assert state is None
 
     def test_goal_observations_with_further_entries(self, goal_policy: MAGEPolicy) -> None:
         random = np.random.default_rng(0)
@@ -179,11 +177,6 @@ class TestPredict:
         with pytest.raises(ValueError, match=message):
             policy.predict(observation)
 
-    def test_state_of_other_environments(self, policy: MAGEPolicy) -> None:
-        state = policy.predict(np.zeros((2, 3)))[1]
-        with pytest.raises(ValueError, match="returns of shape"):
-            policy.predict(np.zeros((3, 3)), state)
-
     def test_array_for_a_goal_policy(self, goal_policy: MAGEPolicy) -> None:
         with pytest.raises(ValueError, match=r"needs.*desired_goal"):
             goal_policy.predict(np.zeros((2, 7), np.float32))
@@ -191,7 +184,7 @@ class TestPredict:
 
 class TestTarget:
     def test_default_is_the_models(self, policy: MAGEPolicy) -> None:
-        assert policy.target_return == policy.model.default_target_return == 20
+        assert policy.target_return == policy.model.units.target_return == 20
         policy.target_return = 3.0
         assert policy.target_return == 3
         policy.target_return = None
@@ -205,7 +198,7 @@ class TestTarget:
         env = policy.wrap(gym.make("Pendulum-v1"))
         assert isinstance(env, ReturnToGoWrapper)
         assert (env.target_return, env.discount) == (5, 0.9)
-        assert (env.low, env.high) == model.return_to_go_range
+        assert (env.low, env.high) == model.units.return_to_go_range
         assert env.reset(seed=0)[0]["return_to_go"] == 5
         venv = policy.wrap(DummyVecEnv([lambda: gym.make("Pendulum-v1")] * 2), target_return=7.0)
         assert isinstance(venv, ReturnToGoVecWrapper)
@@ -247,12 +240,6 @@ class TestTarget:
         with pytest.raises(ValueError, match="action space"):
             goal_policy.wrap(env)
 
-    def test_sizes_must_fit_the_model(self) -> None:
-        model = make_model(7, 2, observation_keys=GOAL_KEYS)
-        for sizes in (None, {**SIZES, "desired_goal": 3}, {"observation": 7}):
-            with pytest.raises(ValueError, match="must add up to 7"):
-                MAGEPolicy(model, observation_sizes=sizes)
-
 
 class Spy(MAGEPolicy):
     """Remembers what it was asked for."""
@@ -286,7 +273,7 @@ class TestStableBaselines:
         assert evaluate_policy(goal_policy, env, n_eval_episodes=2) == (10, 0)
 
     def test_every_environment_restarts_at_the_target(self) -> None:
-        policy = Spy(make_model(7, 2, observation_keys=GOAL_KEYS), observation_sizes=SIZES)
+        policy = Spy(make_model(SIZES, 2, observation_keys=GOAL_KEYS))
         venv = DummyVecEnv([partial(lambda n: Monitor(Reach(n)), n) for n in (2, 3)])
         evaluate_policy(policy, policy.wrap(venv), n_eval_episodes=6)
         asked = np.array(policy.asked)[:, :, 0]  # (steps, environments)
@@ -323,13 +310,14 @@ class TestFiles:
         policy.save(tmp_path / "deep" / "policy.mage")
         loaded = MAGEPolicy.load(tmp_path / "deep" / "policy.mage", device="cpu")
         assert loaded.target_return == 7
-        assert loaded.observation_sizes == policy.observation_sizes
+        assert loaded.model.observation_sizes == policy.model.observation_sizes
         assert loaded.observation_space == policy.observation_space
         assert loaded.action_space == policy.action_space
         assert loaded.config == policy.config
         random = np.random.default_rng(0)
         observation = {
-            key: random.normal(size=(9, size)) for key, size in policy.observation_sizes.items()
+            key: random.normal(size=(9, size))
+            for key, size in policy.model.observation_sizes.items()
         }
         for deterministic in (True, False):
             np.testing.assert_array_equal(
@@ -341,7 +329,7 @@ class TestFiles:
         with pytest.raises(FileNotFoundError, match="no checkpoint"):
             MAGEPolicy.load(tmp_path / "none.mage")
         torch.save({"weights": torch.zeros(3)}, tmp_path / "foreign.mage")
-        with pytest.raises(ValueError, match="no MAGE checkpoint"):
+        with pytest.raises(ValueError, match="no checkpoint of mage_agent"):
             MAGEPolicy.load(tmp_path / "foreign.mage")
 
     @pytest.mark.parametrize(
@@ -353,9 +341,6 @@ class TestFiles:
             {"seed": "0"},
             {"seed": 10**30},
             {"seed": None},
-            {"observation_sizes": 3},
-            {"observation_sizes": {"observation": "three"}},
-            {"observation_sizes": {"observation": 10**12}},
         ],
         ids=str,
     )
@@ -376,7 +361,8 @@ class TestLearn:
             not torch.equal(old, new) for old, new in zip(before, policy.parameters(), strict=True)
         ]
         assert any(changed)
-        starts = dataset["return_to_go"][dataset["step_count"] == 0]
+        returns = returns_to_go(dataset["next", "reward"], dataset["episode"], config.discount)
+        starts = returns[dataset["step_count"] == 0]
         assert policy.target_return == pytest.approx(float(starts.max()))
         action, _ = policy.predict(dataset["observation"][:4].numpy(), deterministic=True)
         assert (np.abs(action) <= 1).all()
@@ -394,8 +380,7 @@ class TestLearn:
     def test_goal_dataset(self) -> None:
         dataset = make_dataset(goal=True)
         policy = MAGEPolicy.from_dataset(dataset, learning_config(), device="cpu")
-        assert policy.observation_sizes == {key: SIZES[key] for key in policy.observation_sizes}
-        assert set(policy.observation_sizes) == set(SIZES)
+        assert policy.model.observation_sizes == dict(sorted(SIZES.items()))
         policy.predict(Reach(2).observe())
 
     def test_eval_callback_and_early_stop(self, tmp_path: Path) -> None:
@@ -439,6 +424,129 @@ class TestLearn:
             weights.append(flat(policy))
         assert torch.equal(*weights)
         assert calls == [50, 100, 120, 122]  # the third stage, of two steps, goes on counting
+
+
+class TestAsOthersDo:
+    """What people bring along from ``learn`` of Stable-Baselines3."""
+
+    @pytest.mark.filterwarnings("ignore:the codebook has collapsed")
+    def test_the_dataset_it_was_built_from_and_a_presets_name(self, minari_dataset: Any) -> None:
+        policy = MAGEPolicy.from_dataset(minari_dataset.spec.dataset_id, "small", device="cpu")
+        assert policy.config == MAGEConfig.preset("small", observation_keys=["observation"])
+        policy.learn(progress_bar=False, steps=6)
+        again = MAGEPolicy.from_dataset(load_dataset(minari_dataset), "small", device="cpu")
+        again.learn(minari_dataset, False, steps=6)  # anything that can be loaded
+        assert torch.equal(flat(policy), flat(again))
+
+    def test_a_number_of_steps_in_place_of_a_dataset(self, policy: MAGEPolicy) -> None:
+        with pytest.raises(TypeError, match=r"learn\(dataset, steps=\.\.\.\)"):
+            policy.learn(10_000)
+        with pytest.raises(ValueError, match="was not built from a dataset"):
+            policy.learn()
+
+    def test_another_seed(self) -> None:
+        dataset, config = make_dataset(), learning_config(generator_steps=4)
+        weights = [
+            flat(MAGEPolicy.from_dataset(dataset, config, device="cpu").learn(seed=seed))
+            for seed in (None, 0, 1)
+        ]
+        assert torch.equal(weights[0], weights[1])
+        assert not torch.equal(weights[0], weights[2])
+
+    @pytest.mark.filterwarnings("ignore:rich is experimental")
+    def test_a_list_of_callbacks_a_function_and_a_progress_bar(self) -> None:
+        dataset, config = make_dataset(), learning_config()
+        calls: list[int] = []
+
+        class Record(BaseCallback):
+            def _on_training_start(self) -> None:
+                calls.append(self.locals["total_timesteps"])
+
+            def _on_step(self) -> bool:
+                assert self.model.device == torch.device("cpu")
+                calls.append(self.num_timesteps)
+                return True
+
+        def enough(variables: dict[str, Any], _: dict[str, Any]) -> bool:
+            return len(calls) < 3
+
+        policy = MAGEPolicy.from_dataset(dataset, config, device="cpu")
+        bar = ProgressBarCallback()
+        policy.learn(progress_bar=False, callback=[Record(), bar])
+        assert calls == [122, 50, 100, 120, 122]
+        assert bar.pbar.n == bar.pbar.total == 122
+        calls.clear()
+        policy.learn(progress_bar=False, callback=[Record(), ConvertCallback(enough)])
+        assert calls == [122, 50, 100]
+        calls.clear()
+        policy.learn(progress_bar=False, callback=lambda *_: calls.append(1) or len(calls) < 2)
+        assert calls == [1, 1]
+        for wrong in ("EvalCallback", ["EvalCallback"], 3):
+            with pytest.raises(TypeError, match=r"callback is .*; it must be a callback of Stable"):
+                policy.learn(progress_bar=False, callback=wrong)  # type: ignore[arg-type]
+
+
+class TestMemory:
+    """The state of ``predict``, for an agent that remembers."""
+
+    @pytest.fixture
+    def remembering(self) -> AgentPolicy:
+        return AgentPolicy(Echo(Config(), observation_dim=3, action_dim=1))
+
+    def test_is_carried_and_reset_row_by_row(self, remembering: AgentPolicy) -> None:
+        observations = np.random.default_rng(0).normal(size=(6, 2, 3)).astype(np.float32)
+        starts = np.zeros((6, 2), bool)
+        starts[0], starts[3, 1] = True, True
+        state, seen = None, [[], []]
+        for observation, start in zip(observations, starts, strict=True):
+            action, state = remembering.predict(observation, state, start, True)
+            for row in range(2):
+                seen[row] = [*([] if start[row] else seen[row]), observation[row, 0]][-3:]
+            expected = [[np.mean(row)] for row in seen]
+            np.testing.assert_allclose(action, expected, rtol=1e-5)
+        assert state is not None
+        assert all(isinstance(part, np.ndarray) for part in state)
+
+    def test_single_observations(self, remembering: AgentPolicy) -> None:
+        action, state = remembering.predict(np.float32([1, 0, 0]))
+        action, state = remembering.predict(np.float32([3, 0, 0]), state)
+        assert action == pytest.approx([2.0])
+        action, state = remembering.predict(np.float32([5, 0, 0]), state, np.array([True]))
+        assert action == pytest.approx([5.0])
+
+    def test_of_other_environments_is_refused(self, remembering: AgentPolicy) -> None:
+        state = remembering.predict(np.zeros((2, 3)))[1]
+        with pytest.raises(ValueError, match=r"expected are .* for 3 observations"):
+            remembering.predict(np.zeros((3, 3)), state)
+
+    def test_evaluations_agree(self) -> None:
+        policy = AgentPolicy(
+            Echo(Config(observation_keys=GOAL_KEYS), observation_dim=SIZES, action_dim=2)
+        )
+        makers = [partial(lambda n: Monitor(Reach(n)), n) for n in (2, 3)]
+        mean, _ = evaluate_policy(policy, DummyVecEnv(makers), n_eval_episodes=4)
+        assert mean == 4.5  # it is not told a return, and needs none
+        results = evaluate(policy, lambda: Reach(3), episodes=3, num_envs=2)
+        assert [result.episode_return for result in results] == [6, 6, 6]
+        with pytest.raises(ValueError, match=r"target_return is 3\.0, but"):
+            evaluate(policy, lambda: Reach(3), episodes=3, target_return=3.0)
+
+
+class TestClasses:
+    def test_a_policy_of_another_agent_is_refused(self, tmp_path: Path) -> None:
+        agent = Echo(Config(), observation_dim=3, action_dim=1)
+        with pytest.raises(TypeError, match="model is a Echo; MAGEPolicy drives a MAGEModel"):
+            MAGEPolicy(agent)
+        AgentPolicy(agent).save(tmp_path / "echo")
+        with pytest.raises(TypeError, match="holds the agent 'echo'"):
+            MAGEPolicy.load(tmp_path / "echo")
+        assert isinstance(AgentPolicy.load(tmp_path / "echo").model, Echo)
+
+    def test_a_configuration_of_another_agent_is_refused(self) -> None:
+        with pytest.raises(TypeError, match="config is a Config; MAGEModel takes a MAGEConfig"):
+            MAGEPolicy.from_dataset(make_dataset(), Config(), device="cpu")
+        with pytest.raises(ValueError, match="unknown preset 'large'; known presets: "):
+            MAGEPolicy.from_dataset(make_dataset(), "large", device="cpu")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from vector_quantize_pytorch import VectorQuantize
 
-from mage_agent.nn.quantizer import MultiScaleQuantizer
+from mage_agent.mage.quantizer import MultiScaleQuantizer
 from tests.references import (
     area_mean,
     interpolate,

@@ -12,9 +12,7 @@ import pytest
 from tensordict import TensorDict
 
 from benchmarks import command
-from mage_agent import MAGEPolicy
-from mage_agent.recording import record
-from mage_agent.training import fit
+from mage_agent import MAGEPolicy, fit, record
 from tests.tiny import tiny_config
 
 

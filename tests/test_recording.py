@@ -9,10 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mage_agent import ReturnToGoWrapper, load_dataset
-from mage_agent.d4rl import make_environment
-from mage_agent.evaluation import evaluate
-from mage_agent.recording import record
+from mage_agent import ReturnToGoWrapper, evaluate, load_dataset, make_environment, record
 
 ID = "local/counter/plain-v0"
 

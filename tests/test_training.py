@@ -13,21 +13,30 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensordict import TensorDict
 from torch import Tensor
 
-from mage_agent import checkpoint, training
-from mage_agent.data import check_dataset, load_dataset, replay_buffer
-from mage_agent.health import warn_of_collapse
-from mage_agent.losses import MAGELoss
-from mage_agent.model import MAGEModel
-from mage_agent.nn.quantizer import MultiScaleQuantizer
-from mage_agent.training import STAGES, Progress, TrainingError, build_model, describe, fit
+from mage_agent import (
+    Agent,
+    Config,
+    MAGELoss,
+    MAGEModel,
+    Progress,
+    Stage,
+    TrainingError,
+    checkpoint,
+    fit,
+    replay_buffer,
+    total_loss,
+    training,
+)
+from mage_agent.data import check_dataset
+from mage_agent.mage.quantizer import MultiScaleQuantizer
 from tests.tiny import ACTION, HORIZON, STATE, tiny_config
 
+STAGES = ("tokenizer", "generator", "inverse_dynamics")
 # Everything that draws random numbers in training.
 RANDOM: dict[str, Any] = {
     "dropout": 0.3,
-    "return_dropout": 0.2,
-    "state_dropout": 0.3,
-    "inverse_dynamics_condition": "state",
+    "plan_dropout": 0.3,
+    "inverse_dynamics_condition": "state_and_return",
     "return_expectile": 0.9,
     "code_temperature": 1.0,  # every random number shows in the plans
 }
@@ -51,7 +60,7 @@ def train(toy_dataset: TensorDict) -> Train:
     """Return a function that builds a tiny model and fits it to the toy dataset."""
 
     def run(seed: int = 0, config: dict[str, Any] | None = None, **kwargs: Any) -> MAGEModel:
-        model = build_model(toy_dataset, tiny_config(**(config or {})), seed=seed)
+        model = MAGEModel.from_dataset(toy_dataset, tiny_config(**(config or {})), seed=seed)
         return fit(model, toy_dataset, seed=seed, device="cpu", progress_bar=False, **kwargs)
 
     return run
@@ -71,7 +80,7 @@ def train_on_goals(toy_dataset: TensorDict) -> Train:
             inverse_dynamics="direction",
             inverse_dynamics_condition="body",
         )
-        model = build_model(toy_dataset, config, seed=seed)
+        model = MAGEModel.from_dataset(toy_dataset, config, seed=seed)
         return fit(model, toy_dataset, seed=seed, device="cpu", progress_bar=False, **kwargs)
 
     return run
@@ -97,7 +106,9 @@ class TestRepeatability:
         assert not same(first, state_of(train(seed=1, config=config)))
 
     def test_weights_and_training_have_seeds_of_their_own(self, toy_dataset: TensorDict) -> None:
-        built = [build_model(toy_dataset, tiny_config(), seed=seed) for seed in (0, 0, 1)]
+        built = [
+            MAGEModel.from_dataset(toy_dataset, tiny_config(), seed=seed) for seed in (0, 0, 1)
+        ]
         states = [state_of(model) for model in built]
         assert same(states[0], states[1])
         assert not same(states[0], states[2])
@@ -136,26 +147,81 @@ class TestLearning:
         accuracy = [e.metrics["token_accuracy_1"] for e in log if e.stage == "generator"]
         assert np.mean(accuracy[-10:]) > np.mean(accuracy[:5])
         assert not model.training
-        report = describe(model, plain_dataset)
+        report = model.describe(plain_dataset)
         spread = plain_dataset["action"].var(0).mean()
         assert report["action_error_true"] < 0.7 * spread  # what always the mean would cost
         assert report["action_error_acting"] < 0.7 * spread
 
-    def test_the_rate_warms_up_and_falls_to_a_tenth(self) -> None:
-        config = tiny_config(learning_rate=1.0, warmup_steps=10)
-        rates = [training.learning_rate(config, "generator", step, 1000) for step in range(1000)]
-        assert rates[0] == pytest.approx(0.1)
-        assert rates[9] == pytest.approx(1.0, abs=1e-3)
-        assert max(rates) == rates[9]
-        assert rates[-1] == pytest.approx(0.1, abs=1e-3)
-        assert all(later < earlier for earlier, later in itertools.pairwise(rates[9:]))
-        still = tiny_config(learning_rate=1.0, warmup_steps=0)
-        assert training.learning_rate(still, "tokenizer", 0, 1000) == pytest.approx(1.0)
+    def test_the_rate_warms_up_and_falls_to_a_tenth(self, toy_dataset: TensorDict) -> None:
+        def rates(**changes: Any) -> list[list[float]]:
+            config = tiny_config(learning_rate=1.0, **changes)
+            stages = MAGEModel.from_dataset(toy_dataset, config).stages(toy_dataset)
+            return [[stage.rates(step, 1000)[0] for step in range(1000)] for stage in stages]
 
-    def test_the_third_stage_has_a_rate_of_its_own(self) -> None:
-        config = tiny_config(learning_rate=1.0, inverse_dynamics_learning_rate=5.0, warmup_steps=0)
-        rates = [training.learning_rate(config, STAGES[2], step, 1000) for step in (0, 999)]
-        assert rates == pytest.approx([5.0, 0.1], abs=1e-3)
+        tokenizer, generator, last = rates(warmup_steps=10, inverse_dynamics_learning_rate=5.0)
+        assert tokenizer == generator
+        assert generator[0] == pytest.approx(0.1)
+        assert generator[9] == pytest.approx(1.0, abs=1e-3)
+        assert max(generator) == generator[9]
+        assert generator[-1] == pytest.approx(0.1, abs=1e-3)
+        assert all(later < earlier for earlier, later in itertools.pairwise(generator[9:]))
+        assert max(last) == pytest.approx(5.0, abs=1e-2)  # a rate of its own
+        assert last[-1] == pytest.approx(0.1, abs=1e-3)
+        assert rates(warmup_steps=0)[0][0] == pytest.approx(1.0)
+
+    def test_steps_are_shared_out_among_the_stages(self, train: Train) -> None:
+        log: list[Progress] = []
+        config = {"tokenizer_steps": 10, "generator_steps": 30, "inverse_dynamics_steps": 60}
+        train(config=config, steps=20, callback=log.append)
+        assert [(entry.stage, entry.steps) for entry in log] == list(
+            zip(STAGES, (2, 6, 12), strict=True)
+        )
+        assert [entry.done for entry in log] == [2, 8, 20]
+        assert {entry.total for entry in log} == {20}
+        assert [entry.acts for entry in log] == [False, True, True]
+        with pytest.raises(ValueError, match="steps is 2; the 3 stages need one each"):
+            train(steps=2)
+        for steps in (3, 4, 7, 11):
+            log.clear()
+            train(config=config, steps=steps, callback=log.append)
+            assert log[-1].done == log[-1].total == steps
+
+    def test_a_callback_that_acts_leaves_training_as_it_was(self, train: Train) -> None:
+        def act(progress: Progress) -> None:
+            model = acting[-1]
+            model.eval()
+
+        acting: list[MAGEModel] = []
+        make = MAGEModel.from_dataset
+
+        whole = train(config=RANDOM)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(training, "LOG_INTERVAL", 1)
+
+            def keep(*args: Any, **kwargs: Any) -> MAGEModel:
+                acting.append(make(*args, **kwargs))
+                return acting[-1]
+
+            patch.setattr(MAGEModel, "from_dataset", keep)
+            disturbed = train(config=RANDOM, callback=act)
+        assert same(state_of(whole), state_of(disturbed))
+
+    def test_false_ends_training_with_a_checkpoint(
+        self, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(training, "LOG_INTERVAL", 1)
+        log: list[Progress] = []
+
+        def stop(progress: Progress) -> bool:
+            log.append(progress)
+            return (progress.stage, progress.step) != ("generator", 2)
+
+        path = tmp_path / "training.mage"
+        model = train(config=RANDOM, callback=stop, checkpoint_path=path)
+        assert (log[-1].stage, log[-1].step) == ("generator", 2)
+        assert not model.training
+        resumed = train(config=RANDOM, checkpoint_path=path, resume=True)
+        assert same(state_of(resumed), state_of(train(config=RANDOM)))
 
     def test_callbacks_see_every_stage_to_its_end(self, train: Train) -> None:
         log: list[Progress] = []
@@ -169,16 +235,13 @@ class TestLearning:
         assert model.act(torch.randn(2, STATE), torch.zeros(2)).shape == (2, ACTION)
 
     def test_actions_are_bounded_by_the_datasets_space(self, toy_dataset: TensorDict) -> None:
-        model = build_model(toy_dataset, tiny_config())
-        assert model.action_low.tolist() == [-1, -1]
-        assert model.action_high.tolist() == [1, 1]
-        assert model.return_to_go_range == (
-            toy_dataset["return_to_go"].min().item(),
-            toy_dataset["return_to_go"].max().item(),
-        )
+        model = MAGEModel.from_dataset(toy_dataset, tiny_config())
+        units, returns = model.units, model.returns_to_go(toy_dataset)
+        assert units.action_low.tolist() == [-1, -1]
+        assert units.action_high.tolist() == [1, 1]
+        assert units.return_to_go_range == (returns.min().item(), returns.max().item())
         starts = toy_dataset["step_count"][:, 0] == 0
-        best = toy_dataset["return_to_go"][starts].max().item()
-        assert model.default_target_return == pytest.approx(best)
+        assert float(units.target_return) == pytest.approx(returns[starts].max().item())
 
 
 class TestResuming:
@@ -219,63 +282,49 @@ class TestResuming:
         assert seen[0] == (stage, step)  # no step is taken twice, none left out
         assert same(state_of(resumed), state_of(whole))
 
-    def test_the_third_stage_learns_from_the_ways_that_the_data_went(
-        self,
-        train_on_goals: Train,
-        toy_dataset: TensorDict,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
+    def test_the_third_stage_learns_from_the_paths_that_the_data_took(
+        self, train_on_goals: Train, toy_dataset: TensorDict, tmp_path: Path
     ) -> None:
-        given: list[Tensor] = []
-        directions = training._Trainer.directions
-
-        def keep(trainer: Any) -> Tensor:
-            given.append(directions(trainer))
-            return given[-1]
-
-        monkeypatch.setattr(training._Trainer, "directions", keep)
         path = tmp_path / "goals.mage"
         model = train_on_goals(checkpoint_path=path)
         goal, episode = toy_dataset["achieved_goal"], toy_dataset["episode"].flatten()
+        given = model.stages(toy_dataset)[2].columns()["plan"]
         for step in range(len(toy_dataset)):
             ahead = range(step, min(step + HORIZON, len(toy_dataset)))
             end = max(other for other in ahead if episode[other] == episode[step])
-            way = goal[end] - goal[step]
-            expected = way / way.norm() if end > step else torch.zeros(2)
-            torch.testing.assert_close(given[0][step], expected)
+            taken = goal[end] - goal[step]
+            expected = taken / taken.norm() if end > step else torch.zeros(2)
+            torch.testing.assert_close(given[step], expected)
         assert same(state_of(train_on_goals(checkpoint_path=path, resume=True)), state_of(model))
 
-    @pytest.mark.parametrize("followed", [1, 3])
+    @pytest.mark.parametrize("scales", [1, 3])
     def test_the_third_stage_follows_the_coarse_tokens_of_the_data(
         self,
         train: Train,
         toy_dataset: TensorDict,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
-        followed: int,
+        scales: int,
     ) -> None:
-        tokens: list[Tensor] = []
-        followed_codes: list[Sequence[Tensor]] = []
-        plans, generate = training._Trainer.plans, MAGEModel.generate
-
-        def keep_tokens(trainer: Any) -> Tensor:
-            tokens.append(trainer.tokens())
-            return plans(trainer)
-
-        def keep_given(model: MAGEModel, *args: Any) -> Any:
-            followed_codes.append(args[3])
-            return generate(model, *args)
-
-        monkeypatch.setattr(training._Trainer, "plans", keep_tokens)
-        monkeypatch.setattr(MAGEModel, "generate", keep_given)
-        options: dict[str, Any] = {"config": {**RANDOM, "followed_scales": followed}}
+        options: dict[str, Any] = {"config": {**RANDOM, "data_scales": scales}}
         options["checkpoint_path"] = tmp_path / "training.mage"
         model = train(**options)
-        scales = model.config.scales
-        expected = [model.quantizer.lookup(ids) for ids in tokens[0].split(scales, dim=1)]
-        found = [torch.cat(codes) for codes in zip(*followed_codes, strict=True)]
-        assert len(found) == followed
+        followed: list[Sequence[Tensor]] = []
+        generate = MAGEModel.generate
+
+        def keep_given(model: MAGEModel, *args: Any) -> Any:
+            followed.append(args[3])
+            return generate(model, *args)
+
+        _, generator, last = model.stages(toy_dataset)
+        tokens = generator.columns()["token_ids"]
+        monkeypatch.setattr(MAGEModel, "generate", keep_given)
+        last.columns()
+        expected = [model.quantizer.lookup(ids) for ids in tokens.split(model.config.scales, dim=1)]
+        found = [torch.cat(codes) for codes in zip(*followed, strict=True)]
+        assert len(found) == scales
         assert all(map(torch.equal, found, expected))
+        monkeypatch.undo()
         assert same(state_of(train(**options, resume=True)), state_of(model))
 
     def test_checkpoints_alone_change_nothing(self, train: Train, tmp_path: Path) -> None:
@@ -309,9 +358,9 @@ class TestResuming:
         path = tmp_path / "training.mage"
         train(checkpoint_path=path)
         tensors, header = checkpoint.load_tensors(path)
-        header["config"]["token_choice"] = "expected"
+        header["config"]["setting_of_old"] = "expected"
         checkpoint.save_tensors(tensors, path, header)
-        with pytest.raises(ValueError, match=r"differing configuration \['token_choice'\]"):
+        with pytest.raises(ValueError, match=r"differing configuration \['setting_of_old'\]"):
             train(checkpoint_path=path, resume=True)
 
     def test_a_training_that_diverged_goes_on_at_a_lower_rate(
@@ -339,7 +388,7 @@ class TestResuming:
         with pytest.raises(ValueError, match=f"checkpoint_interval is {interval}"):
             train(checkpoint_interval=interval)
 
-    @pytest.mark.parametrize("key", ["observation", "action", "return_to_go", "episode"])
+    @pytest.mark.parametrize("key", ["observation", "action", "episode", ("next", "reward")])
     def test_other_data_of_the_same_size_is_refused(
         self, toy_dataset: TensorDict, train: Train, tmp_path: Path, key: str
     ) -> None:
@@ -350,20 +399,12 @@ class TestResuming:
         other[key][row] = other[key][row] / 2 if key == "action" else other[key][row] + 1
         with pytest.raises(ValueError, match=r"training\.mage comes from .* other data, differing"):
             fit(
-                build_model(other, tiny_config()),
+                MAGEModel.from_dataset(other, tiny_config()),
                 other,
                 checkpoint_path=path,
                 resume=True,
                 progress_bar=False,
             )
-
-    def test_what_training_does_not_read_may_differ(
-        self, toy_dataset: TensorDict, train: Train, tmp_path: Path
-    ) -> None:
-        path = tmp_path / "training.mage"
-        train(checkpoint_path=path)
-        toy_dataset["next", "observation"][toy_dataset["next", "done"].flatten()] += 1
-        train(checkpoint_path=path, resume=True)
 
     @pytest.mark.parametrize(
         "change",
@@ -376,7 +417,7 @@ class TestResuming:
             {"model.surprise": torch.zeros(3)},
             {"random.torch": torch.zeros(3, dtype=torch.uint8)},
             {"random.torch": torch.zeros(5056, dtype=torch.uint8)},
-            {"random.windows": torch.zeros(3)},
+            {"random.batches": torch.zeros(3)},
             {"step": -1},
             {"step": 5},
             {"step": 1.5},
@@ -407,7 +448,7 @@ class TestResuming:
         wider = wider.exclude("metadata")
         with pytest.raises(ValueError, match="another run"):
             fit(
-                build_model(wider, tiny_config()),
+                MAGEModel.from_dataset(wider, tiny_config()),
                 wider,
                 checkpoint_path=path,
                 resume=True,
@@ -431,6 +472,141 @@ class TestResuming:
         path.write_bytes(path.read_bytes()[:-10])
         with pytest.raises(checkpoint.CheckpointError, match="damaged"):
             train(checkpoint_path=path, resume=True)
+
+
+class TestStages:
+    def test_a_loop_over_the_stages_is_the_same_training(
+        self, train: Train, toy_dataset: TensorDict
+    ) -> None:
+        """Nothing that matters happens inside ``fit`` only."""
+        whole = train(config=RANDOM)
+        agent = MAGEModel.from_dataset(toy_dataset, tiny_config(**RANDOM), seed=0)
+        torch.manual_seed(0)
+        for number, stage in enumerate(agent.stages(toy_dataset)):
+            stage.begin()
+            optimizer = stage.make_optimizer()
+            for step, batch in zip(range(stage.steps), stage.batches(seed=number), strict=False):
+                losses = stage.losses(batch)
+                total_loss(losses).backward()
+                stage.step(optimizer, step)
+        assert same(state_of(agent), state_of(whole))
+
+    def test_a_stage_refuses_a_gradient_that_is_not_finite(self, toy_dataset: TensorDict) -> None:
+        stage = MAGEModel.from_dataset(toy_dataset, tiny_config()).stages(toy_dataset)[0]
+        optimizer = stage.make_optimizer()
+        before = [parameter.clone() for parameter in stage.loss.parameters()]
+        for parameter in stage.loss.parameters():
+            parameter.grad = torch.full_like(parameter, torch.nan)
+        with pytest.raises(TrainingError, match="not finite at step 0 of 'tokenizer'"):
+            stage.step(optimizer, 0)
+        assert all(map(torch.equal, before, stage.loss.parameters()))
+
+
+class Averager(Agent):
+    """A linear policy beside a slow copy of it, which lives in the loss; two updates per batch."""
+
+    name = "averager"
+    config_class = Config
+
+    def __init__(self, config: Config, **sizes: Any) -> None:
+        super().__init__(config, **sizes)
+        self.policy = torch.nn.Linear(self.observation_dim, self.action_dim)
+        self.other = torch.nn.Linear(1, 1)
+        self.seen: list[list[int]] = []
+
+    def decide(self, observation: Tensor, return_to_go: Tensor, state: Any, **_: Any) -> Any:
+        return self.units.environment_action(self.policy(observation)), None
+
+    def stages(self, dataset: TensorDict) -> list[Stage]:
+        return [
+            Stage(
+                name="only",
+                loss=SlowCopy(self),
+                steps=10,
+                columns=lambda: dataset.select("observation", "action", "episode"),
+                batch_size=4,
+                starts="episodes",
+                horizon=3,
+                updates_per_batch=2,
+                prepare=self.prepare,
+                optimizer=lambda: torch.optim.SGD(
+                    [
+                        {"params": self.policy.parameters(), "lr": 0.1, "momentum": 0.9},
+                        {"params": self.other.parameters(), "lr": 0.1},
+                    ]
+                ),
+                rates=lambda step, steps: [0.1 / (1 + step), 0.05],
+            )
+        ]
+
+    def prepare(self, batch: TensorDict) -> TensorDict:
+        self.seen.append(batch["index"][:, 0].tolist())
+        return batch.set("noise", torch.randn(*batch.shape, 1))
+
+
+class SlowCopy(torch.nn.Module):
+    def __init__(self, agent: Averager) -> None:
+        super().__init__()
+        self.agent = agent
+        self.slow = torch.nn.Linear(agent.observation_dim, agent.action_dim)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+        for parameter in self.slow.parameters():
+            parameter.requires_grad_(False)
+
+    def forward(self, batch: TensorDict) -> TensorDict:
+        self.calls += 1
+        predicted = self.agent.policy(batch["observation"] + 0.1 * batch["noise"])
+        error = (predicted - batch["action"] - 0.1 * self.slow(batch["observation"])).square()
+        for slow, fast in zip(self.slow.parameters(), self.agent.policy.parameters(), strict=True):
+            slow.lerp_(fast.detach(), 0.1)
+        other = self.agent.other(batch["noise"]).square().mean()
+        return TensorDict({"loss_error": error.mean(), "loss_other": other, "error": other})
+
+
+class TestAnyAgent:
+    @pytest.mark.parametrize("stop", [3, 4, 9])
+    def test_state_of_the_loss_batches_and_groups_survive_an_interruption(
+        self, toy_dataset: TensorDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+    ) -> None:
+        monkeypatch.setattr(training, "LOG_INTERVAL", 1)
+        options: dict[str, Any] = {"device": "cpu", "progress_bar": False, "seed": 3}
+
+        def interrupt(progress: Progress) -> None:
+            if progress.step == stop:
+                raise Interrupt
+
+        whole = fit(Averager.from_dataset(toy_dataset, Config(), seed=1), toy_dataset, **options)
+        options |= {"checkpoint_path": tmp_path / "state", "checkpoint_interval": 1}
+        agent = Averager.from_dataset(toy_dataset, Config(), seed=1)
+        with pytest.raises(Interrupt):
+            fit(agent, toy_dataset, callback=interrupt, **options)
+        resumed = Averager.from_dataset(toy_dataset, Config(), seed=2)
+        fit(resumed, toy_dataset, resume=True, **options)
+        assert same(state_of(whole), state_of(resumed))
+        assert len(whole.seen) == 5  # each batch is used twice
+        firsts = toy_dataset["step_count"].flatten()[torch.tensor(whole.seen).flatten()]
+        assert (firsts == 0).all()  # windows start where episodes do
+
+    def test_tensors_of_the_loss_stay_out_of_the_agents_file(
+        self, toy_dataset: TensorDict, tmp_path: Path
+    ) -> None:
+        agent = Averager.from_dataset(toy_dataset, Config())
+        fit(
+            agent,
+            toy_dataset,
+            device="cpu",
+            progress_bar=False,
+            checkpoint_path=tmp_path / "state",
+        )
+        state, _ = checkpoint.load_tensors(tmp_path / "state")
+        kept = {key for key in state if key.startswith("loss.")}
+        assert kept == {"loss.slow.weight", "loss.slow.bias", "loss.calls"}
+        checkpoint.save(agent, tmp_path / "agent")
+        tensors, header = checkpoint.load_tensors(tmp_path / "agent")
+        assert tensors.keys() == agent.state_dict().keys()
+        assert header["method"] == "averager"
+        loaded, _ = checkpoint.load(tmp_path / "agent")
+        assert same(state_of(loaded), state_of(agent))
 
 
 class TestFailure:
@@ -465,7 +641,13 @@ class TestFailure:
         _, header = checkpoint.load_tensors(path)
         fingerprint = header["training"].pop("dataset")
         assert len(fingerprint) == 64
-        assert header["training"] == {"stage": "generator", "step": 2, "seed": 0}
+        assert header["training"] == {
+            "stage": "generator",
+            "step": 2,
+            "left": 14,  # of the batches that were drawn at once
+            "seed": 0,
+            "steps": dict.fromkeys(STAGES, 4),
+        }
         calls = itertools.count()
         with pytest.raises(TrainingError) as caught:
             train()
@@ -501,19 +683,6 @@ class TestFailure:
 
 
 class TestCollapse:
-    @pytest.mark.parametrize(
-        ("tokens", "codes"), [([0] * 1000, 1), ([0] * 980 + [*range(20)], 20)], ids=["one", "few"]
-    )
-    def test_few_codes_are_reported(self, tokens: list[int], codes: int) -> None:
-        with pytest.warns(UserWarning, match=rf"collapsed: {codes} of 64 codes .* codebook_size"):
-            warn_of_collapse(torch.tensor(tokens).view(100, 10), 64)
-
-    @pytest.mark.parametrize(
-        ("tokens", "size"), [([*range(64)] * 10, 64), ([0, 1] * 8, 8), ([0] * 9, 1), ([0], 64)]
-    )
-    def test_many_are_not(self, tokens: list[int], size: int) -> None:
-        warn_of_collapse(torch.tensor(tokens)[None], size)  # warnings are errors here
-
     def test_training_says_so_once(self, train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
         def useless(self: MultiScaleQuantizer, vectors: Tensor) -> Tensor:
             return torch.zeros(vectors.shape[:-1], dtype=torch.int64)
@@ -528,10 +697,10 @@ class TestCollapse:
 class TestWrongData:
     @pytest.fixture
     def model(self, toy_dataset: TensorDict) -> MAGEModel:
-        return build_model(toy_dataset, tiny_config())
+        return MAGEModel.from_dataset(toy_dataset, tiny_config())
 
     @pytest.mark.parametrize(
-        ("key", "found"), [("observation", r"\(6, 2\)"), ("action", r"\(3, 4\)")]
+        ("key", "found"), [("observation", "6} and 2 actions"), ("action", "3} and 4 actions")]
     )
     def test_other_sizes(
         self, model: MAGEModel, toy_dataset: TensorDict, key: str, found: str
@@ -541,22 +710,24 @@ class TestWrongData:
         if key == "observation":
             wider["next", key] = torch.cat([wider["next", key]] * 2, dim=-1)
         wider = wider.exclude("metadata")
-        with pytest.raises(ValueError, match=rf"sizes {found}, the model \(3, 2\)"):
+        with pytest.raises(ValueError, match=rf"{found}, the agent .*'observation': 3.* and 2"):
             fit(model, wider)
 
     def test_what_is_no_dataset(self, model: MAGEModel, toy_dataset: TensorDict) -> None:
-        rollout = toy_dataset.exclude("episode", "step_count", "return_to_go")
+        rollout = toy_dataset.exclude("episode", "step_count")
         for source, error in (
             (rollout, "load_dataset.tensordict. completes"),
             ("D4RL/pen/human-v2", "needed is the TensorDict"),
             (toy_dataset[:0], "N >= 1 steps"),
         ):
             with pytest.raises((KeyError, TypeError, ValueError), match=error):
-                build_model(source, tiny_config())  # type: ignore[arg-type]
+                MAGEModel.from_dataset(source, tiny_config())  # type: ignore[arg-type]
             with pytest.raises((KeyError, TypeError, ValueError), match=error):
                 fit(model, source)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="first step of no episode"):
-            build_model(toy_dataset[toy_dataset["step_count"].flatten() > 0], tiny_config())
+            MAGEModel.from_dataset(
+                toy_dataset[toy_dataset["step_count"].flatten() > 0], tiny_config()
+            )
 
     def test_nested_entries_are_left_out(self, toy_dataset: TensorDict) -> None:
         """As in FrankaKitchen, whose goals are dictionaries."""
@@ -564,34 +735,37 @@ class TestWrongData:
             where["desired_goal"] = {"kettle": torch.ones(len(toy_dataset), 7)}
         check_dataset(toy_dataset)
         for keys in ((), ("observation",)):
-            model = build_model(toy_dataset, tiny_config(observation_keys=keys))
+            model = MAGEModel.from_dataset(toy_dataset, tiny_config(observation_keys=keys))
             assert model.config.observation_keys == ("observation",)
         with pytest.raises(ValueError, match=r"no observation entries \['desired_goal'\]"):
-            build_model(toy_dataset, tiny_config(observation_keys=("desired_goal",)))
+            MAGEModel.from_dataset(toy_dataset, tiny_config(observation_keys=("desired_goal",)))
 
     def test_a_missing_observation(self, model: MAGEModel, toy_dataset: TensorDict) -> None:
         with pytest.raises(KeyError, match="lacks observation"):
             fit(model, toy_dataset.exclude("observation"))
         config = tiny_config(observation_keys=("observation", "goal"))
         with pytest.raises(ValueError, match=r"no observation entries \['goal'\]"):
-            build_model(toy_dataset, config)
+            MAGEModel.from_dataset(toy_dataset, config)
 
-    def test_another_discount(self, model: MAGEModel, toy_dataset: TensorDict) -> None:
-        other = load_dataset(toy_dataset.exclude("metadata", "return_to_go"), discount=0.9)
-        with pytest.raises(ValueError, match=r"discount 0\.9.*0\.99"):
-            build_model(other, tiny_config())
-        with pytest.raises(ValueError, match=r"discount 0\.9.*0\.99"):
-            fit(model, other)
-        assert build_model(other, tiny_config(discount=0.9)).config.discount == 0.9
+    def test_one_dataset_serves_every_discount(self, toy_dataset: TensorDict) -> None:
+        reward, starts = toy_dataset["next", "reward"], toy_dataset["step_count"].flatten() == 0
+        for discount in (1.0, 0.9):
+            model = MAGEModel.from_dataset(toy_dataset, tiny_config(discount=discount))
+            best, total = -np.inf, 0.0
+            for row in reversed(range(len(reward))):
+                last = toy_dataset["next", "done"][row]
+                total = float(reward[row]) + (0.0 if last else discount * total)
+                best = max(best, total if starts[row] else -np.inf)
+            assert float(model.units.target_return) == pytest.approx(best, rel=1e-5)
 
     def test_goal_environments_bring_their_keys(self, toy_dataset: TensorDict) -> None:
         goals = toy_dataset.exclude("metadata")
         goals["desired_goal"] = goals["observation"][:, :2]
         goals["next", "desired_goal"] = goals["next", "observation"][:, :2]
-        model = build_model(goals, tiny_config())
+        model = MAGEModel.from_dataset(goals, tiny_config())
         assert model.config.observation_keys == ("desired_goal", "observation")
         assert model.observation_dim == STATE + 2
-        named = build_model(goals, tiny_config(observation_keys=("observation",)))
+        named = MAGEModel.from_dataset(goals, tiny_config(observation_keys=("observation",)))
         assert named.observation_dim == STATE
 
 
@@ -626,9 +800,14 @@ class TestLog:
         assert capfd.readouterr() == ("", "")
 
     def test_a_progress_bar_names_the_stages(
-        self, toy_dataset: TensorDict, capfd: pytest.CaptureFixture[str]
+        self,
+        toy_dataset: TensorDict,
+        capfd: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        fit(build_model(toy_dataset, tiny_config()), toy_dataset, device="cpu")
+        model = MAGEModel.from_dataset(toy_dataset, tiny_config())
+        monkeypatch.setattr(training, "BAR_DELAY", 0.0)  # short trainings show none
+        fit(model, toy_dataset, device="cpu")
         shown = capfd.readouterr().err
         assert all(stage in shown for stage in STAGES)
         assert "4/4" in shown
@@ -637,7 +816,7 @@ class TestLog:
 class TestDescribe:
     def test_reports_where_accuracy_is_lost(self, train: Train, toy_dataset: TensorDict) -> None:
         model = train()
-        report = describe(model, toy_dataset)
+        report = model.describe(toy_dataset)
         assert set(report) == {
             "reconstruction_error",
             "action_error_true",
@@ -652,11 +831,11 @@ class TestDescribe:
     def test_repeats_and_changes_nothing(self, train: Train, toy_dataset: TensorDict) -> None:
         model = train(config=RANDOM)
         state, generator = state_of(model), torch.get_rng_state()
-        report = describe(model, toy_dataset, batch_size=64)
+        report = model.describe(toy_dataset)
         torch.manual_seed(5)
-        assert describe(model.train(), toy_dataset, batch_size=64) == report
+        assert model.train().describe(toy_dataset) == report
         assert model.training
         torch.set_rng_state(generator)
-        describe(model, toy_dataset)
+        model.describe(toy_dataset)
         assert torch.equal(torch.get_rng_state(), generator)
         assert same(state_of(model), state)

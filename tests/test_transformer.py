@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from mage_agent.model import MAGEModel
+from mage_agent import MAGEModel
 from tests.tiny import SCALES, STATE, tiny_model
 
 V, C = 8, 4
-Inputs = tuple[list[Tensor], Tensor, Tensor, Tensor]
+Inputs = tuple[list[Tensor], Tensor, Tensor]
 
 
 def exact_model(**changes: Any) -> MAGEModel:
@@ -19,10 +19,10 @@ def exact_model(**changes: Any) -> MAGEModel:
 
 
 def inputs(batch: int = 5) -> Inputs:
-    """Codes of every scale, state, return, and the flag that shows the return."""
+    """Codes of every scale, state and return."""
     codes = [torch.randn(batch, length, C).double() for length in SCALES]
     state, target = torch.randn(batch, STATE).double(), torch.randn(batch, 1).double()
-    return codes, state, target, torch.ones(batch, 1).double()
+    return codes, state, target
 
 
 class TestScaleCausality:
@@ -51,73 +51,63 @@ class TestScaleCausality:
 class TestGeneration:
     @pytest.mark.parametrize("changes", [{}, {"code_temperature": 1.0}])
     def test_cached_equals_uncached(self, changes: dict[str, Any]) -> None:
-        model, (_, state, target, known) = exact_model(**changes), inputs()
+        model, (_, state, target) = exact_model(**changes), inputs()
         chosen: list[Tensor] = []
 
-        def pick(logits: Tensor) -> Tensor:
-            chosen.append(model.pick(logits))
+        def choose(logits: Tensor) -> Tensor:
+            chosen.append(model.choose(logits))
             return chosen[-1]
 
-        scores, sums = model.generate(state, target, pick)
-        torch.testing.assert_close(scores, list(model.logits(chosen, state, target, known)))
+        scores, sums = model.generate(state, target, choose)
+        torch.testing.assert_close(scores, list(model.logits(chosen, state, target)))
         torch.testing.assert_close(sums, model.quantizer.partial_sums(chosen))
 
-    def test_cached_equals_uncached_under_guidance(self) -> None:
-        model = exact_model(guidance_scale=2.5, return_dropout=0.1)
-        _, state, target, known = inputs()
-        chosen: list[Tensor] = []
-
-        def pick(logits: Tensor) -> Tensor:
-            chosen.append(model.pick(logits))
-            return chosen[-1]
-
-        scores, _ = model.generate(state, target, pick)
-        told = model.logits(chosen, state, target, known)
-        untold = model.logits(chosen, state, target, torch.zeros_like(known))
-        for score, with_return, without in zip(scores, told, untold, strict=True):
-            torch.testing.assert_close(score, without + 2.5 * (with_return - without))
-
     def test_permuting_the_batch_permutes_the_result(self) -> None:
-        model, (codes, state, target, known), order = exact_model(), inputs(), torch.randperm(5)
-        logits = model.logits(codes, state, target, known)
-        shuffled = model.logits([c[order] for c in codes], state[order], target[order], known)
+        model, (codes, state, target), order = exact_model(), inputs(), torch.randperm(5)
+        logits = model.logits(codes, state, target)
+        shuffled = model.logits([c[order] for c in codes], state[order], target[order])
         torch.testing.assert_close(shuffled, tuple(part[order] for part in logits))
-        scores, sums = model.generate(state, target, model.pick)
-        scores2, sums2 = model.generate(state[order], target[order], model.pick)
+        scores, sums = model.generate(state, target, model.choose)
+        scores2, sums2 = model.generate(state[order], target[order], model.choose)
         torch.testing.assert_close(scores2, [part[order] for part in scores])
         torch.testing.assert_close(sums2, [part[order] for part in sums])
 
     def test_greedy_is_deterministic_and_keeps_no_state(self) -> None:
-        model, (_, state, target, _) = exact_model(), inputs()
-        first, _ = model.generate(state, target, model.pick)
-        model.generate(-state, target, model.pick)
-        again, _ = model.generate(state, target, model.pick)
+        model, (_, state, target) = exact_model(), inputs()
+        first, _ = model.generate(state, target, model.choose)
+        model.generate(-state, target, model.choose)
+        again, _ = model.generate(state, target, model.choose)
         assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
     def test_shapes(self) -> None:
-        model, (codes, state, target, known) = exact_model(), inputs()
-        logits = model.logits(codes, state, target, known)
+        model, (codes, state, target) = exact_model(), inputs()
+        logits = model.logits(codes, state, target)
         assert [part.shape for part in logits] == [(5, length, V) for length in SCALES]
-        scores, sums = model.generate(state, target, model.pick)
+        scores, sums = model.generate(state, target, model.choose)
         assert [part.shape for part in scores] == [(5, length, V) for length in SCALES]
         assert [part.shape for part in sums] == [(5, SCALES[-1], C)] * 3
 
 
 class TestCondition:
     def test_state_and_return_reach_every_scale(self) -> None:
-        model, (codes, state, target, known) = exact_model(), inputs()
-        before = model.logits(codes, state, target, known)
+        model, (codes, state, target) = exact_model(), inputs()
+        before = model.logits(codes, state, target)
         for changed in ((-state, target), (state, -target)):
-            after = model.logits(codes, *changed, known)
+            after = model.logits(codes, *changed)
             assert all((a != b).any() for a, b in zip(before, after, strict=True))
 
     def test_a_withheld_return_does_not_matter_and_is_not_a_return_of_zero(self) -> None:
-        model, (codes, state, target, known) = exact_model(), inputs()
-        untold = model.logits(codes, state, target, torch.zeros_like(known))
-        also = model.logits(codes, state, -5 * target, torch.zeros_like(known))
-        zero = model.logits(codes, state, torch.zeros_like(target), known)
-        assert all(torch.equal(a, b) for a, b in zip(untold, also, strict=True))
-        assert all((a != b).any() for a, b in zip(untold, zero, strict=True))
+        transformer, (codes, state, target) = exact_model().transformer, inputs()
+        x = torch.cat(codes, dim=1)
+
+        def logits(target: Tensor, known: float) -> Tensor:
+            told = torch.full_like(target, known)
+            scores: Tensor = transformer(x, transformer.condition(state, target, told))[0]
+            return scores
+
+        untold = logits(target, 0.0)
+        assert torch.equal(untold, logits(-5 * target, 0.0))
+        assert (untold != logits(torch.zeros_like(target), 1.0)).any(-1).all()
 
     @pytest.mark.parametrize(
         ("sites", "depends"),
@@ -131,11 +121,11 @@ class TestCondition:
     def test_the_return_conditions_where_it_is_told_to(
         self, sites: tuple[str, ...], depends: list[bool]
     ) -> None:
-        model, (codes, state, target, known) = exact_model(return_conditioning=sites), inputs()
+        model, (codes, state, target) = exact_model(return_conditioning=sites), inputs()
         if sites == ("first_scale",):  # finer scales attend to the first, so ask them alone
             model.transformer.blocks = torch.nn.ModuleList()
-        before = model.logits(codes, state, target, known)
-        after = model.logits(codes, state, -target, known)
+        before = model.logits(codes, state, target)
+        after = model.logits(codes, state, -target)
         assert [bool((a != b).any()) for a, b in zip(before, after, strict=True)] == depends
 
     def test_dropout_acts_in_training_only(self) -> None:

@@ -6,8 +6,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from mage_agent.config import MAGEConfig
-from mage_agent.model import MAGEModel
+from mage_agent import MAGEConfig, MAGEModel
 from tests.acting import GOAL_KEYS, make_model
 
 STATE, ACTION, HORIZON = 3, 2, 12
@@ -18,7 +17,6 @@ CORE: dict[str, Any] = {
     "horizon": HORIZON,
     "temporal_stride": 3,
     "num_scales": 3,
-    "scale_lengths": None,
     "codebook_size": 8,
     "code_dim": 4,
     "width": 16,
@@ -35,12 +33,9 @@ CORE: dict[str, Any] = {
     "adapter_dim": 4,
     "context": "teacher",
     "code_temperature": 0.0,
-    "state_dropout": 0.0,
-    "return_dropout": 0.0,
-    "guidance_scale": 1.0,
     "return_expectile": None,
     "discount": 0.99,
-    "target_return": 1.0,
+    "target_quantile": 1.0,
     "learning_rate": 1e-2,
     "warmup_steps": 2,
     "batch_size": 16,
@@ -71,7 +66,8 @@ def tiny_goal_model(**changes: Any) -> MAGEModel:
         "inverse_dynamics": "direction",
         "inverse_dynamics_condition": "body",
     }
-    return make_model(STATE + 4, ACTION, goal_dim=2, **{**CORE, **goals, **changes})
+    sizes = dict(zip(GOAL_KEYS, (STATE, 2, 2), strict=True))
+    return make_model(sizes, ACTION, **{**CORE, **goals, **changes})
 
 
 def tiny_windows(

@@ -1,1 +1,1 @@
-"""The networks of MAGE; they see tensors in normalised units only."""
+"""Layers and units that every agent can use."""

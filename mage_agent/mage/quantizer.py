@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ __all__ = ["Encoding", "MultiScaleQuantizer"]
 
 
 class Encoding(NamedTuple):
-    """What the quantiser makes of a latent.
+    """A quantised latent.
 
     Attributes:
         token_ids: K tensors of shape (B, L_k).
@@ -52,8 +52,8 @@ def _of_all_processes(values: Tensor) -> Tensor:
 class MultiScaleQuantizer(nn.Module):
     """One codebook for all scales; learned linear resampling between them.
 
-    Encoding, decoding and the transformer's inputs are three views of the one coarse-to-fine loop,
-    ``coarse_to_fine``.
+    Every loop over scales, here and in ``MAGEModel.generate``, sums the scales:
+    ``total = total + scale_up[k] @ codes``.
 
     Args:
         scale_lengths: tokens per scale, L_1 < ... < L_K.
@@ -90,24 +90,6 @@ class MultiScaleQuantizer(nn.Module):
         codes: Tensor = self.codebook.codebook
         return codes
 
-    def coarse_to_fine(
-        self, choose: Callable[[int, Tensor], Tensor], like: Tensor
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The loop over scales: choose codes, scale them up, add them to the sum.
-
-        Args:
-            choose: maps the scale k (from 0) and the sum of the coarser scales, (B, L_K, C), to
-                the codes of scale k, (B, L_k, C).
-            like: gives batch size, device and dtype, shape (B, ...).
-
-        Yields:
-            For each scale the sum before it and the sum after it, each (B, L_K, C).
-        """
-        total = like.new_zeros(like.shape[0], self.scale_lengths[-1], self.codes.shape[-1])
-        for k, up in enumerate(self.scale_up):
-            before, total = total, total + up @ choose(k, total)
-            yield before, total
-
     def nearest(self, vectors: Tensor) -> Tensor:
         """Index of the nearest code (Eq. 3), shape of ``vectors`` without its last axis."""
         codes = self.codes
@@ -115,7 +97,7 @@ class MultiScaleQuantizer(nn.Module):
         return (codes.square().sum(-1) - 2 * vectors @ codes.T).argmin(-1)
 
     def encode(self, latent: Tensor, *, update_codebook: bool = False) -> Encoding:
-        """Quantise scale by scale what the coarser scales left over (Algorithm 1).
+        """Quantise scale by scale the residual of the coarser scales (Algorithm 1).
 
         Args:
             latent: the encoder's output f, shape (B, L_K, C).
@@ -132,22 +114,21 @@ class MultiScaleQuantizer(nn.Module):
             down = torch.cat([d @ latent.detach() for d in self.scale_down], dim=1)
             self.codebook._codebook.init_embed_(_of_all_processes(down).flatten(0, 1)[None])
 
-        def choose(k: int, total: Tensor) -> Tensor:
-            residual: Tensor = self.scale_down[k] @ (latent - total)  # (B, L_k, C)
+        total = torch.zeros_like(latent)
+        for down, up in zip(self.scale_down, self.scale_up, strict=True):
+            residual: Tensor = down @ (latent - total)  # (B, L_k, C)
             ids = self.nearest(residual.detach())
             codes = self.lookup(ids)
+            total = total + up @ (residual + (codes - residual).detach())  # straight through
             token_ids.append(ids)
             residuals.append(residual.detach())
             commitments.append((residual - codes).square().mean(dim=(1, 2)))
-            return residual + (codes - residual).detach()  # straight through
-
-        quantised = [total for _, total in self.coarse_to_fine(choose, latent)][-1]
         if update_codebook:
-            # Deviation: a moving average replaces the loss that pulls codes to latents.
+            # Deviation 2: the codebook follows by moving average, without a codebook loss.
             # One update for all scales: a code that only coarse scales use is not taken for dead.
             vectors, ids = torch.cat(residuals, dim=1), torch.cat(token_ids, dim=1)
             self.codebook.update_indices(_of_all_processes(vectors), _of_all_processes(ids))
-        return Encoding(tuple(token_ids), quantised, torch.stack(commitments).mean(0))
+        return Encoding(tuple(token_ids), total, torch.stack(commitments).mean(0))
 
     def lookup(self, token_ids: Tensor) -> Tensor:
         """Codes of token ids, shape (..., C)."""
@@ -155,10 +136,16 @@ class MultiScaleQuantizer(nn.Module):
 
     def partial_sums(self, codes: Sequence[Tensor]) -> list[Tensor]:
         """Sums of scales 1..k (Algorithm 2, l. 1-6), each (B, L_K, C), from codes (B, L_k, C)."""
-        return [after for _, after in self.coarse_to_fine(lambda k, _: codes[k], codes[0])]
+        # Summed in the codes' own type, also where autocast makes the products narrower.
+        total = codes[0].new_zeros(len(codes[0]), self.scale_lengths[-1], codes[0].shape[-1])
+        sums: list[Tensor] = []
+        for up, chosen in zip(self.scale_up, codes, strict=True):
+            total = total + up @ chosen
+            sums.append(total)
+        return sums
 
     def scale_inputs(self, codes: Sequence[Tensor]) -> list[Tensor]:
-        """What the transformer sees at each scale: the coarser scales' sum at its own length.
+        """The transformer's input at each scale: the coarser scales' sum at its own length.
 
         Args:
             codes: the codes of every scale, K tensors (B, L_k, C).
@@ -166,5 +153,6 @@ class MultiScaleQuantizer(nn.Module):
         Returns:
             K tensors (B, L_k, C); the first is zero.
         """
-        loop = self.coarse_to_fine(lambda k, _: codes[k], codes[0])
-        return [self.scale_down[k] @ before for k, (before, _) in enumerate(loop)]
+        sums = self.partial_sums(codes)
+        before = [torch.zeros_like(sums[0]), *sums[:-1]]
+        return [down @ total for down, total in zip(self.scale_down, before, strict=True)]

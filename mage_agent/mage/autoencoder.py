@@ -53,7 +53,7 @@ class TrajectoryEncoder(nn.Module):
         Returns:
             Latent f, shape (B, L_K, C).
         """
-        # Deviation: the encoder pools time by temporal_stride, as TAP does.
+        # Deviation 1: the encoder pools time by temporal_stride, as TAP does.
         patches = trajectory.unflatten(1, (-1, self.temporal_stride)).flatten(2)
         x = self.embed(patches) + self.position + self.embed_return(return_to_go)[:, None]
         for block in self.blocks:
@@ -63,9 +63,9 @@ class TrajectoryEncoder(nn.Module):
 
 
 class Adapter(nn.Module):
-    """Bottleneck that bends a layer's output towards the condition (section A.4.1).
+    """Bottleneck that adapts a layer's output to the condition (section A.4.1).
 
-    Only the first latent step is bent, for the condition tells where the plan starts; attention
+    Only the first latent step is adapted, since the condition is about the plan's start; attention
     carries the change on to the later ones. Starts as the identity, so that guidance begins at the
     trained decoder.
     """
@@ -79,11 +79,11 @@ class Adapter(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """Bend (B, L, D) towards a condition (B, S + 1)."""
-        # Deviation: adapters bend the first latent step, not all of them.
+        """Adapt (B, L, D) to a condition (B, S + 1)."""
+        # Deviation 4: adapters change the first latent step, not all of them.
         first = x[:, 0]
-        bent = first + self.up(nn.functional.gelu(self.down(first) + self.condition(condition)))
-        return torch.cat([bent[:, None], x[:, 1:]], dim=1)
+        adapted = first + self.up(nn.functional.gelu(self.down(first) + self.condition(condition)))
+        return torch.cat([adapted[:, None], x[:, 1:]], dim=1)
 
 
 class TrajectoryDecoder(nn.Module):

@@ -1,0 +1,75 @@
+"""Does a dataset fit an agent? Asked before anything is trained on it."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from tensordict import TensorDictBase
+
+from mage_agent.agent import Agent
+from mage_agent.data import check_dataset
+
+__all__ = ["check_fits"]
+
+TOLERANCE = 1e-4
+"""How far data may lie outside an agent's bounds, as a part of their distance: rounding."""
+
+
+def check_fits(agent: Agent, dataset: TensorDictBase) -> None:
+    """Compare a dataset with an agent before anything is trained.
+
+    Args:
+        agent: to be trained.
+        dataset: from ``load_dataset``.
+
+    Raises:
+        KeyError, TypeError: the dataset is not what ``load_dataset`` returns.
+        ValueError: entries or sizes differ, actions lie outside the agent's bounds, or the agent
+            is a copy that only acts.
+
+    Warns:
+        UserWarning: returns lie outside the range that the agent was built with.
+    """
+    if agent.only_acts:
+        raise ValueError("optimize_for_inference made this copy to act; train the model itself.")
+    check_dataset(dataset)
+    missing = [key for key in agent.config.observation_keys if key not in dataset]
+    if missing:
+        raise ValueError(f"the dataset lacks the agent's observation entries {missing}.")
+    found = {key: dataset[key].shape[-1] for key in agent.observation_sizes}
+    actions = dataset["action"].shape[-1]
+    if (found, actions) != (agent.observation_sizes, agent.action_dim):
+        raise ValueError(
+            f"the dataset has observations of the sizes {found} and {actions} actions, the agent "
+            f"{agent.observation_sizes} and {agent.action_dim}; build it with from_dataset."
+        )
+    _check_ranges(agent, dataset)
+
+
+def _check_ranges(agent: Agent, dataset: TensorDictBase) -> None:
+    """Compare a dataset with the bounds and returns that the agent was built for."""
+    units, action = agent.units, dataset["action"]
+    low, high = units.action_low.to(action.device), units.action_high.to(action.device)
+    width = torch.where((high - low).isfinite(), high - low, 0.0)
+    beyond = torch.maximum(low - action, action - high) > TOLERANCE * width
+    if beyond.any():
+        row, column = beyond.nonzero()[0].tolist()
+        raise ValueError(
+            f"{int(beyond.any(-1).sum())} of {len(dataset)} steps have actions outside the agent's "
+            f"bounds, first {action[row, column]:g} in step {row}, dimension {column}, where "
+            f"[{low[column]:g}, {high[column]:g}] is allowed; build the agent from this dataset, "
+            "or load it with the bounds of the first one."
+        )
+    if not agent.told_return:
+        return
+    returns, (smallest, largest) = agent.returns_to_go(dataset), units.return_to_go_range
+    found = float(returns.min()), float(returns.max())
+    slack = TOLERANCE * (largest - smallest)
+    if found[0] < smallest - slack or found[1] > largest + slack:
+        warnings.warn(
+            f"the dataset's returns-to-go reach from {found[0]:g} to {found[1]:g}, those that the "
+            f"agent was built with from {smallest:g} to {largest:g}, and no others are asked for; "
+            "build the agent anew with from_dataset, or from both datasets together.",
+            stacklevel=4,
+        )

@@ -1,0 +1,107 @@
+"""Observation entries by name: what environments give, and what an agent needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+__all__ = ["check_spaces", "read_entries"]
+
+
+def read_entries(
+    observation: Any, sizes: Mapping[str, int], *, told_return: bool
+) -> tuple[dict[str, NDArray[np.float32]], bool]:
+    """Check an observation, and split it into its entries.
+
+    Args:
+        observation: one observation or a batch, an array or a mapping of arrays.
+        sizes: the entries that the agent needs.
+        told_return: whether to read ``return_to_go`` as well, where it is there.
+
+    Returns:
+        The entries as batches, each (num_envs, size), and whether it was a single observation.
+
+    Raises:
+        ValueError: an entry is missing, has another shape or is not finite.
+    """
+    if isinstance(observation, tuple):
+        raise ValueError(
+            "the observation is a tuple; env.reset() of Gymnasium returns (observation, info), "
+            "venv.reset() of Stable-Baselines3 the observation. Pass the observation alone."
+        )
+    given, wanted = _named(observation, sizes), dict(sizes)
+    if any(key not in given for key in wanted):
+        raise ValueError(
+            f"the observation has the entries {list(given)}; the policy needs {list(wanted)}."
+        )
+    if told_return and "return_to_go" in given:
+        wanted["return_to_go"] = 1
+    entries = {key: np.asarray(given[key], dtype=np.float32) for key in wanted}
+    batch = next(iter(entries.values())).shape[:-1]
+    shapes = {key: part.shape for key, part in entries.items()}
+    if len(batch) > 1 or shapes != {key: (*batch, size) for key, size in wanted.items()}:
+        raise ValueError(
+            f"the observation has the shapes {shapes}; "
+            f"expected are { {key: (size,) for key, size in wanted.items()} }, or the same with "
+            "the number of environments in front."
+        )
+    infinite = [key for key, part in entries.items() if not np.isfinite(part).all()]
+    if infinite:
+        raise ValueError(f"the observation entries {infinite} are not finite: {entries}.")
+    return {key: part.reshape(-1, wanted[key]) for key, part in entries.items()}, not batch
+
+
+def check_spaces(
+    observation: spaces.Space[Any],
+    action: spaces.Space[Any],
+    sizes: Mapping[str, int],
+    own: spaces.Box,
+) -> None:
+    """Compare an environment's spaces with what an agent was made for.
+
+    Args:
+        observation: the environment's observation space.
+        action: its action space.
+        sizes: the entries that the agent needs.
+        own: the agent's action space.
+
+    Raises:
+        ValueError: they do not fit.
+    """
+    if not isinstance(action, spaces.Box):
+        raise ValueError(
+            f"the environment's action space is {action}; the policy's actions are continuous, "
+            f"{own}, and so must be the environment's."
+        )
+    low, high = action.low.astype(np.float32), action.high.astype(np.float32)  # as own are
+    if action.shape != own.shape or (own.low < low).any() or (own.high > high).any():
+        raise ValueError(
+            f"the environment's action space is {action}, but the policy's actions lie in {own}; "
+            "use the environment the data comes from, or load the data with its action_low and "
+            "action_high."
+        )
+    found = _named(observation, sizes)
+    for key, size in sizes.items():
+        if key not in found or found[key].shape != (size,):
+            raise ValueError(
+                f"the environment's observation space is {observation}; the policy needs the "
+                f"entries {dict(sizes)} (name: size)."
+            )
+
+
+def _named(entries: Any, sizes: Mapping[str, int]) -> dict[str, Any]:
+    """A lone observation, or a lone space, stands for the first entry that is needed.
+
+    Wrappers, which do not know the agent's name for a lone one, call it "observation".
+    """
+    first, *others = sizes
+    if not isinstance(entries, Mapping):
+        return {first: entries}
+    named = dict(entries)
+    if not others and first not in named and "observation" in named:
+        named[first] = named.pop("observation")
+    return named

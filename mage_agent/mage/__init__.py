@@ -1,0 +1,1 @@
+"""MAGE: multi-scale autoregressive generation of trajectories."""

@@ -1,0 +1,278 @@
+"""MAGE, the whole method: tokenize, generate, decode, act.
+
+Read it in this order: ``tokenize`` turns a window into a pyramid of tokens, ``logits`` scores a
+pyramid given (s_0, R_0), ``generate`` draws one coarse to fine, ``decode`` turns it back into a
+trajectory that starts at s_0, and ``read_action`` reads the next action off it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+from torch.nn import functional as F
+
+from mage_agent.mage import inference, plan, stages
+from mage_agent.mage.networks import MAGENetworks
+from mage_agent.mage.quantizer import Encoding
+from mage_agent.mage.sampling import choose_codes
+from mage_agent.mage.transformer import Condition
+from mage_agent.nn.layers import KeyValue
+from mage_agent.stage import Stage
+from mage_agent.types import Plan, TrajectoryWindow
+
+__all__ = ["MAGEModel"]
+
+
+class MAGEModel(MAGENetworks):
+    """Multi-scale autoregressive generation of trajectories.
+
+    Raw environment units go in and out of ``act``, ``decide``, ``plan`` and ``tokenize``; what the
+    other methods take and return is standardised.
+
+    Args:
+        config: everything else.
+        observation_dim: observation size S, or the size of each of ``config.observation_keys``.
+        action_dim: action size A.
+
+    Raises:
+        ValueError: a size is missing or below 1, or does not go with the goals that are planned.
+    """
+
+    name: ClassVar[str] = "mage"
+
+    # ---------------------------------------------------------------- stage 1: windows and tokens
+
+    def tokenize(self, window: TrajectoryWindow, *, update_codebook: bool = False) -> Encoding:
+        """Encode a window and quantise it scale by scale (Algorithm 1).
+
+        Args:
+            window: a batch of windows; padding may hold anything.
+            update_codebook: move the codes towards this batch.
+
+        Returns:
+            Token ids (B, L_k), latent (B, L_K, C) and commitment (B,).
+        """
+        return_to_go = self.units.return_to_go(window.return_to_go[:, 0])
+        latent = self.encoder(self.trajectory(window), self._shown("autoencoder", return_to_go))
+        # The nearest of many codes is not to be found in bfloat16, which autocast may have set.
+        with torch.autocast(latent.device.type, enabled=False):
+            latent = latent.to(self.quantizer.codes.dtype)
+            return self.quantizer.encode(latent, update_codebook=update_codebook)
+
+    def decode(
+        self, latent: Tensor, state: Tensor, return_to_go: Tensor, *, guided: bool
+    ) -> Tensor:
+        """Decode a latent: with D (Algorithm 2), or guided by (s_0, R_0) with D' (Eq. 7).
+
+        Args:
+            latent: sum_k z_k, shape (B, L_K, C).
+            state: s_0, shape (B, S).
+            return_to_go: R_0, shape (B, 1).
+            guided: whether the adapters take part.
+
+        Returns:
+            Trajectory, shape (B, T, X).
+        """
+        condition = None
+        if guided:
+            given = state[:, self.planner_sees]
+            condition = torch.cat([given, self._shown("condition_loss", return_to_go)], dim=-1)
+        shown = self._shown("autoencoder", return_to_go)
+        trajectory: Tensor = self.decoder(latent, shown, condition)
+        return trajectory
+
+    # ------------------------------------------------------- stage 2: generation, coarse to fine
+
+    def logits(
+        self, codes: Sequence[Tensor], state: Tensor, return_to_go: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Score every scale given the true coarser ones, in one pass (Eq. 4).
+
+        Args:
+            codes: codes of every scale, K tensors (B, L_k, C).
+            state: s_0, shape (B, S).
+            return_to_go: R_0, shape (B, 1).
+
+        Returns:
+            K tensors (B, L_k, V).
+        """
+        lengths = self.config.scales
+        inputs = torch.cat(self.quantizer.scale_inputs(codes), dim=1)
+        first, finer = self._embedded(state, return_to_go)
+        condition = first if finer is first else first.followed_by(finer, lengths)
+        logits, _ = self.transformer(inputs, condition)
+        per_scale: tuple[Tensor, ...] = logits.split(lengths, dim=1)
+        return per_scale
+
+    def generate(
+        self,
+        state: Tensor,
+        return_to_go: Tensor,
+        choose: Callable[[Tensor], Tensor],
+        given: Sequence[Tensor] = (),
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Draw a token pyramid coarse to fine, with a key/value cache (Eq. 4).
+
+        Args:
+            state: s_0, shape (B, S).
+            return_to_go: R_0, shape (B, 1).
+            choose: maps the logits of a scale (B, L_k, V) to its codes (B, L_k, C).
+            given: codes of the coarsest scales, which are not chosen then, tensors (B, L_k, C).
+
+        Returns:
+            Logits, K tensors (B, L_k, V), and the sums of scales 1..k, K tensors (B, L_K, C).
+        """
+        first, finer = self._embedded(state, return_to_go)
+        scores: list[Tensor] = []
+        sums: list[Tensor] = []
+        past: list[KeyValue] | None = None
+        total = state.new_zeros(len(state), self.config.latent_length, self.config.code_dim)
+        for k in range(self.config.num_scales):
+            inputs = self.quantizer.scale_down[k] @ total  # (B, L_k, C)
+            logits, past = self.transformer(inputs, finer if k else first, scale=k, past=past)
+            codes = given[k] if k < len(given) else choose(logits)
+            total = total + self.quantizer.scale_up[k] @ codes
+            scores.append(logits)
+            sums.append(total)
+        return scores, sums
+
+    def choose(
+        self, logits: Tensor, temperature: float = 0.0, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Codes (B, L_k, C) to act on, from the logits of a scale (B, L_k, V)."""
+        return choose_codes(
+            logits,
+            self.quantizer.codes,
+            code_temperature=self.config.code_temperature,
+            temperature=temperature,
+            generator=generator,
+        )
+
+    # ---------------------------------------------------------------- from the plan to the action
+
+    def read_action(
+        self, latent: Tensor, state: Tensor, return_to_go: Tensor, *, guided: bool = True
+    ) -> Tensor:
+        """Inverse dynamics on a plan (Eq. 6), or on what ``inverse_dynamics`` makes of it.
+
+        Returns:
+            Action, shape (B, A).
+        """
+        read = self.read_plan(latent, state, return_to_go, guided=guided)
+        action: Tensor = self.inverse_dynamics(read, torch.cat([state, return_to_go], dim=-1))
+        return action
+
+    def read_plan(
+        self, latent: Tensor, state: Tensor, return_to_go: Tensor, *, guided: bool = True
+    ) -> Tensor:
+        """What inverse dynamics reads of a plan: the latent, two decoded states, or a direction.
+
+        Returns:
+            Shape (B, L_K * C), (B, 2 S), or (B, G), of length 1 in the goal's units.
+        """
+        if self.config.inverse_dynamics == "latent":
+            return latent.flatten(1)
+        decoded = self.split(self.decode(latent, state, return_to_go, guided=guided))
+        if self.config.inverse_dynamics == "explicit":
+            return decoded["S"][:, :2].flatten(1)
+        # Deviation 20: in ant mazes, inverse dynamics reads the plan's direction, not its latent.
+        path = decoded["G"][:, -1].detach() - state[:, self.achieved_goal]
+        return F.normalize(path * self.units.observation.std[self.achieved_goal], dim=-1)
+
+    def decide(
+        self,
+        observation: Tensor,
+        return_to_go: Tensor,
+        state: TensorDict | None = None,
+        *,
+        temperature: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, None]:
+        """The action to execute now; MAGE makes a new plan at every step and keeps no memory."""
+        given, target = self.condition(observation, return_to_go)
+        if temperature == 0:
+            action = self.greedy_action(given, target)
+        else:
+            _, sums = self.generate(
+                given, target, lambda logits: self.choose(logits, temperature, generator)
+            )
+            action = self.read_action(sums[-1], given, target)
+        return self.units.environment_action(action), None
+
+    def greedy_action(self, state: Tensor, return_to_go: Tensor) -> Tensor:
+        """Deterministic action (B, A); what ``optimize_for_inference`` compiles."""
+        _, sums = self.generate(state, return_to_go, self.choose)
+        return self.read_action(sums[-1], state, return_to_go)
+
+    def optimize_for_inference(
+        self, weights: str = "float32", *, compiled: bool | None = None
+    ) -> MAGEModel:
+        """A copy that acts faster; see ``mage_agent.mage.inference``."""
+        return inference.optimize_for_inference(self, weights, compiled=compiled)
+
+    @torch.no_grad()
+    def plan(
+        self,
+        observation: Tensor,
+        return_to_go: Tensor,
+        *,
+        partial: bool = False,
+        guided: bool = True,
+        temperature: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> Plan:
+        """The plan behind the action, decoded.
+
+        Args:
+            observation: raw observations, shape (B, S).
+            return_to_go: discounted return asked for, shape (B,) or (B, 1).
+            partial: also decode scales 1..k for every k.
+            guided: decode with D' (adapters) rather than D.
+            temperature: of the token samples; 0 is deterministic.
+            generator: source of randomness.
+
+        Returns:
+            The plan in environment units.
+        """
+        return plan.make_plan(
+            self,
+            observation,
+            return_to_go,
+            partial=partial,
+            guided=guided,
+            temperature=temperature,
+            generator=generator,
+        )
+
+    # -------------------------------------------------------------------------------- training
+
+    def stages(self, dataset: TensorDictBase) -> list[Stage]:
+        """Tokenizer, generator, and where the configuration has it inverse dynamics."""
+        return stages.make_stages(self, dataset)
+
+    def describe(self, dataset: TensorDictBase) -> dict[str, float]:
+        """Errors on data, from tokens to actions; see ``mage_agent.mage.stages.describe``."""
+        return stages.describe(self, dataset)
+
+    # -------------------------------------------------------------- where the return conditions
+
+    def _embedded(self, state: Tensor, return_to_go: Tensor) -> tuple[Condition, Condition]:
+        """Conditions of the first and of the finer scales (Table 7)."""
+        sites = self.config.return_conditioning
+
+        def embed(site: str) -> Condition:
+            told = return_to_go.new_full(return_to_go.shape, float(site in sites))
+            return self.transformer.condition(state[:, self.planner_sees], return_to_go, told)
+
+        first = embed("first_scale")
+        same = ("first_scale" in sites) == ("finer_scales" in sites)
+        return first, first if same else embed("finer_scales")
+
+    def _shown(self, site: str, return_to_go: Tensor) -> Tensor:
+        """The return where it conditions (Table 7), zeros where it does not."""
+        shown = site in self.config.return_conditioning
+        return return_to_go if shown else torch.zeros_like(return_to_go)

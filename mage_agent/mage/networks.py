@@ -1,0 +1,130 @@
+"""What MAGE is made of: its networks, and the channels and conditions that they see."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from mage_agent.agent import Agent
+from mage_agent.mage import upgrade
+from mage_agent.mage.autoencoder import TrajectoryDecoder, TrajectoryEncoder
+from mage_agent.mage.config import GOALS, MAGEConfig
+from mage_agent.mage.inverse_dynamics import InverseDynamics
+from mage_agent.mage.quantizer import MultiScaleQuantizer
+from mage_agent.mage.transformer import MultiScaleTransformer
+from mage_agent.nn.layers import MLP, edge_pad
+from mage_agent.types import TrajectoryWindow
+
+__all__ = ["MAGENetworks"]
+
+
+class MAGENetworks(Agent):
+    """The networks of ``MAGEModel``, which says what is done with them."""
+
+    config_class: ClassVar[type[MAGEConfig]] = MAGEConfig
+    config: MAGEConfig
+
+    def __init__(
+        self, config: MAGEConfig, *, observation_dim: int | Mapping[str, int], action_dim: int
+    ) -> None:
+        super().__init__(config, observation_dim=observation_dim, action_dim=action_dim)
+        total = self.observation_dim
+        achieved, desired = (self.observation_sizes.get(key, 0) for key in GOALS)
+        if config.needs_goals and (achieved != desired or total == achieved + desired):
+            raise ValueError(
+                f"observation_dim is {self.observation_sizes}; achieved and desired goal must be "
+                "of one size, and other entries beside them."
+            )
+        goal_dim = achieved if config.needs_goals else 0
+        body_dim = total - 2 * goal_dim  # goals come last: achieved, desired
+        self.achieved_goal = slice(body_dim, body_dim + goal_dim)
+        # Deviation 19: plans of goals are conditioned on the goals alone, not on the body.
+        # A planner that sees the body repeats the direction in which it already moves.
+        self.planner_sees = slice(body_dim if "G" in config.trajectory else 0, total)
+        condition_dim = total - self.planner_sees.start
+        sizes = {"R": 1, "S": total, "A": action_dim, "G": goal_dim}
+        self.channels = [sizes[name] for name in config.trajectory]
+        autoencoder = {
+            "trajectory_dim": sum(self.channels),
+            "horizon": config.horizon,
+            "temporal_stride": config.temporal_stride,
+            "code_dim": config.code_dim,
+            "width": config.width,
+            "num_blocks": config.num_autoencoder_blocks,
+            "num_heads": config.num_heads,
+        }
+        self.encoder = TrajectoryEncoder(**autoencoder)
+        self.quantizer = MultiScaleQuantizer(
+            config.scales, config.codebook_size, config.code_dim, config.codebook_decay
+        )
+        self.decoder = TrajectoryDecoder(
+            **autoencoder,
+            observation_dim=condition_dim,
+            adapter_dim=config.adapter_dim if config.condition_guidance == "adapter" else None,
+        )
+        plan_dims = {
+            "latent": config.latent_length * config.code_dim,
+            "explicit": 2 * total,
+            "direction": goal_dim,
+        }
+        condition_dims = {"none": 0, "state_and_return": total + 1, "body": body_dim}
+        self.inverse_dynamics = InverseDynamics(
+            plan_dims[config.inverse_dynamics],
+            condition_dims[config.inverse_dynamics_condition],
+            action_dim,
+            2 * config.width,
+            num_layers=config.inverse_dynamics_layers,
+            plan_scale=config.plan_scale,
+            dropout=config.plan_dropout,
+        )
+        self.transformer = MultiScaleTransformer(
+            scale_lengths=config.scales,
+            codebook_size=config.codebook_size,
+            code_dim=config.code_dim,
+            observation_dim=condition_dim,
+            width=config.width,
+            num_blocks=config.num_blocks,
+            num_heads=config.num_heads,
+            dropout=config.dropout,
+        )
+        self.return_value = (
+            MLP(condition_dim, config.width, config.width, 1) if config.return_expectile else None
+        )
+
+    @classmethod
+    def upgrade(
+        cls, tensors: Mapping[str, Tensor], header: Mapping[str, Any]
+    ) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
+        """What a file of the first format held, in today's form."""
+        return upgrade.upgrade(tensors, header)
+
+    # ------------------------------------------------------------------ conditions and channels
+
+    def condition(self, observation: Tensor, return_to_go: Tensor) -> tuple[Tensor, Tensor]:
+        """Standardised (s_0, R_0), (B, S) and (B, 1), of raw ones."""
+        state, target = self.units.standardize(observation, return_to_go.reshape(-1, 1))
+        # Deviation 18: with return_expectile, a learned value of s_0 caps the return asked for.
+        # A return that the data never reached from s_0 is out of distribution.
+        if self.return_value is not None:
+            target = target.minimum(self.return_value(state[:, self.planner_sees]))
+        return state, target
+
+    def trajectory(self, window: TrajectoryWindow) -> Tensor:
+        """The modelled channels of a window, standardised and edge-padded, shape (B, T, X)."""
+        units = self.units
+        parts = {
+            "R": lambda: units.return_to_go(window.return_to_go),
+            "S": lambda: units.observation(window.observation),
+            "A": lambda: units.action(window.action),
+            "G": lambda: units.observation(window.observation)[..., self.achieved_goal],
+        }
+        channels = torch.cat([parts[name]() for name in self.config.trajectory], dim=-1)
+        return edge_pad(channels, window.mask)
+
+    def split(self, trajectory: Tensor) -> dict[str, Tensor]:
+        """Channels of a trajectory (B, T, X) by name: "R", "S", "A", "G"."""
+        parts = trajectory.split(self.channels, dim=-1)
+        return dict(zip(self.config.trajectory, parts, strict=True))

@@ -1,0 +1,64 @@
+"""MAGE's configuration by domain: the paper's size, and a size for two CPU cores."""
+
+from typing import Any
+
+__all__ = ["GOALS", "PRESETS"]
+
+GOALS = ("achieved_goal", "desired_goal")
+"""Entries of a goal-conditioned observation, last in ``observation_keys``."""
+
+# How the action is read off the plan, by domain (measured). On Adroit, inverse dynamics that sees
+# s_0 ignores the plan. In mazes and locomotion, it cannot hold a gait without s_0.
+_BY_PLAN_AND_STATE: dict[str, Any] = {
+    "inverse_dynamics_condition": "state_and_return",
+    "inverse_dynamics_layers": 3,
+}
+_MAZE: dict[str, Any] = {
+    **_BY_PLAN_AND_STATE,
+    "observation_keys": ("observation", *GOALS),
+    "inverse_dynamics_steps": 20_000,
+}
+_SMALL: dict[str, Any] = {
+    "num_scales": 4,
+    "codebook_size": 256,
+    "width": 128,
+    "num_blocks": 3,
+    "num_autoencoder_blocks": 1,
+    "batch_size": 128,
+    "learning_rate": 7e-4,
+    "tokenizer_steps": 1_500,
+    "generator_steps": 2_500,
+}
+_DOMAINS: dict[str, dict[str, Any]] = {
+    "adroit": {},  # Table 10
+    "kitchen": {"codebook_size": 2048},  # Table 11
+    "antmaze": {  # Table 12
+        **_MAZE,
+        "codebook_size": 1024,
+        "discount": 0.998,
+        "trajectory": "RG",
+        "inverse_dynamics": "direction",
+        "inverse_dynamics_condition": "body",
+        "return_expectile": 0.9,
+    },
+    "maze2d": {  # Table 13
+        **_MAZE,
+        "codebook_size": 256,
+        "width": 256,
+        "num_blocks": 4,
+        "plan_scale": 0.3,
+    },
+    "locomotion": {  # Table 14
+        **_BY_PLAN_AND_STATE,
+        "inverse_dynamics_steps": 40_000,
+        "plan_scale": 0.07,
+        "plan_dropout": 0.5,
+    },
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    **_DOMAINS,
+    **{f"{name}-small": {**domain, **_SMALL} for name, domain in _DOMAINS.items()},
+    "small": _SMALL,
+}
+"""The paper's domains at the paper's size (Tables 10-14); with ``-small`` appended, the same at a
+size that trains in minutes on two CPU cores; ``small`` is for data of no particular domain."""

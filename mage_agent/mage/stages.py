@@ -1,0 +1,204 @@
+"""How MAGE is trained: tokenizer, generator, inverse dynamics; and its errors on data."""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+from torch.nn import functional as F
+
+from mage_agent.agent import evaluating
+from mage_agent.data import WindowSampler, replay_buffer
+from mage_agent.hardware import seeded
+from mage_agent.mage.losses import MAGEInverseDynamicsLoss, MAGELoss, MAGETokenizerLoss
+from mage_agent.stage import Stage, warm_up_and_cosine
+
+if TYPE_CHECKING:
+    from mage_agent.mage.model import MAGEModel
+
+__all__ = ["describe", "make_stages"]
+
+COLLAPSED = 0.1
+"""Perplexity of the tokens, from 0 at one code to 1 at all alike, below which a codebook has
+collapsed; healthy ones were measured at 0.8 to 0.97."""
+_CHUNK = 1024
+"""Steps whose tokens or plans are computed at once."""
+
+
+def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
+    """The stages of Algorithms 1, 2 and 5, and one more where inverse dynamics sees the state.
+
+    Args:
+        model: the model to train.
+        dataset: from ``load_dataset``.
+    """
+    config = model.config
+    columns = dataset.select(*config.observation_keys, "action", "episode")
+    columns = columns.set("return_to_go", model.returns_to_go(dataset))
+    stage = partial(
+        Stage,
+        batch_size=config.batch_size,
+        weight_decay=config.weight_decay,
+        gradient_clip=config.gradient_clip,
+    )
+    low = 0.1 * config.learning_rate
+    # Deviation 10: the learning rate warms up and falls; the paper gives one number.
+    rates = warm_up_and_cosine(config.learning_rate, low, config.warmup_steps)
+    stages = [
+        stage(
+            name="tokenizer",
+            loss=MAGETokenizerLoss(model),
+            steps=config.tokenizer_steps,
+            columns=lambda: columns,
+            horizon=config.horizon,
+            rates=rates,
+            low_precision=True,
+            acts=False,
+        ),
+        # The tokenizer is frozen from here on. Tokens are therefore computed once; a batch holds
+        # only the first step of its windows.
+        stage(
+            name="generator",
+            loss=MAGELoss(model),
+            steps=config.generator_steps,
+            columns=lambda: _with_tokens(model, columns),
+            rates=rates,
+            low_precision=True,
+            # Deviation 11: stage 2 trains a new inverse dynamics, on generated plans.
+            # That of stage 1 relies on fine tokens, which the generator cannot predict.
+            begin=model.inverse_dynamics.reset_parameters,
+        ),
+    ]
+    if config.inverse_dynamics_steps:
+        # Deviation 14: where inverse dynamics sees s_0, a third stage trains it on final plans.
+        peak = config.inverse_dynamics_learning_rate
+        stages.append(
+            stage(
+                name="inverse_dynamics",
+                loss=MAGEInverseDynamicsLoss(model),
+                steps=config.inverse_dynamics_steps,
+                columns=lambda: _with_plans(model, columns),
+                rates=warm_up_and_cosine(peak, low, config.warmup_steps),
+            )
+        )
+    return stages
+
+
+def _with_tokens(model: MAGEModel, columns: TensorDictBase) -> TensorDictBase:
+    """The columns with the tokens of the window that starts at every step, (N, sum_k L_k)."""
+    token_ids = _tokens(model, columns)
+    _warn_of_collapse(token_ids, model.config.codebook_size)
+    return columns.copy().set("token_ids", token_ids)
+
+
+def _with_plans(model: MAGEModel, columns: TensorDictBase) -> TensorDictBase:
+    """The columns with what inverse dynamics reads of plans, (N, ...)."""
+    learns_from_data = model.config.inverse_dynamics == "direction"
+    plans = _directions(model, columns) if learns_from_data else _plans(model, columns)
+    return columns.copy().set("plan", plans)
+
+
+@torch.no_grad()
+def _tokens(model: MAGEModel, columns: TensorDictBase) -> Tensor:
+    """Tokens of the window that starts at every step, (N, sum_k L_k)."""
+    sampler = WindowSampler(columns["episode"], model.config.horizon)
+    loss = MAGETokenizerLoss(model)
+    token_ids = []
+    with evaluating(model):
+        for start in torch.arange(len(columns)).split(_CHUNK):
+            index, mask = sampler.windows(start)
+            batch = columns[index].set(("collector", "mask"), mask).to(model.device)
+            encoding = model.tokenize(loss.window(batch))
+            token_ids.append(torch.cat(encoding.token_ids, dim=1).cpu())
+    return torch.cat(token_ids)
+
+
+@torch.no_grad()
+def _plans(model: MAGEModel, columns: TensorDictBase) -> Tensor:
+    """What inverse dynamics reads of plans for the return that followed each step, (N, ...)."""
+    config, device = model.config, model.device
+    # Deviation 16: with data_scales, the third stage's plans begin with the data's tokens.
+    # If a plan disagrees with the data's action, inverse dynamics learns to ignore plans and
+    # averages the actions where paths part.
+    coarse = config.scales[: config.data_scales]
+    tokens = _tokens(model, columns) if coarse else torch.empty(len(columns), 0)
+    plans = []
+    # Deviation 15: the third stage's plans are generated with dropout.
+    # Plans of windows that the transformer has memorised are better than those met in acting.
+    with evaluating(model), seeded(0, device):  # a run that is resumed makes the same plans
+        model.transformer.train()
+        chunks = zip(columns.split(_CHUNK), tokens.split(_CHUNK), strict=True)
+        for chunk, token_ids in chunks:
+            state, target = model.units.standardize(
+                model.units.concatenate(chunk).to(device), chunk["return_to_go"].to(device)
+            )
+            given = [
+                model.quantizer.lookup(ids)
+                for ids in token_ids[:, : sum(coarse)].to(device).split(coarse, dim=1)
+            ]
+            _, sums = model.generate(state, target, model.choose, given)
+            plans.append(model.read_plan(sums[-1], state, target).cpu())
+        model.transformer.eval()
+    return torch.cat(plans)
+
+
+def _directions(model: MAGEModel, columns: TensorDictBase) -> Tensor:
+    """Direction from the goal achieved at every step to that at its window's end, (N, G)."""
+    goal = columns["achieved_goal"]
+    sampler = WindowSampler(columns["episode"], model.config.horizon)
+    index, _ = sampler.windows(torch.arange(len(goal)))  # stays at an episode's last step
+    return F.normalize(goal[index[:, -1]] - goal, dim=-1)
+
+
+def _warn_of_collapse(token_ids: Tensor, codebook_size: int) -> None:
+    """Say so if hardly any codes carry the dataset; ``token_ids`` are all its windows'."""
+    share = token_ids.flatten().bincount(minlength=codebook_size) / token_ids.numel()
+    perplexity = float(torch.special.entr(share).sum().exp())
+    if perplexity - 1 < COLLAPSED * (min(codebook_size, token_ids.numel()) - 1):
+        warnings.warn(
+            f"the codebook has collapsed: {int((share > 0).sum())} of {codebook_size} codes are "
+            f"used, as unevenly as {perplexity:.1f} codes used alike. Train the tokenizer longer "
+            "(tokenizer_steps), lower learning_rate or commitment_weight, or make codebook_size "
+            "smaller.",
+            stacklevel=7,  # whoever called fit
+        )
+
+
+@torch.no_grad()
+def describe(
+    model: MAGEModel, dataset: TensorDictBase, *, batch_size: int = 2048
+) -> dict[str, float]:
+    """Errors on data, best data the model has not seen, from tokens to actions.
+
+    Args:
+        model: a trained model.
+        dataset: from ``load_dataset``.
+        batch_size: windows to judge, drawn at random.
+
+    Returns:
+        ``reconstruction_error`` of D on true tokens (standardised), the mean squared action error
+        in environment units on true tokens (``action_error_true``), on tokens generated in the true
+        context (``action_error_generated``) and in the model's own (``action_error_acting``), and
+        ``token_accuracy_k`` and ``codebook_usage_k`` of every scale.
+    """
+    config = model.config
+    buffer = replay_buffer(
+        dataset,
+        horizon=config.horizon,
+        batch_size=min(batch_size, len(dataset)),
+        discount=config.discount,
+        seed=0,
+    )
+    windows: TensorDict = buffer.sample().to(model.device)
+    with evaluating(model), seeded(0, model.device):
+        tokenizer, generator = MAGETokenizerLoss(model), MAGELoss(model)
+        losses = {**tokenizer.eval()(windows), **generator.eval()(windows)}
+        errors = {key: float(value) for key, value in losses.items() if not key.startswith("loss")}
+        window = tokenizer.window(windows)
+        acted = model.act(window.observation[:, 0], window.return_to_go[:, 0])
+    errors["action_error_acting"] = float((acted - window.action[:, 0]).square().mean())
+    return errors

@@ -1,0 +1,186 @@
+"""A stage of an agent's training: what ``fit`` must know, and no more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor, nn
+
+from mage_agent.data import Batches, Starts
+from mage_agent.hardware import has_bfloat16
+
+__all__ = ["Stage", "TrainingError", "total_loss", "warm_up_and_cosine"]
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on.
+
+    Attributes:
+        rows: rows of the dataset at which the windows of the last batch begin, shape (B,);
+            None where they are not known.
+    """
+
+    def __init__(self, message: str, rows: Tensor | None = None) -> None:
+        super().__init__(message)
+        self.rows = rows
+
+
+def total_loss(losses: TensorDictBase) -> Tensor:
+    """The sum of all entries that start with "loss_", as TorchRL's trainers take it; a scalar."""
+    terms = [value for key, value in losses.items() if key.startswith("loss_")]
+    return torch.stack(terms).sum()
+
+
+def warm_up_and_cosine(
+    peak: float, low: float, warmup: int
+) -> Callable[[int, int], Sequence[float]]:
+    """Learning rates that rise linearly for ``warmup`` steps, then fall along a cosine to ``low``.
+
+    Returns:
+        Function of the step and the number of steps, as ``Stage.rates`` takes it.
+    """
+
+    def rates(step: int, steps: int) -> list[float]:
+        cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
+        return [min(1.0, (step + 1) / max(1, warmup)) * (low + (peak - low) * cosine)]
+
+    return rates
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    r"""A part of an agent's training: a loss, its batches, and how it is minimised.
+
+    The whole of a training, and what ``fit`` does besides logs and checkpoints, is::
+
+        for number, stage in enumerate(agent.stages(dataset)):
+            stage.begin()
+            optimizer, batches = stage.make_optimizer(), stage.batches(seed=number)
+            for step in range(stage.steps):
+                losses = stage.losses(next(batches))
+                total_loss(losses).backward()
+                stage.step(optimizer, step)
+            stage.end()
+
+    How the usual kinds of training are expressed:
+
+    * stages that need what earlier ones learnt: ``columns`` is called when a stage begins, so it
+      may run the networks of the stages before (MAGE's tokens and plans);
+    * target networks and moving averages of weights: ``after_step``;
+    * several networks with rates of their own: ``optimizer`` with several parameter groups, and
+      ``rates``, one number for each;
+    * several updates for a batch, or an inner loop of inference before them: ``updates_per_batch``
+      and ``prepare``, whose result is the batch of all these updates;
+    * state of the training that no acting needs (target networks, posteriors of trajectories):
+      buffers or parameters of the loss module; they are kept in training's checkpoints, not in the
+      agent's.
+
+    Attributes:
+        name: of the stage, for progress and logs.
+        loss: module from a batch to a TensorDict with scalar entries "loss\_...", which are summed,
+            and metrics beside them; a ``LossModule`` of TorchRL, for instance.
+        steps: gradient steps.
+        columns: returns what batches are made of, a TensorDict (N,) with ``episode`` in it.
+        batch_size: windows per batch.
+        horizon: window length T. 1 gives batches of transitions (B,), else of windows (B, T) with a
+            mask under ``("collector", "mask")``.
+        starts: whether windows begin at any step, or at the first ones of episodes only.
+        learning_rate: of the default optimiser, AdamW.
+        rates: learning rates of a step by parameter group, given the step and the number of steps;
+            None keeps ``learning_rate``.
+        weight_decay: of the default optimiser.
+        gradient_clip: largest gradient norm.
+        optimizer: makes another optimiser of the loss.
+        updates_per_batch: consecutive steps that see the same batch.
+        low_precision: whether to compute the loss in bfloat16 where that is native.
+        acts: whether the agent can act while this stage is trained; callbacks that evaluate wait
+            for it.
+        begin: called once before the first step, not when training is taken up again.
+        prepare: called once for each batch.
+        after_step: called after each step with its number, from 0.
+        end: called once after the last step.
+    """
+
+    name: str
+    loss: nn.Module
+    steps: int
+    columns: Callable[[], TensorDictBase]
+    batch_size: int
+    horizon: int = 1
+    starts: Starts = "steps"
+    learning_rate: float = 3e-4
+    rates: Callable[[int, int], Sequence[float]] | None = None
+    weight_decay: float = 0.0
+    gradient_clip: float = math.inf
+    optimizer: Callable[[], torch.optim.Optimizer] | None = None
+    updates_per_batch: int = 1
+    low_precision: bool = False
+    acts: bool = True
+    begin: Callable[[], None] = lambda: None
+    prepare: Callable[[TensorDictBase], TensorDictBase] = lambda batch: batch
+    after_step: Callable[[int], None] = lambda step: None
+    end: Callable[[], None] = lambda: None
+
+    def batches(self, seed: int = 0) -> Iterator[TensorDictBase]:
+        """An endless stream of batches, each as often as it is to be used, on the loss's device."""
+        for batch in self.make_batches(seed):
+            ready = self.prepare(batch.to(self.device))
+            for _ in range(self.updates_per_batch):
+                yield ready
+
+    def make_batches(self, seed: int) -> Batches:
+        """The batches alone, whose state a checkpoint can keep."""
+        return Batches(
+            self.columns(),
+            horizon=self.horizon,
+            batch_size=self.batch_size,
+            starts=self.starts,
+            seed=seed,
+        )
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """A new optimiser of all that the stage trains."""
+        self.loss.train()
+        if self.optimizer is not None:
+            return self.optimizer()
+        return torch.optim.AdamW(
+            self.loss.parameters(),
+            lr=self.learning_rate,
+            weight_decay=self.weight_decay,
+            fused=True,
+        )
+
+    def losses(self, batch: TensorDictBase) -> TensorDictBase:
+        """Losses and metrics of a batch, each a scalar."""
+        narrow = self.low_precision and has_bfloat16(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=narrow):
+            losses: TensorDictBase = self.loss(batch)
+        return losses
+
+    def step(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Follow the gradients, and clear them.
+
+        Raises:
+            TrainingError: the gradient that is clipped is not finite; no weight has moved.
+        """
+        if self.rates is not None:
+            rates = self.rates(step, self.steps)
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+        if self.gradient_clip < math.inf:
+            parameters = [each for group in optimizer.param_groups for each in group["params"]]
+            norm = nn.utils.clip_grad_norm_(parameters, self.gradient_clip)
+            if not torch.isfinite(norm):
+                raise TrainingError(f"the gradient is not finite at step {step} of {self.name!r}.")
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        self.after_step(step)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the loss's parameters are."""
+        return next(self.loss.parameters()).device
