@@ -15,6 +15,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "visualize": ("matplotlib",),
     "benchmarks": ("rich",),
     "cluster": ("ray",),
+    "tune": ("optuna",),
     "dev": ("pytest", "hypothesis", "ruff", "mypy", "codespell"),
 }
 """Extra -> the importable packages that it installs; the extra ``all`` installs every one."""

@@ -1,0 +1,286 @@
+"""The objective of GAC as a TorchRL loss module: Eq. 6 on a batch of whole episodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from tensordict import NestedKey, TensorDictBase
+from tensordict.nn import dispatch
+from torch import Tensor
+
+from mage_agent.gac.inference import Ascent, Posterior, PosteriorStore, infer
+from mage_agent.gac.trajectory import Trajectories
+from mage_agent.losses import AgentLoss
+
+if TYPE_CHECKING:
+    from mage_agent.gac.model import GACModel
+
+__all__ = ["GACLoss"]
+
+EVALUATION_STEPS = 150
+"""Adam steps on q for trajectories that the model is judged by."""
+SURE = 0.5
+"""Standard deviation of q below which an entry of eps counts as used."""
+POSTERIOR = "posterior"
+"""Where a batch may bring q: entries "mean" and "log_variance", each (B, K + 1, D)."""
+
+
+class GACLoss(AgentLoss):
+    r"""The evidence lower bound of trajectories and returns, with free bits (Eq. 6).
+
+    Per trajectory of T steps, ``loss_action``, ``loss_state``, ``loss_return`` and ``loss_kl`` sum
+    to ``-J / T`` with ``J = E_q[log p(tau, y | s_0, eps)] - (eta + softplus(KL - eta))``, estimated
+    with one sample of q and ``config.window`` steps.
+
+    Where q(eps | tau, y) comes from is ``config.inference``. With "persistent", the module keeps
+    its parameters for every trajectory; in training mode, the backward pass that gives the model
+    its gradient moves them as well, by Adam (they are no ``parameters()``, but in
+    ``state_dict()``). A batch that brings q under ``"posterior"`` is taken at its word. In
+    evaluation mode, q is fitted to the batch from the prior on.
+
+    Metrics: ``elbo`` (the plain bound per step), ``kl`` in nats, ``inner_steps`` of Adam on q
+    before this step, ``active_dims``, entries of eps that q is sure about.
+
+    Args:
+        model: the model to train.
+        num_trajectories: how many the data has, numbered from 0 under ``episode``; "persistent"
+            needs it.
+        reduction: "mean" (default), "sum" or "none" (one loss per trajectory).
+
+    Raises:
+        ValueError: "persistent", and ``num_trajectories`` is missing.
+
+    Examples:
+        >>> (stage,) = model.stages(dataset)
+        >>> batch = next(stage.batches())
+        >>> losses = stage.loss(batch)
+        >>> sum(value for key, value in losses.items() if key.startswith("loss_")).backward()
+    """
+
+    @dataclass
+    class _AcceptedKeys(AgentLoss._AcceptedKeys):
+        """Names of the entries that the loss reads.
+
+        Attributes:
+            observation: stands for "observation" in ``config.observation_keys``, and under "next".
+            action: actions, shape (B, T, A).
+            return_to_go: of which the first, undiscounted one is y, shape (B, T, 1).
+            mask: True for real steps, shape (B, T) or (B, T, 1); all steps are real without it.
+            episode: number of the trajectory, shape (B, T).
+            done: True at the last step of an episode, shape (B, T, 1).
+        """
+
+        episode: NestedKey = "episode"
+        done: NestedKey = ("next", "done")
+
+    tensor_keys: _AcceptedKeys
+    default_keys = _AcceptedKeys
+    model: GACModel
+
+    def __init__(
+        self,
+        model: GACModel,
+        *,
+        num_trajectories: int | None = None,
+        reduction: str | None = None,
+    ) -> None:
+        super().__init__(model, reduction=reduction)
+        config = model.config
+        persistent = config.inference == "persistent"
+        if persistent and not num_trajectories:
+            raise ValueError(
+                f"num_trajectories is {num_trajectories}; inference='persistent' keeps q of every "
+                "trajectory and needs their number. Give it, take the loss of model.stages("
+                "dataset), or use inference='fresh'."
+            )
+        self.store = (
+            PosteriorStore(num_trajectories, *model.noise_shape)
+            if persistent and num_trajectories
+            else None
+        )
+        self.trains = ("prior", "generator", "critic", "action_std", "change_std")
+        if model.encoder is not None:
+            self.trains += ("encoder",)
+        self.inner_steps = 0
+
+    @property
+    def in_keys(self) -> list[NestedKey]:
+        """Entries that must be there."""
+        if self._in_keys is None:
+            keys = self.tensor_keys
+            following = [_next(key) for key in self.observation_keys]
+            own = (keys.action, keys.return_to_go, keys.episode, keys.done)
+            self._in_keys = [*self.observation_keys, *following, *own]
+        return self._in_keys
+
+    @in_keys.setter
+    def in_keys(self, values: list[NestedKey]) -> None:
+        self._in_keys = values
+
+    def written(self) -> list[str]:
+        """Losses and metrics that ``forward`` writes."""
+        parts = [f"loss_{name}" for name in ("action", "state", "return", "kl")]
+        return [*parts, "elbo", "kl", "inner_steps", "active_dims"]
+
+    def trajectories(self, tensordict: TensorDictBase) -> Trajectories:
+        """Read a batch of whole episodes.
+
+        Raises:
+            KeyError: the batch lacks an entry.
+            ValueError: it has another shape, or holds parts of episodes.
+        """
+        keys, model = self.tensor_keys, self.model
+        observation = self.observation(tensordict)
+        if observation.ndim != 3 or observation.shape[-1] != model.observation_dim:
+            raise ValueError(
+                f"the observations have shape {tuple(observation.shape)}; expected (batch, longest "
+                f"episode, {model.observation_dim}): take the batches of model.stages(dataset), or "
+                "of replay_buffer(dataset, starts='episodes', horizon=longest episode)."
+            )
+        shape = observation.shape[:2]
+        mask = tensordict.get(keys.mask, None)
+        if mask is None:
+            mask = torch.ones(shape, dtype=torch.bool, device=observation.device)
+        length = mask.view(shape).bool().sum(1)
+        done = tensordict.get(keys.done).view(shape).bool()
+        ended = done.gather(1, (length - 1).clamp_min(0)[:, None])
+        if not ended.all():
+            raise ValueError(
+                f"{int((~ended).sum())} of {len(ended)} windows end before their episode does; GAC "
+                "learns from whole episodes: make horizon the length of the longest one, and "
+                "starts='episodes'."
+            )
+        following = [tensordict.get(_next(key)) for key in self.observation_keys]
+        return model.standardize(
+            observation=observation,
+            action=tensordict.get(keys.action),
+            next_observation=torch.cat(following, dim=-1),
+            value=tensordict.get(keys.return_to_go).view(shape)[:, 0],
+            length=length,
+        )
+
+    def prepare(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """The inner loop (Algorithm 1, lines 5 to 8): once for a batch, before its gradient steps.
+
+        Args:
+            tensordict: a batch; it stays as it is.
+
+        Returns:
+            With "fresh", the batch and its q, batch size [B]; else the batch, whose q is kept here.
+        """
+        config = self.model.config
+        self.inner_steps = 0
+        if config.inference == "amortised" or config.max_inner_steps == 0:
+            return tensordict
+        trajectories = self.trajectories(tensordict)
+        if self.store is None:
+            start = Ascent.random(len(trajectories.length), self._like(trajectories))
+        else:
+            rows = self._rows(tensordict)
+            start = self.store.read(rows)
+        ascent, self.inner_steps = infer(
+            self.model,
+            trajectories,
+            start,
+            steps=config.max_inner_steps,
+            free_bits=config.free_bits,
+        )
+        if self.store is not None:
+            self.store.write(rows, ascent)
+            return tensordict
+        prepared = tensordict.copy()
+        prepared.batch_size = tensordict.batch_size[:1]
+        for name, value in ascent.posterior._asdict().items():
+            prepared.set((POSTERIOR, name), value)
+        return prepared
+
+    @dispatch  # type: ignore[untyped-decorator]
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Losses of a batch; the input stays as it is."""
+        model, config = self.model, self.model.config
+        trajectories = self.trajectories(tensordict)
+        posterior = self._posterior(tensordict, trajectories)
+        noise = torch.randn_like(posterior.mean)
+        evidence = model.evidence(trajectories, posterior, noise, model.draw(trajectories))
+        length = trajectories.length.to(noise.dtype)
+        losses = {
+            "loss_action": -evidence.action / length,
+            "loss_state": -evidence.state / length,
+            "loss_return": -evidence.value / length,
+            "loss_kl": evidence.free_kl(config.free_bits) / length,
+        }
+        metrics: dict[str, Tensor] = {}
+        if self.metrics:
+            used = posterior.log_variance < 2 * torch.tensor(SURE).log()
+            metrics = {
+                "elbo": (evidence.bound() / length).mean(),
+                "kl": evidence.kl.mean(),
+                "inner_steps": noise.new_tensor(self.inner_steps),
+                "active_dims": used.sum((1, 2)).to(noise.dtype).mean(),
+            }
+        return self.reduced(losses, metrics)
+
+    def _posterior(self, tensordict: TensorDictBase, trajectories: Trajectories) -> Posterior:
+        """Q of a batch: what it brings, what is kept of it, the encoder's, or a new one."""
+        brought = [tensordict.get((POSTERIOR, name), None) for name in Posterior._fields]
+        if all(part is not None for part in brought):
+            return Posterior(*brought)
+        if self.model.encoder is not None:
+            return self.model.encode(trajectories)
+        if self.training and self.store is not None:
+            return self._learning(self._rows(tensordict), trajectories.length)
+        like = self._like(trajectories)
+        if self.training:
+            start = Ascent.random(len(like), like)
+            steps, margin = self.model.config.max_inner_steps, self.model.config.free_bits
+        else:
+            start = Ascent.start(like.new_zeros(len(like), 2, *self.model.noise_shape))
+            steps, margin = EVALUATION_STEPS, None
+        ascent, self.inner_steps = infer(
+            self.model, trajectories, start, steps=steps, free_bits=margin
+        )
+        return ascent.posterior
+
+    def _learning(self, rows: Tensor, length: Tensor) -> Posterior:
+        """The kept q of some trajectories, which the backward pass of the loss will move."""
+        # Deviation 25: by default there is no inner loop; q and the model take steps together.
+        store = self.store
+        assert store is not None
+        ascent = store.read(rows)
+        phi = ascent.phi.requires_grad_()
+        # The loss is -J / T, averaged over the batch; q learns by J itself.
+        scale = length.to(phi.dtype)[:, None, None, None]
+        if self.reduction == "mean":
+            scale = scale * len(rows)
+
+        @torch.no_grad()
+        def step(leaf: Tensor) -> None:
+            assert leaf.grad is not None
+            gradient = -scale * leaf.grad
+            store.write(rows, ascent.step(gradient, self.model.config.inner_learning_rate))
+
+        phi.register_post_accumulate_grad_hook(step)
+        return Posterior(*phi.unbind(1))
+
+    def _rows(self, tensordict: TensorDictBase) -> Tensor:
+        """Numbers of the batch's trajectories, shape (B,)."""
+        assert self.store is not None
+        episode = tensordict.get(self.tensor_keys.episode)
+        rows: Tensor = episode.view(len(episode), -1)[:, 0].long()
+        if int(rows.max()) >= len(self.store):
+            raise ValueError(
+                f"the batch holds trajectory {int(rows.max())}, but num_trajectories is "
+                f"{len(self.store)}; their numbers must run from 0."
+            )
+        return rows
+
+    def _like(self, trajectories: Trajectories) -> Tensor:
+        """A tensor of the shape and kind of eps, (B, K + 1, D)."""
+        return trajectories.observation.new_empty(len(trajectories.length), *self.model.noise_shape)
+
+
+def _next(key: NestedKey) -> NestedKey:
+    """The name of an entry one step later."""
+    return ("next", *((key,) if isinstance(key, str) else key))

@@ -1,0 +1,45 @@
+"""GAC as a Stable-Baselines3 policy."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from mage_agent.agent import Agent
+from mage_agent.gac.config import GACConfig, QueryKind
+from mage_agent.gac.model import GACModel
+from mage_agent.gac.queries import Query
+from mage_agent.policy import AgentPolicy
+
+__all__ = ["GACPolicy"]
+
+
+class GACPolicy(AgentPolicy):
+    """``AgentPolicy`` for GAC: asks for a plan when an episode begins, and follows it.
+
+    The plan and the last steps are the ``state`` that ``predict`` returns; pass it back, with
+    ``episode_start``. Deterministic, it takes the mean of the plans that answer the query;
+    stochastic, a sample.
+
+    Examples:
+        >>> policy = GACPolicy.from_dataset(dataset, "small")
+        >>> policy.learn()
+        >>> policy.query = "best"
+        >>> action, state = policy.predict(env.reset()[0], deterministic=True)
+    """
+
+    agent_class: ClassVar[type[Agent]] = GACModel
+    model: GACModel
+
+    @property
+    def config(self) -> GACConfig:
+        """The model's configuration."""
+        return self.model.config
+
+    @property
+    def query(self) -> Query:
+        """What plans are asked for; set it to a ``Query``, or to the name of a kind."""
+        return self.model.query
+
+    @query.setter
+    def query(self, value: Query | QueryKind) -> None:
+        self.model.query = value if isinstance(value, Query) else Query.of(self.config, value)

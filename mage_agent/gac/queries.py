@@ -1,0 +1,226 @@
+"""The queries of Algorithm 3: which plan is to be made for s_0."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mage_agent.gac.config import GACConfig, QueryKind
+from mage_agent.gac.inference import Ascent, Posterior, maximize
+
+if TYPE_CHECKING:
+    from mage_agent.gac.model import GACModel
+
+__all__ = ["Plan", "Query", "asked_values", "make_plan", "noise_like", "query_term"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """What a plan is asked for (Algorithm 3).
+
+    Attributes:
+        kind: "max", "plus", "target", "prior" or "best" (see ``GACConfig.query``).
+        asked_return: y* of "target", in units of the data; None is the model's target return.
+        quantile: q of "plus".
+        increment: dy of "plus", in units of the data; None is a tenth of the standard deviation.
+        prior_weight: lambda of "max".
+        samples: of "best".
+        steps: Adam steps, at most.
+        learning_rate: of Adam.
+        tolerance: relative change at which they stop.
+    """
+
+    kind: QueryKind
+    asked_return: float | None = None
+    quantile: float = 0.8
+    increment: float | None = None
+    prior_weight: float = 0.1
+    samples: int = 64
+    steps: int = 200
+    learning_rate: float = 0.05
+    tolerance: float = 1e-5
+
+    @classmethod
+    def of(cls, config: GACConfig, kind: QueryKind | None = None) -> Query:
+        """The query of a configuration, or one of another kind with its numbers."""
+        return cls(
+            kind=kind or config.query,
+            asked_return=config.asked_return,
+            quantile=config.quantile,
+            increment=config.increment,
+            prior_weight=config.prior_weight,
+            samples=config.query_samples,
+            steps=config.query_steps,
+            learning_rate=config.query_learning_rate,
+            tolerance=config.query_tolerance,
+        )
+
+
+class Plan(NamedTuple):
+    """What a query found.
+
+    Attributes:
+        noise: eps, shape (B, K + 1, D).
+        latents: z = f_alpha(s_0, eps), shape (B, K + 1, D).
+        value: the return it promises, E[y | z], in standard deviations, shape (B,).
+    """
+
+    noise: Tensor
+    latents: Tensor
+    value: Tensor
+
+
+@torch.no_grad()
+def make_plan(
+    model: GACModel,
+    start: Tensor,
+    query: Query,
+    asked: Tensor | None = None,
+    *,
+    sample: bool = False,
+    generator: torch.Generator | None = None,
+) -> Plan:
+    """Answer a query.
+
+    Args:
+        model: whose networks stay as they are; only f_alpha and the critic are used.
+        start: standardised s_0, shape (B, S).
+        query: what is asked for.
+        asked: y* of "target" where the query names none, in units of the data, shape (B,).
+        sample: draw the plan where the query has a distribution of them; else take its mean (of
+            the prior always the same sample: its mean, 0, is like none of them), and draw nothing
+            from ``generator``.
+        generator: source of randomness; None is torch's own.
+    """
+    rows, device = len(start), start.device
+    noise = noise_like(model, start, sample=sample, generator=generator)
+    if query.kind == "prior":
+        chosen = noise()
+    elif query.kind == "best":
+        chosen = _best(model, start, query.samples, noise)
+    else:
+        values = asked_values(model, query, rows, asked, sample=sample, generator=generator)
+        term = query_term(model, query, values)
+
+        def objective(posterior: Posterior, step: int) -> Tensor:
+            latents = model.latents(start, posterior.sample(noise()))
+            return term(latents) - posterior.kl()
+
+        begin = torch.zeros(rows, 2, *model.noise_shape, dtype=start.dtype, device=device)
+        if sample and query.kind == "max":
+            begin[:, 0] = noise()  # from the prior: another start may find another maximum
+        elif sample:
+            begin = Ascent.random(rows, begin, generator).phi  # as in training (appendix B)
+        ascent, _ = maximize(
+            objective,
+            Ascent.start(begin),
+            steps=query.steps,
+            learning_rate=query.learning_rate,
+            tolerance=query.tolerance,
+            anneal=True,
+        )
+        drawn = sample and query.kind != "max"
+        chosen = ascent.posterior.sample(noise()) if drawn else ascent.posterior.mean
+    latents = model.latents(start, chosen)
+    return Plan(chosen, latents, model.value(latents))
+
+
+def noise_like(
+    model: GACModel, start: Tensor, *, sample: bool, generator: torch.Generator | None
+) -> Callable[[], Tensor]:
+    """A source of standard normal eps, (B, K + 1, D).
+
+    Deterministic decisions use a stream of their own, the same for every row and every call: what
+    is decided for a row then depends on nothing but that row.
+    """
+    device, dtype = start.device, start.dtype
+    if sample:
+        size = (len(start), *model.noise_shape)
+        return lambda: torch.randn(size, generator=generator, device=device, dtype=dtype)
+    own = torch.Generator(device).manual_seed(0)
+    return lambda: torch.randn(model.noise_shape, generator=own, device=device, dtype=dtype).expand(
+        len(start), -1, -1
+    )
+
+
+def query_term(model: GACModel, query: Query, asked: Tensor) -> Callable[[Tensor], Tensor]:
+    """What a query adds to -KL(q, p): a function of z (B, K + 1, D) with a value a row (B,).
+
+    Args:
+        model: whose critic is asked.
+        query: the query.
+        asked: standardised y+ or y*, from ``asked_values``, shape (B,).
+    """
+    if query.kind in ("plus", "target"):
+        return lambda latents: model.log_value(asked, latents)  # Eq. 4
+    if query.kind == "prior":
+        return lambda latents: 0.0 * model.value(latents)
+    # Deviation 22: the KL of Eq. 2 has a weight lambda on returns in standard deviations.
+    # The paper's has weight 1 on returns in unnamed units, and Algorithm 3 has none at all.
+    weight = max(query.prior_weight, 1e-6)
+    return lambda latents: model.value(latents) / weight
+
+
+def asked_values(
+    model: GACModel,
+    query: Query,
+    rows: int,
+    asked: Tensor | None = None,
+    *,
+    sample: bool,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Standardised returns that a query asks for, shape (B,).
+
+    "plus" adds dy to a return drawn from those of the data above quantile q (section 3.3), or to
+    their median where nothing is drawn; "target" asks for y*: the query's, else ``asked``, else
+    the data's target return; within the data's range, widened by its own length on both sides.
+
+    Warns:
+        UserWarning: y* is further away than that.
+    """
+    returns = model.returns
+    if query.kind == "plus":
+        upper = returns[returns > returns.quantile(query.quantile)]
+        upper = upper if len(upper) else returns[-1:]  # constant returns
+        if sample:
+            place = torch.randint(len(upper), (rows,), generator=generator, device=returns.device)
+            wanted = upper[place]
+        else:
+            wanted = upper.median().expand(rows)
+        step = 0.1 * model.normalize_value.std if query.increment is None else query.increment
+        wanted = wanted + step
+    else:
+        if query.asked_return is not None:
+            asked = returns.new_full((rows,), query.asked_return)
+        elif asked is None:
+            asked = model.units.target_return.expand(rows)
+        low, high = returns[0], returns[-1]
+        wanted = asked.clamp(low - (high - low), high + (high - low))
+        if query.kind == "target" and (wanted != asked).any():
+            far = int((wanted - asked).abs().argmax())
+            warnings.warn(
+                f"a return of {float(asked[far]):g} is asked for, but the data's lie in "
+                f"[{float(low):g}, {float(high):g}]; {float(wanted[far]):g} is taken instead. The "
+                "model knows nothing of returns so far away.",
+                stacklevel=2,
+            )
+    standardised: Tensor = model.normalize_value(wanted[:, None]).squeeze(-1)
+    return standardised
+
+
+def _best(model: GACModel, start: Tensor, samples: int, noise: Callable[[], Tensor]) -> Tensor:
+    """The eps of the prior's samples with the largest E[y | z], shape (B, K + 1, D)."""
+    best, most = noise(), start.new_full((len(start),), -torch.inf)
+    for number in range(samples):
+        candidate = best if number == 0 else noise()
+        value = model.value(model.latents(start, candidate))
+        better = value > most
+        best = torch.where(better[:, None, None], candidate, best)
+        most = torch.where(better, value, most)
+    return best

@@ -1,0 +1,189 @@
+"""New plans in the middle of an episode (Eq. 3), by hand or by a trigger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mage_agent.gac.config import ReplanMode
+from mage_agent.gac.inference import Ascent, Posterior, maximize
+from mage_agent.gac.memory import Memory
+from mage_agent.gac.queries import Plan, asked_values, make_plan, noise_like, query_term
+from mage_agent.gac.trajectory import Trajectories
+
+if TYPE_CHECKING:
+    from mage_agent.gac.model import GACModel
+
+__all__ = ["LOOK_STEPS", "explain", "replan", "replan_where_due", "shortfall"]
+
+FIRST_LOG_VARIANCE = -2.0
+"""Of q around a plan that is to be changed: sure of the plan, but not entirely."""
+LOOK_STEPS = 10
+"""Adam steps after which the trigger "promise" reads the return that is still to be expected."""
+
+
+@torch.no_grad()
+def replan(
+    model: GACModel,
+    memory: Memory,
+    rows: Tensor,
+    *,
+    mode: ReplanMode | None = None,
+    sample: bool = False,
+    generator: torch.Generator | None = None,
+) -> None:
+    """Give some rows of a memory new plans.
+
+    "posterior" maximises Eq. 3; "restart" asks the query anew, with s_t for s_0.
+
+    Args:
+        model: the model.
+        memory: written to.
+        rows: whose plans.
+        mode: None is ``config.replan``.
+        sample: see ``make_plan``.
+        generator: source of randomness.
+    """
+    query = model.query
+    asked = memory.asked[rows] if model.told_return else None
+    if (mode or model.config.replan) == "restart":
+        memory.restart(rows)
+        start = memory.start[rows]
+        plan = make_plan(model, start, query, asked, sample=sample, generator=generator)
+    else:
+        values = asked_values(model, query, len(rows), asked, sample=sample, generator=generator)
+        start = memory.start[rows]
+        noise = explain(
+            model,
+            start,
+            memory.noise[rows],
+            memory.trajectories(rows),
+            query_term(model, query, values),
+            steps=model.config.replan_steps,
+            sample=sample,
+            generator=generator,
+        )
+        latents = model.latents(start, noise)
+        plan = Plan(noise, latents, model.value(latents))
+    memory.follow(plan, rows)
+
+
+@torch.no_grad()
+def shortfall(model: GACModel, start: Tensor, noise: Tensor, trajectories: Trajectories) -> Tensor:
+    """How much of a plan's return what happened has put out of reach, in standard deviations.
+
+    The plan moves for a few steps towards what happened, and for as many from the same place
+    without it; both move towards the prior as well, so that this cancels.
+
+    Args:
+        model: the model.
+        start: standardised s_0, shape (B, S).
+        noise: eps of the plans, shape (B, K + 1, D).
+        trajectories: what happened since.
+
+    Returns:
+        Difference of E[y | z], shape (B,).
+    """
+    expected, reached = (
+        model.value(
+            model.latents(start, explain(model, start, noise, seen, None, steps=LOOK_STEPS))
+        )
+        for seen in (None, trajectories)
+    )
+    return expected - reached
+
+
+def replan_where_due(
+    model: GACModel,
+    memory: Memory,
+    expected: Tensor,
+    *,
+    sample: bool = False,
+    generator: torch.Generator | None = None,
+) -> bool:
+    """Ask the trigger, and replan the rows where it fires.
+
+    Args:
+        model: the model.
+        memory: written to; its newest observation is the present one.
+        expected: what the model expected of the last change of the state, shape (B, S).
+        sample: see ``make_plan``.
+        generator: source of randomness.
+
+    Returns:
+        Whether it fired anywhere.
+    """
+    interval = model.config.replan_interval
+    if model.trigger == "surprise":
+        memory.wonder(expected)
+        ready = (memory.since >= interval) & (memory.length > interval)
+        fires = ready & (memory.surprise.mean(-1) > model.surprise_limit)
+        rows = fires.nonzero().squeeze(-1)
+    else:
+        looks = (memory.since > 0) & (memory.since % interval == 0) & (memory.length > 1)
+        rows = looks.nonzero().squeeze(-1)
+        if len(rows):
+            start, noise = memory.start[rows], memory.noise[rows]
+            missing = shortfall(model, start, noise, memory.trajectories(rows))
+            rows = rows[missing > model.shortfall_limit]
+    if len(rows):
+        replan(model, memory, rows, sample=sample, generator=generator)
+    return len(rows) > 0
+
+
+def explain(
+    model: GACModel,
+    start: Tensor,
+    noise: Tensor,
+    trajectories: Trajectories | None,
+    term: Callable[[Tensor], Tensor] | None,
+    *,
+    steps: int,
+    sample: bool = False,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Move plans to where they explain what happened so far, and serve a query (Eq. 3).
+
+    KL(q, p(eps | s_0, tau_t)) is KL(q, p(eps)) - E_q[log p_beta(tau_t | s_0, z_rest)] and a
+    constant.
+
+    Args:
+        model: whose networks stay as they are.
+        start: standardised s_0, shape (B, S).
+        noise: eps of the plans, shape (B, K + 1, D).
+        trajectories: tau_t, at least one step of each, whose returns are not read; None explains
+            nothing.
+        term: what the query adds, from ``query_term``; None asks for nothing.
+        steps: of Adam, at most.
+        sample: whether to draw from ``generator``.
+        generator: source of randomness; None is torch's own.
+
+    Returns:
+        eps, the mean of q, shape (B, K + 1, D).
+    """
+    draw = noise_like(model, start, sample=sample, generator=generator)
+    windows = generator if sample else torch.Generator(start.device).manual_seed(0)
+
+    def objective(posterior: Posterior, step: int) -> Tensor:
+        latents = model.latents(start, posterior.sample(draw()))
+        value = -posterior.kl() if term is None else term(latents) - posterior.kl()
+        if trajectories is None:
+            return value
+        # Which steps are looked at is the same for every row: see ``noise_like``.
+        chosen = model.draw(trajectories, windows, together=not sample)
+        action, state = model.log_likelihood(chosen, latents)
+        return value + chosen.total(action + state)
+
+    phi = torch.stack([noise, torch.full_like(noise, FIRST_LOG_VARIANCE)], dim=1)
+    ascent, _ = maximize(
+        objective,
+        Ascent.start(phi),
+        steps=steps,
+        learning_rate=model.query.learning_rate,
+        tolerance=model.query.tolerance,
+        anneal=steps > LOOK_STEPS,
+    )
+    return ascent.posterior.mean

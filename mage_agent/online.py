@@ -1,0 +1,328 @@
+"""Online fine-tuning in stages: collect episodes with what is known, learn from all data, repeat.
+
+Algorithm 2 of the GAC paper, for any agent that can be asked for a return: each episode asks for
+y+ = y + dy, with y drawn from the upper quantile of the returns collected so far. The policy's
+objective, statistics and units stay those of its offline training.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+from mage_agent.agent import Agent
+from mage_agent.checkpoint import load_tensors, save_tensors
+from mage_agent.data import dataset_from_arrays, metadata
+from mage_agent.envs import ReturnToGoWrapper
+from mage_agent.evaluation import evaluate
+from mage_agent.training import fit
+
+if TYPE_CHECKING:
+    from mage_agent.policy import AgentPolicy
+
+__all__ = ["OnlineStage", "learn_online"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineStage:
+    """What a stage of online fine-tuning came to.
+
+    Attributes:
+        number: of the stage, from 1.
+        asked: discounted returns asked for, shape (episodes,).
+        returns: undiscounted returns of the collected episodes, shape (episodes,).
+        steps: gradient steps taken.
+    """
+
+    number: int
+    asked: NDArray[np.float64]
+    returns: NDArray[np.float64]
+    steps: int
+
+
+@dataclass(kw_only=True)
+class _Episode:
+    """Columns of an episode that is being recorded."""
+
+    observation: list[dict[str, NDArray[Any]]] = field(default_factory=list)  # T + 1
+    action: list[NDArray[Any]] = field(default_factory=list)  # T, as all below
+    reward: list[float] = field(default_factory=list)
+    terminated: list[bool] = field(default_factory=list)
+
+
+def learn_online(
+    policy: AgentPolicy,
+    make_env: Callable[[], gym.Env[Any, Any]],
+    *,
+    dataset: TensorDictBase,
+    stages: int = 3,
+    episodes: int = 100,
+    steps: int | None = None,
+    quantile: float | Sequence[float] = 0.8,
+    increment: float | Sequence[float] | None = None,
+    changes: Sequence[Mapping[str, Any]] = (),
+    num_envs: int = 16,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    progress_bar: bool = True,
+    callback: Callable[[AgentPolicy, OnlineStage], None] | None = None,
+) -> list[OnlineStage]:
+    """Fine-tune a trained policy online, in place.
+
+    Args:
+        policy: trained on ``dataset``.
+        make_env: makes one environment with the dataset's observations and actions.
+        dataset: what it was trained on, which the collected episodes are added to.
+        stages: rounds of collecting and learning (the paper: 3).
+        episodes: to collect in each (the paper: 100 on MuJoCo, 500 in mazes).
+        steps: gradient steps of each; None is a fifth of those of the configuration.
+        quantile: returns above it are asked for; one number, or one for each stage.
+        increment: what is added to them, in the data's units; None is a tenth of their standard
+            deviation. One number, or one for each stage.
+        changes: of the configuration, for each stage, such as ``FINE_TUNING["hopper-medium"]`` of
+            ``mage_agent.gac.presets``; only of what training reads.
+        num_envs: environments to run side by side.
+        seed: of the environments, of what is asked for, and of training.
+        folder: keeps the state: whoever calls again with the same arguments goes on where the last
+            call was stopped, at the last checkpoint of a stage's training.
+        progress_bar: whether to show one.
+        callback: called after each stage, for instance to evaluate.
+
+    Returns:
+        One result a stage.
+
+    Raises:
+        ValueError: a number is out of range, or the environment does not fit the policy.
+    """
+    if stages < 1 or episodes < 1:
+        raise ValueError(f"stages is {stages} and episodes is {episodes}; each must be at least 1.")
+    agent = policy.model
+    buffer = _columns(agent, dataset)
+    total = sum(stage.steps for stage in agent.stages(buffer))
+    budget = max(1, total // 5) if steps is None else steps
+    place = None if folder is None else Path(folder)
+    results = []
+    for number in range(1, stages + 1):
+        quantile_, increment_ = _of_stage(quantile, number), _of_stage(increment, number)
+        new, result = _collected(place, number)
+        if new is None or result is None:
+            asked = _asked(agent, buffer, episodes, quantile_, increment_, seed + 1000 * number)
+            new, returns = _collect(policy, make_env, asked, seed, number, num_envs, progress_bar)
+            result = OnlineStage(number=number, asked=asked, returns=returns, steps=budget)
+            _keep(place, number, new, result)
+        buffer = _append(buffer, new)
+        agent.units.widen(agent.returns_to_go(buffer).to(agent.device))
+        if number <= len(changes):
+            agent.config = agent.config.replace(**changes[number - 1])
+        fit(
+            agent,
+            buffer,
+            seed=seed + number,
+            steps=budget,
+            device=agent.device,
+            progress_bar=progress_bar,
+            checkpoint_path=None if place is None else place / f"stage_{number}.training",
+            resume=True,
+        )
+        results.append(result)
+        if callback is not None:
+            callback(policy, result)
+    return results
+
+
+def _of_stage(value: Any, number: int) -> Any:
+    """One value for all stages, or that of the stage."""
+    return value[number - 1] if isinstance(value, Sequence) else value
+
+
+def _asked(
+    agent: Agent,
+    buffer: TensorDictBase,
+    count: int,
+    quantile: float,
+    increment: float | None,
+    seed: int,
+) -> NDArray[np.float64]:
+    """Discounted y+ of every episode (section 3.3), shape (count,)."""
+    starts = buffer["step_count"].flatten() == 0
+    returns = agent.returns_to_go(buffer)[starts].flatten().double().numpy()
+    upper = returns[returns > np.quantile(returns, quantile)]
+    upper = upper if len(upper) else returns.max(keepdims=True)
+    step = 0.1 * returns.std() if increment is None else increment
+    drawn: NDArray[np.float64] = np.random.default_rng(seed).choice(upper, count) + step
+    return drawn
+
+
+def _collect(
+    policy: AgentPolicy,
+    make_env: Callable[[], gym.Env[Any, Any]],
+    asked: NDArray[np.float64],
+    seed: int,
+    stage: int,
+    num_envs: int,
+    progress_bar: bool,
+) -> tuple[TensorDict, NDArray[np.float64]]:
+    """Run an episode for each return that is asked for; the data, and what they came to."""
+    agent = policy.model
+    first = 10**6 * stage + seed  # other starts than those of an evaluation
+    recorded: dict[int, _Episode] = {}
+
+    def make() -> gym.Env[Any, Any]:
+        recorder = _Recorder(make_env(), tuple(agent.observation_sizes), recorded)
+        return _Asked(recorder, asked, first, agent)
+
+    exploring = getattr(agent, "exploring", nullcontext)
+    with exploring():
+        results = evaluate(
+            policy,
+            make,
+            episodes=len(asked),
+            seed=first,
+            num_envs=num_envs,
+            deterministic=False,
+            progress_bar=progress_bar,
+        )
+    ordered = [recorded[result.seed] for result in results]
+    returns = np.array([result.episode_return for result in results])
+    return _dataset(agent, ordered), returns
+
+
+class _Asked(ReturnToGoWrapper[Any]):
+    """Tells the policy what is asked for in the episode of a seed."""
+
+    def __init__(
+        self, env: gym.Env[Any, Any], asked: NDArray[np.float64], first: int, agent: Agent
+    ) -> None:
+        units = agent.units
+        super().__init__(
+            env,
+            float(asked[0]),
+            discount=agent.config.discount,
+            return_to_go_range=units.return_to_go_range,
+        )
+        self.asked, self.first = asked, first
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        """Start an episode at its own target return."""
+        assert seed is not None
+        self.target_return = float(self.asked[seed - self.first])
+        return super().reset(seed=seed, options=options)
+
+
+class _Recorder(gym.Wrapper[Any, Any, Any, Any]):
+    """Keeps what happened in every episode, by its seed."""
+
+    def __init__(
+        self, env: gym.Env[Any, Any], keys: tuple[str, ...], recorded: dict[int, _Episode]
+    ) -> None:
+        super().__init__(env)
+        self.keys, self.recorded = keys, recorded
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        """Begin a record."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        assert seed is not None
+        self.episode = self.recorded[seed] = _Episode(observation=[self._entries(observation)])
+        return observation, info
+
+    def step(self, action: Any) -> Any:
+        """Go on with it."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self.episode.observation.append(self._entries(observation))
+        self.episode.action.append(np.array(action))
+        self.episode.reward.append(float(reward))
+        self.episode.terminated.append(bool(terminated))
+        return observation, reward, terminated, truncated, info
+
+    def _entries(self, observation: Any) -> dict[str, NDArray[Any]]:
+        entries = observation if isinstance(observation, Mapping) else {self.keys[0]: observation}
+        return {key: copy.deepcopy(entries[key]) for key in self.keys}
+
+
+def _dataset(agent: Agent, episodes: Sequence[_Episode]) -> TensorDict:
+    """The columns of recorded episodes."""
+
+    def rows(part: slice) -> dict[str, NDArray[np.float32]]:
+        return {
+            key: np.concatenate(
+                [np.stack([each[key] for each in one.observation[part]]) for one in episodes]
+            ).astype(np.float32)
+            for key in agent.observation_sizes
+        }
+
+    terminated = np.concatenate([one.terminated for one in episodes])
+    last = np.concatenate([np.arange(len(one.action)) == len(one.action) - 1 for one in episodes])
+    new = dataset_from_arrays(
+        rows(slice(None, -1)),
+        np.concatenate([np.stack(one.action) for one in episodes]).astype(np.float32),
+        np.concatenate([one.reward for one in episodes]).astype(np.float32),
+        terminated,
+        last & ~terminated,
+        next_observations=rows(slice(1, None)),
+        action_low=agent.units.action_low.cpu().numpy(),
+        action_high=agent.units.action_high.cpu().numpy(),
+    )
+    return _columns(agent, new)
+
+
+def _columns(agent: Agent, dataset: TensorDictBase) -> TensorDict:
+    """What agents read of a dataset, so that those of several sources can be joined."""
+    keys = agent.config.observation_keys
+    outcomes = [("next", name) for name in ("reward", "terminated", "truncated", "done")]
+    following = [("next", key) for key in keys]
+    columns = dataset.select(*keys, *following, *outcomes, "action", "episode", "step_count")
+    chosen: TensorDict = columns.copy()
+    chosen.set_non_tensor("metadata", dict(metadata(dataset)))
+    return chosen
+
+
+def _append(buffer: TensorDict, new: TensorDict) -> TensorDict:
+    """Both, the new episodes last and numbered on."""
+    later = new.exclude("metadata")
+    later["episode"] = later["episode"] + int(buffer["episode"][-1]) + 1
+    joined: TensorDict = torch.cat([buffer.exclude("metadata"), later])
+    joined.set_non_tensor("metadata", dict(metadata(buffer)))
+    return joined
+
+
+def _keep(place: Path | None, number: int, new: TensorDict, result: OnlineStage) -> None:
+    """Write what a stage collected, whole or not at all."""
+    if place is None:
+        return
+    flat = new.exclude("metadata").flatten_keys("/")
+    tensors: dict[str, Tensor] = {key: flat[key] for key in flat.keys()}  # noqa: SIM118
+    header = {
+        "asked": result.asked.tolist(),
+        "returns": result.returns.tolist(),
+        "steps": result.steps,
+        "metadata": dict(metadata(new)),
+    }
+    save_tensors(tensors, place / f"stage_{number}.episodes", header)
+
+
+def _collected(place: Path | None, number: int) -> tuple[TensorDict | None, OnlineStage | None]:
+    """What a stage collected in an earlier call, or nothing."""
+    path = None if place is None else place / f"stage_{number}.episodes"
+    if path is None or not path.is_file():
+        return None, None
+    tensors, header = load_tensors(path)
+    count = len(tensors["action"])
+    new = TensorDict(tensors, batch_size=[count]).unflatten_keys("/")
+    new.set_non_tensor("metadata", header["metadata"])
+    return new, OnlineStage(
+        number=number,
+        asked=np.array(header["asked"]),
+        returns=np.array(header["returns"]),
+        steps=header["steps"],
+    )

@@ -1,0 +1,44 @@
+"""The search maximises the bound of held-out trajectories, and never reads an environment."""
+
+import pytest
+
+from mage_agent.gac.config import GACConfig
+from mage_agent.gac.tune import ARCHITECTURE, OPTIMISATION, tune
+from tests.gac.tiny import tiny_config, tiny_dataset
+
+pytest.importorskip("optuna")
+
+
+def test_the_best_trial_is_returned_and_bad_ones_lose() -> None:
+    dataset = tiny_dataset((10,) * 12)
+    seen: list[tuple[GACConfig, float]] = []
+    best = tune(
+        dataset,
+        tiny_config(steps=60, window=None, batch_size=12),
+        trials=5,
+        space={"learning_rate": (1e-6, 3e-2), "outer_steps": (1, 3)},
+        held_out=0.25,
+        device="cpu",
+        progress_bar=False,
+        callback=lambda config, bound: seen.append((config, bound)),
+    )
+    assert len(seen) == 5
+    assert best == max(seen, key=lambda pair: pair[1])[0]
+    for config, _ in seen:
+        assert 1e-6 <= config.learning_rate <= 3e-2
+        assert config.steps == 60 // config.outer_steps, "all with the same gradient steps"
+    # A model that hardly moves explains little.
+    rates = sorted(seen, key=lambda pair: pair[0].learning_rate * pair[0].steps)
+    assert rates[-1][1] > rates[0][1]
+
+
+def test_the_space_is_table_4() -> None:
+    for name, values in {**ARCHITECTURE, **OPTIMISATION}.items():
+        for value in values:
+            changes = {"num_heads": 1, name: value}
+            assert getattr(GACConfig(**changes), name) == value
+
+
+def test_something_must_be_held_out() -> None:
+    with pytest.raises(ValueError, match="held_out is 0"):
+        tune(tiny_dataset(), tiny_config(), held_out=0.0, trials=1, progress_bar=False)

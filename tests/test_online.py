@@ -1,0 +1,179 @@
+"""Algorithm 2: what is asked for, what is collected, and that a killed run loses nothing."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tensordict import TensorDict
+
+from mage_agent import MAGEConfig, MAGEPolicy
+from mage_agent.gac.policy import GACPolicy
+from mage_agent.online import OnlineStage, _asked, _columns, learn_online
+from mage_agent.policy import AgentPolicy
+from tests.gac.point import PointEnv
+from tests.gac.tiny import tiny_config, tiny_dataset
+
+
+def gac_policy(**changes: Any) -> GACPolicy:
+    policy = GACPolicy.from_dataset(
+        tiny_dataset(), tiny_config(**{"steps": 20, **changes}), device="cpu"
+    )
+    return policy.learn(progress_bar=False)
+
+
+def run(policy: AgentPolicy, **changes: Any) -> list[OnlineStage]:
+    arguments = {"stages": 2, "episodes": 5, "steps": 12, "num_envs": 3, "progress_bar": False}
+    return learn_online(
+        policy, lambda: PointEnv(6, 4), dataset=tiny_dataset(), **{**arguments, **changes}
+    )
+
+
+def test_returns_above_the_quantile_are_asked_for() -> None:
+    policy = gac_policy()
+    buffer = _columns(policy.model, tiny_dataset())
+    starts = buffer["step_count"].flatten() == 0
+    returns = policy.model.returns_to_go(buffer)[starts].flatten().double().numpy()
+    asked = _asked(policy.model, buffer, 1000, 0.5, 2.0, seed=0)
+    upper = returns[returns > np.quantile(returns, 0.5)] + 2.0
+    assert set(asked) == set(upper)
+    np.testing.assert_array_equal(asked, _asked(policy.model, buffer, 1000, 0.5, 2.0, seed=0))
+    assert not np.array_equal(asked, _asked(policy.model, buffer, 1000, 0.5, 2.0, seed=1))
+    default = _asked(policy.model, buffer, 1, 0.99, None, seed=0)
+    assert default[0] == pytest.approx(returns.max() + 0.1 * returns.std())
+
+
+def test_stages_collect_learn_and_report() -> None:
+    policy = gac_policy()
+    mean = policy.model.units.observation.mean.clone()
+    seen: list[tuple[int, Any]] = []
+    before = {key: value.clone() for key, value in policy.model.state_dict().items()}
+
+    def note(given: AgentPolicy, stage: OnlineStage) -> None:
+        assert given is policy
+        seen.append((stage.number, policy.model.returns.clone()))
+
+    results = run(policy, callback=note)
+    assert [number for number, _ in seen] == [1, 2]
+    for result in results:
+        assert result.asked.shape == result.returns.shape == (5,)
+        assert result.steps == 12
+    # Statistics stay, the returns that can be asked for grow, and the weights move.
+    assert torch.equal(policy.model.units.observation.mean, mean)
+    for result, (_, returns) in zip(results, seen, strict=True):
+        for value in result.returns:
+            assert (returns - float(value)).abs().min() < 1e-4
+    moved = policy.model.critic[0].weight
+    assert not torch.equal(moved, before["critic.0.weight"])
+    assert policy.query.kind == "max", "as it was"
+
+
+def test_every_episode_is_asked_for_its_own_return(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = gac_policy()
+    asked: list[float] = []
+    decide = type(policy.model).decide
+
+    def spy(self: Any, observation: Any, return_to_go: Any, state: Any, **kwargs: Any) -> Any:
+        begins = state["length"].flatten() == 0
+        asked.extend(return_to_go[begins].flatten().tolist())
+        assert kwargs["temperature"] > 0, "plans are sampled"
+        return decide(self, observation, return_to_go, state, **kwargs)
+
+    monkeypatch.setattr(type(policy.model), "decide", spy)
+    (result,) = run(policy, stages=1, episodes=4, num_envs=2)
+    assert set(np.float32(result.asked)) <= set(np.float32(asked))
+
+
+def test_a_killed_run_loses_nothing(tmp_path: Path) -> None:
+    whole = gac_policy()
+    expected = run(whole, folder=tmp_path / "whole")
+    killed = gac_policy()
+
+    def kill(policy: AgentPolicy, stage: OnlineStage) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(killed, folder=tmp_path / "killed", callback=kill)
+    # The second time, in the second stage, before its training.
+    again = gac_policy()
+    env_steps = 0
+
+    class Counted(PointEnv):
+        def step(self, action: Any) -> Any:
+            nonlocal env_steps
+            env_steps += 1
+            return super().step(action)
+
+    found = learn_online(
+        again,
+        lambda: Counted(6, 4),
+        dataset=tiny_dataset(),
+        stages=2,
+        episodes=5,
+        steps=12,
+        num_envs=3,
+        progress_bar=False,
+        folder=tmp_path / "killed",
+    )
+    for one, other in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(one.asked, other.asked)
+        np.testing.assert_allclose(one.returns, other.returns)
+    for key, value in whole.model.state_dict().items():
+        assert torch.equal(value, again.model.state_dict()[key]), key
+    assert env_steps <= 5 * 9, "the first stage's episodes are not run again"
+
+
+def test_configurations_and_targets_may_change_by_stage() -> None:
+    policy = gac_policy()
+    changes = [{"learning_rate": 1e-5, "batch_size": 2}, {"learning_rate": 1e-4}]
+    run(policy, changes=changes, quantile=[0.8, 0.6], increment=[1.0, 0.5])
+    assert policy.config.learning_rate == 1e-4
+    assert policy.config.batch_size == 2
+
+
+def test_mage_learns_online_too() -> None:
+    config = MAGEConfig(
+        horizon=6,
+        temporal_stride=3,
+        num_scales=2,
+        codebook_size=8,
+        code_dim=4,
+        width=16,
+        num_blocks=1,
+        num_heads=2,
+        num_autoencoder_blocks=1,
+        batch_size=8,
+        tokenizer_steps=2,
+        generator_steps=2,
+        discount=0.9,
+    )
+    policy = MAGEPolicy.from_dataset(tiny_dataset(), config, device="cpu")
+    policy.learn(progress_bar=False)
+    results = run(policy, stages=1, steps=6)
+    assert np.isfinite(results[0].returns).all()
+    # Returns asked for are discounted, as the agent counts them.
+    assert results[0].asked.max() < 1.1 * 1 / (1 - 0.9)
+
+
+def test_bad_numbers_are_named() -> None:
+    with pytest.raises(ValueError, match="stages is 0"):
+        run(gac_policy(), stages=0)
+
+
+def test_recorded_episodes_are_what_happened() -> None:
+    """The buffer of a run with one stage, read from its folder."""
+    from mage_agent.online import _collect
+
+    policy = gac_policy()
+    asked = np.array([1.0, 2.0, 3.0])
+    new, returns = _collect(policy, lambda: PointEnv(6, 4), asked, 0, 1, 2, False)
+    assert isinstance(new, TensorDict)
+    for number in range(3):
+        part = new[new["episode"] == number]
+        assert float(part["next", "reward"].sum()) == pytest.approx(returns[number], abs=1e-5)
+        assert part["next", "done"].flatten().tolist() == [False] * (len(part) - 1) + [True]
+        drift = torch.cat([part["action"], part["action"].sum(1, keepdim=True)], dim=1)
+        change = part["next", "observation"] - part["observation"]
+        torch.testing.assert_close(change, 0.1 * drift, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(part["observation"][1:], part["next", "observation"][:-1])
