@@ -13,10 +13,17 @@ from torch import Tensor
 
 pytest.importorskip("transformers")
 
-from benchmarks.baselines import BASELINES, Baseline
-from benchmarks.tasks import TASKS
-from mage_agent.data import dataset_from_arrays
-from mage_agent.training import TrainingError
+from benchmarks import methods
+from benchmarks.baselines import BASELINES, Baseline, configure
+from benchmarks.domains import DOMAINS
+from mage_agent import (
+    AgentPolicy,
+    Progress,
+    TrainingError,
+    dataset_from_arrays,
+    fit,
+    returns_to_go,
+)
 
 LOW, HIGH = -0.5, 1.5
 SMALL: dict[str, dict[str, Any]] = {  # what makes a method fast enough for a test
@@ -61,135 +68,131 @@ def dataset(rng: np.random.Generator) -> TensorDict:
     )
 
 
-def make(name: str, dataset: TensorDict, **changes: Any) -> Baseline:
-    return BASELINES[name](
-        dataset,
-        domain="pen",
-        observation_keys=("observation",),
-        discount=0.9,
-        seed=0,
-        **{"batch_size": 32, **SMALL.get(name, {}), **changes},
-    )
+def make(name: str, dataset: TensorDict, **changes: Any) -> Any:
+    """An untrained baseline, small, whose discount is 0.9 where it has one."""
+    cls = BASELINES[name]
+    small = {"batch_size": 32, **SMALL.get(name, {}), **changes}
+    return cls.from_dataset(dataset, configure(cls, "pen", "", discount=0.9, **small), seed=0)
 
 
-def tensors(method: Baseline) -> dict[str, Tensor]:
-    return dict(method.named_parameters()) | dict(method.named_buffers())
+def train(method: Baseline, dataset: TensorDict, steps: int, **options: Any) -> Baseline:
+    fit(method, dataset, steps=steps, device="cpu", progress_bar=False, **options)
+    return method
 
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_each_learns_and_acts_within_bounds(name: str, dataset: TensorDict) -> None:
     before = make(name, dataset).describe(dataset)["action_error"]
-    method = make(name, dataset).learn(dataset, steps=150, progress_bar=False)
+    method = train(make(name, dataset), dataset, 150)
     assert method.describe(dataset)["action_error"] < 0.5 * before
+    policy = AgentPolicy(method)
     observation = 10 * dataset["observation"].numpy()
-    action, _ = method.predict(observation, episode_start=np.ones(len(observation), dtype=bool))
+    action, _ = policy.predict(observation, episode_start=np.ones(len(observation), dtype=bool))
     assert action.shape == (len(observation), 2)
     assert action.min() >= LOW
     assert action.max() <= HIGH
     assert action.max() > 1  # and reaches beyond the [-1, 1] that networks act in
-    single, _ = method.predict(observation[0])
+    single, _ = policy.predict(observation[0])
     np.testing.assert_allclose(single, action[0], atol=1e-5)
 
 
-def interrupt(step: int, losses: dict[str, float]) -> None:
+def interrupt(progress: Progress) -> None:
     raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_resumed_equals_uninterrupted(
-    name: str, dataset: TensorDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resumed_equals_uninterrupted(name: str, dataset: TensorDict, tmp_path: Path) -> None:
     path = tmp_path / "state"
-    whole = make(name, dataset).learn(dataset, steps=25, seed=3, progress_bar=False)
+    whole = train(make(name, dataset), dataset, 60, seed=3)
 
-    monkeypatch.setattr("benchmarks.baselines.base.LOG_INTERVAL", 21)
-    with pytest.raises(KeyboardInterrupt):
-        make(name, dataset).learn(
-            dataset,
-            steps=25,
-            seed=3,
-            progress_bar=False,
-            checkpoint_path=path,
-            checkpoint_interval=19,
-            callback=interrupt,
-        )
+    kept: dict[str, Any] = {"seed": 3, "checkpoint_path": path}
+    with pytest.raises(KeyboardInterrupt):  # at step 50
+        train(make(name, dataset), dataset, 60, checkpoint_interval=37, callback=interrupt, **kept)
     resumed, again = make(name, dataset), make(name, dataset)
     for method in (resumed, again):  # the second time, nothing is left to do
         torch.manual_seed(17)  # of no influence
-        method.learn(dataset, steps=25, seed=3, progress_bar=False, checkpoint_path=path)
-    expected = tensors(whole)
+        train(method, dataset, 60, resume=True, **kept)
+    expected = whole.state_dict()
     for method in (resumed, again):
-        found = tensors(method)
+        found = method.state_dict()
         assert [key for key in expected if not torch.equal(expected[key], found[key])] == []
 
 
-def test_a_checkpoint_of_another_run_is_refused(dataset: TensorDict, tmp_path: Path) -> None:
-    path = tmp_path / "state"
-    make("bc", dataset).learn(dataset, steps=2, progress_bar=False, checkpoint_path=path)
-    with pytest.raises(ValueError, match=r"another run: it has \{'seed': 0\}"):
-        make("bc", dataset).learn(
-            dataset, steps=2, seed=1, progress_bar=False, checkpoint_path=path
+@pytest.mark.parametrize("name", BASELINES)
+def test_each_is_saved_and_loaded(name: str, dataset: TensorDict, tmp_path: Path) -> None:
+    policy = AgentPolicy(train(make(name, dataset), dataset, 5))
+    policy.save(tmp_path / "policy")
+    loaded = AgentPolicy.load(tmp_path / "policy", device="cpu")
+    assert type(loaded.model) is BASELINES[name]
+    assert loaded.config == policy.config
+    observation = dataset["observation"][:9].numpy()
+    states: list[Any] = [None, None]
+    for _ in range(3):
+        (one, states[0]), (other, states[1]) = (
+            each.predict(observation, state, deterministic=True)
+            for each, state in zip((policy, loaded), states, strict=True)
         )
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_checkpoint_of_another_run_is_refused(dataset: TensorDict, tmp_path: Path) -> None:
+    kept: dict[str, Any] = {"checkpoint_path": tmp_path / "state", "resume": True}
+    train(make("bc", dataset), dataset, 2, **kept)
+    with pytest.raises(ValueError, match="comes from another run: seed 0 against 1"):
+        train(make("bc", dataset), dataset, 2, seed=1, **kept)
 
 
 def test_unknown_names_are_refused(dataset: TensorDict) -> None:
-    with pytest.raises(ValueError, match=r"no hyperparameters \['depth'\]; known: .*'batch_size'"):
+    with pytest.raises(ValueError, match=r"unknown .* \['depth'\]; known keys: .*'batch_size'"):
         make("bc", dataset, depth=3)
-    common: dict[str, Any] = {"discount": 0.9, "seed": 0}
-    with pytest.raises(ValueError, match=r"'chess'; known: \[.*'antmaze'"):
-        BASELINES["bc"](dataset, domain="chess", observation_keys=("observation",), **common)
     with pytest.raises(ValueError, match=r"no observation entries \['goal'\]"):
-        BASELINES["bc"](dataset, domain="pen", observation_keys=("goal",), **common)
+        make("bc", dataset, observation_keys=("goal",))
 
 
 def test_losses_that_are_not_finite_stop_training(dataset: TensorDict, tmp_path: Path) -> None:
     path = tmp_path / "state"
-    with pytest.raises(TrainingError, match="BehaviourCloning is not finite at step"):
-        make("bc", dataset, learning_rate=1e30).learn(
-            dataset, steps=20, progress_bar=False, checkpoint_path=path
-        )
+    with pytest.raises(TrainingError, match=r"not finite at step \d of stage 'bc'"):
+        train(make("bc", dataset, learning_rate=1e30), dataset, 20, checkpoint_path=path)
     assert not path.exists()
 
 
-def test_domain_and_dataset_select_what_was_published(dataset: TensorDict) -> None:
-    def settings(name: str, domain: str, discount: float = 0.97) -> dict[str, Any]:
-        common: dict[str, Any] = {"observation_keys": ("observation",), "seed": 0}
-        method = BASELINES[name](dataset, domain=domain, discount=discount, **common)
-        return method.hyperparameters
+def test_domain_and_dataset_select_what_was_published() -> None:
+    def settings(name: str, domain: str, kind: str = "", discount: float = 0.97) -> Any:
+        return configure(BASELINES[name], domain, kind, discount=discount)
 
-    assert settings("iql", "pen")["temperature"] == 0.5
-    assert settings("iql", "pen")["discount"] == 0.97
-    # The publication's discount stands in for the domain's, not for one that was asked for.
-    assert settings("iql", "antmaze")["discount"] == 0.97
-    antmaze = settings("iql", "antmaze", 0.998)
-    assert (antmaze["expectile"], antmaze["discount"], antmaze["reward_shift"]) == (0.9, 0.99, -1)
+    assert settings("iql", "pen").inverse_temperature == 0.5
+    assert settings("iql", "pen").discount == 0.97
+    assert settings("dt", "pen").discount == 1  # which is no discount of the method
+    # The publication's discount stands in for the domain's, not for one that is asked for.
+    antmaze = settings("iql", "antmaze", discount=0.998)
+    assert (antmaze.expectile, antmaze.discount, antmaze.reward_shift) == (0.9, 0.99, -1)
+    asked = methods.configure(BASELINES["iql"], "D4RL/antmaze/umaze-v1", discount=0.97)
+    assert (asked.discount, asked.observation_keys[-1]) == (0.97, "desired_goal")
     names = ("local/halfcheetah/medium-expert-v0", "halfcheetah-medium-expert-v2")
-    ours, theirs = (make("rebrac", dataset)._settings("halfcheetah", name, 0.99) for name in names)
-    assert ours == theirs != make("rebrac", dataset)._settings("halfcheetah", "", 0.99)
+    ours, theirs = (methods.configure(BASELINES["rebrac"], name) for name in names)
+    other = methods.configure(BASELINES["rebrac"], "local/halfcheetah/mine-v0")
+    assert ours == theirs != other
+    assert other == settings("rebrac", "halfcheetah", discount=0.99).replace(
+        observation_keys=("observation",)
+    )
 
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_each_trains_in_every_domain(name: str, dataset: TensorDict) -> None:
-    published = {key for table in BASELINES[name].published.values() for key in table}
-    assert published <= set(BASELINES[name].defaults)
+    cls = BASELINES[name]
+    published = {key for table in cls.config_class.PRESETS.values() for key in table}
     small = {key: value for key, value in SMALL.get(name, {}).items() if key not in published}
-    for domain in TASKS:
-        method = BASELINES[name](
-            dataset,
-            domain=domain,
-            observation_keys=("observation",),
-            discount=0.99,
-            seed=0,
-            **{**small, "batch_size": 4},
-        )
-        json.dumps(method.hyperparameters)
-        method.learn(dataset, steps=2, progress_bar=False)
+    for domain in DOMAINS:
+        config = configure(cls, domain, "", discount=0.99, **{**small, "batch_size": 4})
+        json.dumps(config.to_dict())
+        train(cls.from_dataset(dataset, config), dataset, 2)
 
 
 def test_ten_percent_are_the_best_episodes(dataset: TensorDict) -> None:
     columns = make("ten_percent_bc", dataset).columns(dataset)
     starts = dataset["step_count"].flatten() == 0
-    returns, episodes = dataset["return_to_go"].flatten()[starts], dataset["episode"][starts]
+    returns = returns_to_go(dataset["next", "reward"], dataset["episode"], 0.9).flatten()[starts]
+    episodes = dataset["episode"][starts]
     kept = torch.isin(episodes, columns["episode"])
     assert int(kept.sum()) == 4  # of forty
     assert returns[kept].min() >= returns[~kept].max()
@@ -232,7 +235,7 @@ def both(networks: Any, action: Tensor, observation: Tensor) -> list[Tensor]:
 
 
 def test_iql_losses_are_the_publications(dataset: TensorDict) -> None:
-    method = make("iql", dataset, dropout=0.0, expectile=0.8, temperature=2.0)
+    method = make("iql", dataset, dropout=0.0, expectile=0.8, inverse_temperature=2.0)
     batch = fixed_batch(method, dataset)
     losses = method.losses(batch.clone(), 0)
     loss: Any = method.loss
@@ -262,7 +265,7 @@ def test_rebrac_losses_are_the_publications(dataset: TensorDict) -> None:
     batch = fixed_batch(method, dataset)
     batch["next", "reward"] += 5  # so that values are of some size
     for _ in range(3):  # until critics and targets differ
-        method.learn(dataset, steps=3, progress_bar=False)
+        train(method, dataset, 3)
     losses = method.losses(batch.clone(), 0)
     loss: Any = method.loss
     following = batch["next"]
@@ -305,14 +308,14 @@ def test_cql_pushes_all_sampled_actions_down(dataset: TensorDict, lagrange: bool
         sampled_actions=4,
         critic_hidden=[16],
     )
-    method.learn(dataset, steps=3, progress_bar=False)
+    train(method, dataset, 3)
     batch = fixed_batch(method, dataset)
     loss: Any = method.loss
     with torch.random.fork_rng():
         losses = method.losses(batch.clone(), 0)
     draws: list[tuple[Tensor, Tensor]] = []
-    sampled = loss._sampled
-    loss._sampled = lambda seen: draws.append(sampled(seen)) or draws[-1]
+    sampled = loss.sample
+    loss.sample = lambda seen: draws.append(sampled(seen)) or draws[-1]
     uniforms: list[Tensor] = []
     uniform_ = Tensor.uniform_
     with torch.random.fork_rng(), pytest.MonkeyPatch.context() as patch:
@@ -346,14 +349,16 @@ def test_cql_pushes_all_sampled_actions_down(dataset: TensorDict, lagrange: bool
 
 
 def test_dt_asks_for_undiscounted_returns(dataset: TensorDict) -> None:
-    method: Any = make("dt", dataset)
+    method = make("dt", dataset)
+    policy = AgentPolicy(method)
     reward, episode = dataset["next", "reward"].flatten(), dataset["episode"]
     returns = torch.zeros(40).index_add(0, episode, reward)
-    assert method.target_return == pytest.approx(float(returns.max()), abs=1e-4)
+    assert policy.target_return == pytest.approx(float(returns.max()), abs=1e-4)
     first = method.columns(dataset)["return_to_go"][dataset["step_count"] == 0]
-    torch.testing.assert_close(first * method.return_scale, returns, atol=1e-4, rtol=0)
-    left = method.update_return_to_go(np.float32([[3.0], [1e6]]), np.float32([[0.5], [0.5]]))
-    np.testing.assert_allclose(left, [[2.5], [method.highest]], rtol=1e-6)
+    torch.testing.assert_close(first, method.units.return_to_go(returns), atol=1e-5, rtol=0)
+    _, highest = method.units.return_to_go_range
+    left = policy.update_return_to_go(np.float32([[3.0], [1e6]]), np.float32([[0.5], [0.5]]))
+    np.testing.assert_allclose(left, [[2.5], [highest]], rtol=1e-6)
 
 
 def test_dt_remembers_one_context_per_environment(
@@ -361,6 +366,7 @@ def test_dt_remembers_one_context_per_environment(
 ) -> None:
     """Side by side with resets at different times equals one after the other."""
     method = make("dt", dataset).eval()
+    policy = AgentPolicy(method)
     observations = rng.normal(size=(11, 2, 3)).astype(np.float32)  # longer than the context
     starts = np.zeros((11, 2), dtype=bool)
     starts[0], starts[4, 1] = True, True
@@ -369,26 +375,29 @@ def test_dt_remembers_one_context_per_environment(
         state, actions = None, []
         for observation, start in zip(observations[:, columns], starts[:, columns], strict=True):
             asked = {"observation": observation, "return_to_go": 3 * observation[:, :1]}
-            action, state = method.predict(asked, state, start)
+            action, state = policy.predict(asked, state, start)
             actions.append(action)
         return np.stack(actions)
 
     together = act(slice(None))
     np.testing.assert_allclose(together[:, :1], act(slice(1)), atol=1e-5)
     np.testing.assert_allclose(together[:, 1:], act(slice(1, 2)), atol=1e-5)
-    fresh, _ = method.predict(
+    fresh, _ = policy.predict(
         {"observation": observations[4, 1], "return_to_go": 3 * observations[4, 1, :1]}
     )
     np.testing.assert_allclose(together[4, 1], fresh, atol=1e-5)
+    alone, _ = policy.predict(
+        {"observation": observations[10, 0], "return_to_go": 3 * observations[10, 0, :1]}
+    )
+    assert not np.allclose(together[-1, 0], alone)  # it does remember
     # A full context is the last steps, as in a window of training.
-    later: Any = method
-    context = later.hyperparameters["context"]
-    window = slice(11 - context, 11)
-    seen = later.standardized(observations[window, 0])[None]
-    wanted = torch.tensor(3 * observations[window, 0, :1])[None] / later.return_scale
-    middle, half = later._action_scale()
-    acted = ((torch.tensor(together[window, 0]) - middle) / half)[None]
+    window = slice(11 - method.config.context, 11)
+    seen = method.units.observation(torch.tensor(observations[window, 0]))[None]
+    wanted = method.units.return_to_go(torch.tensor(3 * observations[window, 0, :1]))[None]
+    acted = method.units.action(torch.tensor(together[window, 0]))[None]
     acted[0, -1] = 0.3  # hidden by the causal mask
     with torch.no_grad():
-        expected = later.policy(seen, acted, wanted)[:, -1]
-    np.testing.assert_allclose(together[-1, :1], later.environment_action(expected), atol=1e-4)
+        expected = method.policy(seen, acted, wanted)[:, -1]
+    np.testing.assert_allclose(
+        together[-1, :1], method.units.environment_action(expected), atol=1e-4
+    )

@@ -1,4 +1,6 @@
-"""Methods that MAGE is compared with, one short file each."""
+"""Methods to compare with, one short file each."""
+
+from typing import Any
 
 from benchmarks.baselines.base import Baseline
 from benchmarks.baselines.bc import BehaviourCloning, TenPercentCloning
@@ -7,16 +9,32 @@ from benchmarks.baselines.dt import DT
 from benchmarks.baselines.iql import IQL
 from benchmarks.baselines.rebrac import ReBRAC
 from benchmarks.baselines.td3_bc import TD3BC
+from mage_agent import Config
 
-__all__ = ["BASELINES", "Baseline"]
+__all__ = ["BASELINES", "Baseline", "configure"]
 
 BASELINES: dict[str, type[Baseline]] = {
-    "bc": BehaviourCloning,
-    "ten_percent_bc": TenPercentCloning,
-    "td3_bc": TD3BC,
-    "rebrac": ReBRAC,
-    "cql": CQL,
-    "iql": IQL,
-    "dt": DT,
+    cls.name: cls for cls in (BehaviourCloning, TenPercentCloning, TD3BC, ReBRAC, CQL, IQL, DT)
 }
 """Name on the command line and in records -> method."""
+
+
+def configure(
+    baseline: type[Baseline], domain: str, dataset: str, *, discount: float, **changes: Any
+) -> Config:
+    """The published settings of a baseline.
+
+    Args:
+        baseline: the method.
+        domain: of the dataset, such as "antmaze".
+        dataset: name of the dataset within it, such as "medium-diverse"; it may be empty.
+        discount: of the domain, where the publication names none.
+        **changes: settings that differ from the published ones.
+
+    Raises:
+        ValueError: the method has no such setting, or its value is not allowed.
+    """
+    settings: dict[str, Any] = {"discount": discount} if baseline.discounted else {}
+    for key in (domain, f"{domain}/{dataset}"):
+        settings |= baseline.config_class.PRESETS.get(key, {})
+    return baseline.config_class.from_dict({**settings, **changes})

@@ -1,5 +1,7 @@
 """What methods with a critic share: transitions, scaled rewards, two rates, target networks."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -7,9 +9,31 @@ from tensordict import TensorDict, TensorDictBase
 from torch import nn
 from torchrl.objectives import LossModule, SoftUpdate, ValueEstimators
 
-from benchmarks.baselines.base import Baseline, Settings
+from benchmarks.baselines.base import Baseline, BaselineConfig
+from mage_agent import bounded
 
-__all__ = ["ActorCritic"]
+__all__ = ["ActorCritic", "ActorCriticConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorCriticConfig(BaselineConfig):
+    """Settings of methods with a critic.
+
+    Attributes:
+        hidden: units of the hidden layers.
+        actor_learning_rate: of the actor.
+        critic_learning_rate: of all else.
+        target_rate: part of the way that target networks move in a step.
+        reward_scale: factor on the rewards.
+        reward_shift: added to the scaled rewards.
+    """
+
+    hidden: tuple[int, ...] = (256, 256)
+    actor_learning_rate: float = bounded(3e-4, 1e-12)
+    critic_learning_rate: float = bounded(3e-4, 1e-12)
+    target_rate: float = bounded(0.005, 0.0, 1.0)
+    reward_scale: float = 1.0
+    reward_shift: float = 0.0
 
 
 class ActorCritic(Baseline):
@@ -19,16 +43,7 @@ class ActorCritic(Baseline):
     are worth their last reward.
     """
 
-    defaults: ClassVar[Settings] = {
-        "hidden": [256, 256],
-        "batch_size": 256,
-        "actor_learning_rate": 3e-4,
-        "critic_learning_rate": 3e-4,
-        "discount": 0.99,
-        "target_rate": 0.005,
-        "reward_scale": 1.0,
-        "reward_shift": 0.0,
-    }
+    config: ActorCriticConfig
     target_interval: ClassVar[int] = 1
     """Steps between two moves of the target networks."""
 
@@ -37,9 +52,8 @@ class ActorCritic(Baseline):
     def attach(self, loss: LossModule) -> None:
         """Take over a loss whose networks are complete."""
         self.loss = loss
-        settings = self.hyperparameters
-        loss.make_value_estimator(ValueEstimators.TD0, gamma=settings["discount"])
-        self._targets = SoftUpdate(loss, tau=settings["target_rate"])
+        loss.make_value_estimator(ValueEstimators.TD0, gamma=self.config.discount)
+        self._targets = SoftUpdate(loss, tau=self.config.target_rate)
 
     def actor_parameters(self) -> list[nn.Parameter]:
         """What learns at the actor's rate."""
@@ -49,16 +63,11 @@ class ActorCritic(Baseline):
         """Adam with one rate for the actor and one for the rest."""
         ours = self.actor_parameters()
         rest = [each for each in self.loss.parameters() if not any(each is one for one in ours)]
-        settings = self.hyperparameters
-        groups = [
-            {"params": ours, "lr": settings["actor_learning_rate"]},
-            {"params": rest, "lr": settings["critic_learning_rate"]},
-        ]
-        return torch.optim.Adam(groups, fused=True)
+        return torch.optim.Adam([{"params": ours}, {"params": rest}], fused=True)
 
-    def schedule(self, step: int, steps: int) -> list[float]:
+    def rates(self, step: int, steps: int) -> Sequence[float]:
         """Two constant rates."""
-        return [1.0, 1.0]
+        return [self.config.actor_learning_rate, self.config.critic_learning_rate]
 
     def after_step(self, step: int) -> None:
         """Move the target networks."""
@@ -67,11 +76,10 @@ class ActorCritic(Baseline):
 
     def columns(self, dataset: TensorDictBase) -> TensorDict:
         """Transitions, with rewards scaled and shifted."""
-        settings, following = self.hyperparameters, dataset["next"]
-        reward = following["reward"] * settings["reward_scale"] + settings["reward_shift"]
+        following = dataset["next"]
         outcome = {
             "observation": self.standardized(following),
-            "reward": reward,
+            "reward": following["reward"] * self.config.reward_scale + self.config.reward_shift,
             "terminated": following["terminated"],
             "done": following["done"],
         }

@@ -1,112 +1,72 @@
-"""What all baselines share: published settings, statistics, training and acting."""
+"""What all baselines share: an agent of one stage, with standardised inputs and bounded actions."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, ClassVar, Self
+import math
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from benchmarks.baselines.loop import Loop
-from benchmarks.tasks import TASKS, mage_config
+from mage_agent import Agent, Config, Stage, bounded
 
-__all__ = ["Baseline", "Settings", "State"]
-
-Settings = dict[str, Any]
-State = tuple[npt.NDArray[Any], ...] | None
-
-LOG_INTERVAL = 100
-"""Steps between two calls of the callback."""
+__all__ = ["Baseline", "BaselineConfig", "cosine"]
 
 
-class Baseline(nn.Module, ABC):
-    """A method to compare with, trained on TorchRL's losses; it acts as SB3 policies do.
+@dataclass(frozen=True, kw_only=True)
+class BaselineConfig(Config):
+    """The published settings of a method.
 
-    Networks see standardised observations and act in [-1, 1]; environment units go in and out.
-
-    Args:
-        dataset: TED TensorDict, as ``mage_agent.load_dataset`` returns it; its statistics are
-            taken, and its id selects what was published for one dataset in particular.
-        domain: key of ``benchmarks.tasks.TASKS``; selects the published hyperparameters.
-        observation_keys: observation entries, concatenated in this order.
-        discount: discount factor where the publication names none for the domain.
-        seed: of the initial weights.
-        **changes: hyperparameters to set otherwise.
+    ``PRESETS`` holds where the publication departs from the defaults: by domain, or by
+    ``domain/dataset``.
 
     Attributes:
-        hyperparameters: all settings in force, JSON-ready.
-
-    Raises:
-        ValueError: the domain, an observation entry or a hyperparameter is not known.
+        steps: gradient steps.
+        batch_size: transitions, or windows, per step.
     """
 
-    published_steps: ClassVar[int] = 1_000_000
-    """Gradient steps of the publication."""
-    defaults: ClassVar[Settings]
-    """Published hyperparameters."""
-    published: ClassVar[dict[str, Settings]] = {}
-    """Where the publication departs from them: by domain, or by ``domain/dataset``."""
+    steps: int = bounded(1_000_000, 1)
+    batch_size: int = bounded(256, 1)
+
+
+def cosine(step: int, steps: int) -> float:
+    """Factor of the learning rate that falls from 1 to 0 along a cosine."""
+    return 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+class Baseline(Agent):
+    """A method to compare with, trained on TorchRL's losses in one stage.
+
+    Networks see standardised observations and act in [-1, 1].
+    """
+
+    told_return: ClassVar[bool] = False
+    discounted: ClassVar[bool] = True
+    """Whether the method has a discount factor, which is then that of the domain by default."""
     horizon: int = 1
     """Steps of the windows that the losses take."""
+    gradient_clip: float = math.inf
+    """Largest gradient norm."""
+    low_precision: bool = False
+    """Whether losses are computed in bfloat16 where that is native."""
 
+    config: BaselineConfig
     policy: nn.Module
     """Best actions in [-1, 1], (B, A), for standardised observations (B, S)."""
-    observation_mean: Tensor
-    observation_std: Tensor
-    action_low: Tensor
-    action_high: Tensor
 
     def __init__(
-        self,
-        dataset: TensorDictBase,
-        *,
-        domain: str,
-        observation_keys: tuple[str, ...],
-        discount: float,
-        seed: int,
-        **changes: Any,
+        self, config: Config, *, observation_dim: int | Mapping[str, int], action_dim: int
     ) -> None:
-        super().__init__()
-        self.seed, self.observation_keys = seed, tuple(observation_keys)
-        facts = dict(dataset.get_non_tensor("metadata", None) or {})
-        settings = self._settings(domain, facts.get("dataset_id", ""), discount)
-        self.check(domain, changes)
-        self.hyperparameters = settings | changes
-        if missing := [key for key in observation_keys if key not in dataset]:
-            raise ValueError(
-                f"the dataset has no observation entries {missing}; it has "
-                f"{sorted(map(str, dataset.keys()))}."
-            )
-        observation, action = self._concatenated(dataset), dataset["action"]
-        self.observation_dim, self.action_dim = observation.shape[-1], action.shape[-1]
-        self.register_buffer("observation_mean", observation.mean(0))
-        # The summand is TD3+BC's: entries that hardly vary are not blown up.
-        self.register_buffer("observation_std", observation.std(0, correction=0) + 1e-3)
-        ones = torch.ones(self.action_dim)
-        self.register_buffer("action_low", torch.as_tensor(facts.get("action_low", -ones)))
-        self.register_buffer("action_high", torch.as_tensor(facts.get("action_high", ones)))
-        with torch.random.fork_rng(devices=[]):  # initialisers know the global generator only
-            torch.manual_seed(seed)
-            self.build(dataset)
-
-    @classmethod
-    def check(cls, domain: str, changes: dict[str, Any]) -> None:
-        """Refuse hyperparameters that the method does not have, by ``ValueError``."""
-        if unknown := set(changes) - set(cls.defaults):
-            raise ValueError(
-                f"{cls.__name__} has no hyperparameters {sorted(unknown)}; known: "
-                f"{sorted(cls.defaults)}."
-            )
+        super().__init__(config, observation_dim=observation_dim, action_dim=action_dim)
+        with torch.device("cpu"):  # TorchRL's losses read the bounds that they are given
+            self.build()
 
     @abstractmethod
-    def build(self, dataset: TensorDictBase) -> None:
+    def build(self) -> None:
         """Make the networks and the loss, and set ``policy``."""
 
     @abstractmethod
@@ -118,135 +78,84 @@ class Baseline(nn.Module, ABC):
         """A new optimiser of all that is trained."""
 
     @abstractmethod
-    def schedule(self, step: int, steps: int) -> list[float]:
-        """Factors of the learning rates, one per parameter group of the optimiser."""
-
-    def after_backward(self) -> None:
-        """Change gradients before the optimiser's step."""
+    def rates(self, step: int, steps: int) -> Sequence[float]:
+        """Learning rates, one per parameter group of the optimiser."""
 
     def after_step(self, step: int) -> None:
         """Follow up on the optimiser's step, such as by moving target networks."""
 
     def columns(self, dataset: TensorDictBase) -> TensorDict:
         """What batches are made of: standardised observations, actions in [-1, 1], episodes."""
-        action = dataset["action"]
-        middle, half = self._action_scale()
         columns = {
             "observation": self.standardized(dataset),
-            "action": ((action - middle) / half).clamp(-1, 1),
-            "episode": dataset.get("episode", torch.zeros(len(dataset), dtype=torch.int64)),
+            "action": self.units.action(dataset["action"]).clamp(-1, 1),
+            "episode": dataset["episode"],
         }
         return TensorDict(columns, batch_size=[len(dataset)])
 
-    def learn(
-        self,
-        dataset: TensorDictBase,
-        *,
-        steps: int,
-        seed: int = 0,
-        progress_bar: bool = True,
-        checkpoint_path: Path | None = None,
-        checkpoint_interval: int = 10_000,
-        callback: Callable[[int, dict[str, float]], None] | None = None,
-    ) -> Self:
-        """Train, or go on from ``checkpoint_path`` if that file exists.
+    def standardized(self, dataset: TensorDictBase) -> Tensor:
+        """Standardised observations of a dataset, (N, S)."""
+        standardized: Tensor = self.units.observation(self.units.concatenate(dataset))
+        return standardized
 
-        A run that is interrupted and continued ends with the same bits as one that is not.
+    def fit_units(self, dataset: TensorDictBase) -> None:
+        """Take statistics; actions are scaled by their bounds."""
+        super().fit_units(dataset)
+        units, observation = self.units, self.units.concatenate(dataset)
+        units.observation.mean.copy_(observation.mean(0))
+        # The summand is TD3+BC's: entries that hardly vary are not blown up.
+        units.observation.std.copy_(observation.std(0, correction=0) + 1e-3)
+        half = (units.action_high - units.action_low) / 2
+        units.action.mean.copy_(units.action_low + half)
+        units.action.std.copy_(torch.where(half > 0, half, 1.0))  # some dimensions never move
 
-        Args:
-            dataset: TED TensorDict with the sizes of the one given before.
-            steps: gradient steps in all; learning rates that fall reach their end there.
-            seed: of the batches, dropout and samples; torch's global generator stays untouched.
-            progress_bar: whether to show one.
-            checkpoint_path: file to keep the state in, replaced whole.
-            checkpoint_interval: steps between two checkpoints; another is written at the end.
-            callback: called with the number of finished steps and the last losses every 100 steps
-                and at the end.
-
-        Raises:
-            ValueError: the dataset does not fit, or the checkpoint comes from another run.
-            TrainingError: a loss or a weight is not finite.
-        """
-        sizes = self._concatenated(dataset).shape[-1], dataset["action"].shape[-1]
-        if steps < 1 or sizes != (self.observation_dim, self.action_dim):
-            raise ValueError(
-                f"steps is {steps}, which must be at least 1, and the dataset has (observation, "
-                f"action) sizes {sizes}, which must be {(self.observation_dim, self.action_dim)}."
+    def stages(self, dataset: TensorDictBase) -> list[Stage]:
+        """The one stage."""
+        objective = _Objective(self)
+        return [
+            Stage(
+                name=self.name,
+                loss=objective,
+                steps=self.config.steps,
+                columns=lambda: self.columns(dataset.to(self.device)).cpu(),
+                batch_size=self.config.batch_size,
+                horizon=self.horizon,
+                optimizer=self.optimizer,
+                rates=self.rates,
+                gradient_clip=self.gradient_clip,
+                low_precision=self.low_precision,
+                after_step=objective.after_step,
             )
-        self.train()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            loop = Loop(self, dataset, steps, seed, checkpoint_path)
-            with tqdm(
-                desc=type(self).__name__,
-                total=steps,
-                initial=loop.step,
-                disable=not progress_bar,
-                delay=2.0,
-            ) as bar:
-                while loop.step < steps:
-                    losses = loop.advance()
-                    bar.update()
-                    last = loop.step == steps
-                    if callback is not None and (last or loop.step % LOG_INTERVAL == 0):
-                        callback(loop.step, {key: float(loss) for key, loss in losses.items()})
-                    if last or loop.step % checkpoint_interval == 0:
-                        loop.save()
-        return self.eval()
+        ]
 
-    @torch.no_grad()
-    def predict(
+    def decide(
         self,
-        observation: Any,
-        state: State = None,
-        episode_start: npt.NDArray[np.bool_] | None = None,
-        deterministic: bool = True,
-    ) -> tuple[npt.NDArray[np.float32], State]:
-        """Return the actions for one observation or a batch; there is no state and no noise."""
-        self.eval()
-        return self.environment_action(self.policy(self.standardized(observation))), state
+        observation: Tensor,
+        return_to_go: Tensor,
+        state: TensorDict | None = None,
+        *,
+        temperature: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, TensorDict | None]:
+        """The best action; there is no memory and no noise."""
+        action = self.policy(self.units.observation(observation))
+        return self.units.environment_action(action), None
 
-    @torch.no_grad()
-    def describe(self, held: TensorDictBase) -> dict[str, float]:
-        """Mean squared action error on a dataset, in environment units."""
-        self.eval()
-        actions = [self.policy(part) for part in self.standardized(held).split(4096)]
-        error = self.environment_action(torch.cat(actions)) - held["action"].numpy()
-        return {"action_error": float(np.square(error).mean())}
 
-    def standardized(self, observation: Any) -> Tensor:
-        """Standardise observations in environment units, of a dictionary, TensorDict or array."""
-        return (self._concatenated(observation) - self.observation_mean) / self.observation_std
+class _Objective(nn.Module):
+    """A baseline's losses as the loss of a stage; it counts the steps, which some losses heed."""
 
-    def environment_action(self, action: Tensor) -> npt.NDArray[np.float32]:
-        """Actions in environment units, within bounds, for actions in [-1, 1]."""
-        middle, half = self._action_scale()
-        bounded = torch.clamp(middle + half * action, self.action_low, self.action_high)
-        array: npt.NDArray[np.float32] = bounded.float().numpy()
-        return array
+    step: Tensor
 
-    def _action_scale(self) -> tuple[Tensor, Tensor]:
-        half = (self.action_high - self.action_low) / 2
-        return self.action_low + half, half
+    def __init__(self, baseline: Baseline) -> None:
+        super().__init__()
+        self.baseline = baseline
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
-    def _concatenated(self, observation: Any) -> Tensor:
-        if not isinstance(observation, (dict, TensorDictBase)):
-            observation = {self.observation_keys[0]: observation}
-        return torch.cat(
-            [torch.as_tensor(observation[key]).float() for key in self.observation_keys], -1
-        )
+    def forward(self, batch: TensorDictBase) -> TensorDict:
+        losses: dict[str, Any] = self.baseline.losses(batch, int(self.step))
+        return TensorDict({f"loss_{name}": loss for name, loss in losses.items()})
 
-    def _settings(self, domain: str, dataset_id: str, discount: float) -> Settings:
-        if domain not in TASKS:
-            raise ValueError(f"domain is {domain!r}; known: {sorted(TASKS)}.")
-        published: Settings = {}
-        # "medium-expert-v0" and the like; D4RL's own names begin with the domain
-        name = dataset_id.split("/")[-1].rpartition("-v")[0].removeprefix(f"{domain}-")
-        for key in (domain, f"{domain}/{name}"):
-            published |= self.published.get(key, {})
-        settings = {**self.defaults, **published}
-        # The publication's own discount gives way to one that was asked for, not to the domain's.
-        asked = discount != mage_config(domain).discount
-        if "discount" in settings and (asked or "discount" not in published):
-            settings["discount"] = discount
-        return settings
+    def after_step(self, step: int) -> None:
+        self.baseline.after_step(step)
+        self.step += 1

@@ -5,7 +5,8 @@ quote.
 """
 
 import math
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from tensordict import TensorDictBase
@@ -14,37 +15,37 @@ from torch import Tensor, nn
 from torchrl.data import Bounded
 from torchrl.modules import TanhNormal
 
-from benchmarks.baselines.actor_critic import ActorCritic
-from benchmarks.baselines.base import Settings
+from benchmarks.baselines.actor_critic import ActorCritic, ActorCriticConfig
 from benchmarks.baselines.losses import ConservativeLoss
 from benchmarks.baselines.networks import Network, critics, mlp
+from mage_agent import bounded
 
 __all__ = ["CQL"]
 
+_MAZE = {"lagrange": True}
 _ADROIT = {"conservatism": 1.0, "actor_learning_rate": 1e-4}
 
 
-class CQL(ActorCritic):
-    """CQL(H) with importance sampling, with or without its Lagrange multiplier."""
+@dataclass(frozen=True, kw_only=True)
+class CQLConfig(ActorCriticConfig):
+    """Settings of CORL.
 
-    defaults: ClassVar[Settings] = {
-        **ActorCritic.defaults,
-        "hidden": [256, 256, 256],
-        "critic_hidden": [256, 256, 256],
-        "actor_learning_rate": 3e-5,
-        "conservatism": 10.0,
-        "sampled_actions": 10,
-        "lagrange": False,
-        "target_gap": 5.0,
-        "max_backup": False,
-        "smallest_gap": None,
-    }
-    published: ClassVar[dict[str, Settings]] = {
+    Attributes:
+        critic_hidden: units of the critics' hidden layers.
+        conservatism: weight of the conservative term.
+        sampled_actions: actions of each kind that the soft maximum is taken over.
+        lagrange: whether the weight is tuned by a multiplier.
+        target_gap: gap at which the multiplier rests.
+        max_backup: whether targets take the best of the sampled next actions.
+        smallest_gap: at which gaps are cut off from below.
+    """
+
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         **dict.fromkeys(("pen", "door", "hammer", "relocate", "kitchen"), _ADROIT),
         "pen/expert": {"lagrange": True, "actor_learning_rate": 3e-5},
-        "pointmaze": {"lagrange": True},
+        **dict.fromkeys(("pointmaze", "maze2d", "multi2d"), _MAZE),
         "antmaze": {
-            "critic_hidden": [256] * 5,
+            "critic_hidden": (256,) * 5,
             "actor_learning_rate": 1e-4,
             "discount": 0.99,
             "conservatism": 5.0,
@@ -57,11 +58,29 @@ class CQL(ActorCritic):
         },
     }
 
-    def build(self, dataset: TensorDictBase) -> None:
+    hidden: tuple[int, ...] = (256, 256, 256)
+    critic_hidden: tuple[int, ...] = (256, 256, 256)
+    actor_learning_rate: float = bounded(3e-5, 1e-12)
+    conservatism: float = bounded(10.0, 0.0)
+    sampled_actions: int = bounded(10, 1)
+    lagrange: bool = False
+    target_gap: float = 5.0
+    max_backup: bool = False
+    smallest_gap: float | None = None
+
+
+class CQL(ActorCritic):
+    """CQL(H) with importance sampling, with or without its Lagrange multiplier."""
+
+    name: ClassVar[str] = "cql"
+    config_class: ClassVar[type[ActorCriticConfig]] = CQLConfig
+    config: CQLConfig
+
+    def build(self) -> None:
         """Make the networks and the loss."""
-        settings = self.hyperparameters
+        settings = self.config
         state, action = self.observation_dim, self.action_dim
-        gaussian = _Gaussian(mlp([state, *settings["hidden"], 2 * action]))
+        gaussian = _Gaussian(mlp([state, *settings.hidden, 2 * action]))
         self.policy = _Mode(gaussian)
         self.actor = ProbabilisticTensorDictSequential(
             Network(gaussian, ["observation"], ["loc", "scale"]),
@@ -72,13 +91,13 @@ class CQL(ActorCritic):
         self.attach(
             ConservativeLoss(
                 self.actor,
-                critics(lambda: _orthogonal(mlp([state + action, *settings["critic_hidden"], 1]))),
+                critics(lambda: _orthogonal(mlp([state + action, *settings.critic_hidden, 1]))),
                 action_spec=Bounded(-1, 1, (action,)),
                 loss_function="l2",
-                num_random=settings["sampled_actions"],
-                max_q_backup=settings["max_backup"],
-                with_lagrange=settings["lagrange"],
-                lagrange_thresh=settings["target_gap"],
+                num_random=settings.sampled_actions,
+                max_q_backup=settings.max_backup,
+                with_lagrange=settings.lagrange,
+                lagrange_thresh=settings.target_gap,
             )
         )
 
@@ -88,19 +107,19 @@ class CQL(ActorCritic):
 
     def losses(self, batch: TensorDictBase, step: int) -> dict[str, Tensor]:
         """The losses of actor, entropy's weight and critics, the conservative one, and its dual."""
-        settings, loss = self.hyperparameters, self.loss
+        settings, loss = self.config, self.loss
         losses = {"qvalue": loss.q_loss(batch)[0]}
         gaps = loss.gaps(batch)
-        if settings["smallest_gap"] is not None:
-            gaps = gaps.clamp(min=settings["smallest_gap"])
+        if settings.smallest_gap is not None:
+            gaps = gaps.clamp(min=settings.smallest_gap)
         gap = gaps.mean(-1)  # one per critic
-        if settings["lagrange"]:
-            gap = gap - settings["target_gap"]
+        if settings.lagrange:
+            gap = gap - settings.target_gap
             multiplier = loss.log_alpha_prime.exp().clamp(max=1e6)
-            weighted = settings["conservatism"] * gap.detach()
+            weighted = settings.conservatism * gap.detach()
             losses["multiplier"] = -multiplier * weighted.mean()
             gap = multiplier.detach() * gap
-        losses["conservative"] = settings["conservatism"] * gap.sum()
+        losses["conservative"] = settings.conservatism * gap.sum()
         losses["actor"], sampled = loss.actor_loss(batch)
         losses["entropy"] = loss.alpha_loss(sampled)[0]
         return losses

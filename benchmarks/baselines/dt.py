@@ -4,10 +4,10 @@ Chen et al., 2021, https://arxiv.org/abs/2106.01345
 """
 
 import logging
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModule
@@ -15,49 +15,65 @@ from torch import Tensor, nn
 from torchrl.modules import DTActor
 from torchrl.objectives import DTLoss
 
-from benchmarks.baselines.base import Baseline, Settings, State
-from mage_agent import load_dataset, replay_buffer
+from benchmarks.baselines.base import Baseline, BaselineConfig
+from mage_agent import bounded, evaluating, replay_buffer
+from mage_agent.memory import empty_memory, remember
 
 __all__ = ["DT"]
 
 
-# Native bfloat16 takes 0.6 of the time (152 against 259 ms a step); emulated, it is slower.
-_HAS_BFLOAT16 = torch.cpu._is_avx512_bf16_supported()
+@dataclass(frozen=True, kw_only=True)
+class DTConfig(BaselineConfig):
+    """The publication's settings; returns are not discounted.
+
+    Attributes:
+        context: steps that an action is given.
+        width: width of the transformer.
+        layers: its blocks.
+        heads: its attention heads.
+        dropout: of all its layers.
+        learning_rate: after the warm-up.
+        weight_decay: decoupled.
+        warmup: part of the steps in which the rate warms up, the publication's 10,000 of 100,000.
+        gradient_clip: largest gradient norm.
+    """
+
+    discount: float = bounded(1.0, 1e-6, 1.0)
+    steps: int = bounded(100_000, 1)
+    batch_size: int = bounded(64, 1)
+    context: int = bounded(20, 2)
+    width: int = bounded(128, 1)
+    layers: int = bounded(3, 1, 1000)
+    heads: int = bounded(1, 1)
+    dropout: float = bounded(0.1, 0.0, 0.99)
+    learning_rate: float = bounded(1e-4, 1e-12)
+    weight_decay: float = bounded(1e-4, 0.0)
+    warmup: float = bounded(0.1, 0.0, 1.0)
+    gradient_clip: float = bounded(0.25, 1e-12)
 
 
 class DT(Baseline):
-    """Decision Transformer with the publication's settings.
+    """Decision Transformer.
 
-    Returns are not discounted. They are divided by the largest of the data, where the publication
-    divides by 1000 on locomotion. The rate warms up over the first tenth of the steps, which is the
-    publication's 10,000 of 100,000. TorchRL's network has no embedding of the time step.
-
-    Attributes:
-        target_return: return to ask for; at first the best of the data's episodes.
+    Returns are divided by the largest of the data, where the publication divides by 1000 on
+    locomotion. TorchRL's network has no embedding of the time step.
     """
 
-    published_steps: ClassVar[int] = 100_000
-    defaults: ClassVar[Settings] = {
-        "context": 20,
-        "width": 128,
-        "layers": 3,
-        "heads": 1,
-        "dropout": 0.1,
-        "batch_size": 64,
-        "learning_rate": 1e-4,
-        "weight_decay": 1e-4,
-        "warmup": 0.1,
-        "gradient_clip": 0.25,
-    }
+    name: ClassVar[str] = "dt"
+    config_class: ClassVar[type[DTConfig]] = DTConfig
+    told_return: ClassVar[bool] = True
+    discounted: ClassVar[bool] = False
+    low_precision = True  # 0.6 of the time where bfloat16 is native (152 against 259 ms a step)
+    config: DTConfig
 
-    def build(self, dataset: TensorDictBase) -> None:
+    def build(self) -> None:
         """Make the network and the loss."""
-        settings = self.hyperparameters
-        self.horizon = settings["context"]
+        settings = self.config
+        self.horizon, self.gradient_clip = settings.context, settings.gradient_clip
         config = DTActor.default_config()
-        config.n_embd, config.n_inner = settings["width"], 4 * settings["width"]
-        config.n_layer, config.n_head = settings["layers"], settings["heads"]
-        config.resid_pdrop = config.attn_pdrop = settings["dropout"]
+        config.n_embd, config.n_inner = settings.width, 4 * settings.width
+        config.n_layer, config.n_head = settings.layers, settings.heads
+        config.resid_pdrop = config.attn_pdrop = settings.dropout
         config.n_positions = 3 * self.horizon
         logger = logging.getLogger("transformers")
         level = logger.level
@@ -67,112 +83,70 @@ class DT(Baseline):
         inputs = ["observation", "action", "return_to_go"]
         self.loss = DTLoss(TensorDictModule(self.policy, inputs, ["predicted"]))
         self.loss.set_keys(action_pred="predicted")
-        undiscounted = load_dataset(dataset, discount=1.0)
-        returns = undiscounted["return_to_go"]
-        starts = undiscounted["step_count"] == 0
-        self.target_return = float(returns[starts].max())
-        self.lowest, self.highest = float(returns.min()), float(returns.max())
-        self.return_scale = float(returns.abs().max().clamp_min(1e-6))
 
     def optimizer(self) -> torch.optim.Optimizer:
         """AdamW."""
-        settings = self.hyperparameters
-        return torch.optim.AdamW(
-            self.policy.parameters(),
-            lr=settings["learning_rate"],
-            weight_decay=settings["weight_decay"],
-            fused=True,
-        )
+        decay = self.config.weight_decay
+        return torch.optim.AdamW(self.policy.parameters(), weight_decay=decay, fused=True)
 
-    def schedule(self, step: int, steps: int) -> list[float]:
+    def rates(self, step: int, steps: int) -> Sequence[float]:
         """A rate that warms up."""
-        return [min(1.0, (step + 1) / max(1.0, self.hyperparameters["warmup"] * steps))]
+        warm = min(1.0, (step + 1) / max(1.0, self.config.warmup * steps))
+        return [self.config.learning_rate * warm]
+
+    def fit_units(self, dataset: TensorDictBase) -> None:
+        """Take statistics; returns are parts of the largest of the data."""
+        super().fit_units(dataset)
+        units = self.units
+        units.return_to_go.mean.zero_()
+        units.return_to_go.std.fill_(units.return_range.abs().max().clamp_min(1e-6))
 
     def columns(self, dataset: TensorDictBase) -> TensorDict:
         """Steps with the return that was still to come."""
-        undiscounted = load_dataset(dataset, discount=1.0)["return_to_go"]
-        return super().columns(dataset).set("return_to_go", undiscounted / self.return_scale)
+        returns = self.units.return_to_go(self.returns_to_go(dataset))
+        return super().columns(dataset).set("return_to_go", returns)
 
     def losses(self, batch: TensorDictBase, step: int) -> dict[str, Tensor]:
         """Squared error of the actions."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=_HAS_BFLOAT16):
-            loss: Tensor = self.loss(batch)["loss"]
-        return {"action": loss}
+        return {"action": self.loss(batch)["loss"]}
 
-    def after_backward(self) -> None:
-        """Clip the gradient."""
-        nn.utils.clip_grad_norm_(self.policy.parameters(), self.hyperparameters["gradient_clip"])
+    def initial_state(self, count: int) -> TensorDict:
+        """No steps yet, of at most ``context``."""
+        sizes = {"observation": self.observation_dim, "action": self.action_dim, "return_to_go": 1}
+        return empty_memory(count, self.horizon, sizes, self.device)
 
-    def update_return_to_go(
-        self, return_to_go: npt.NDArray[np.float32], reward: npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.float32]:
-        """Return to ask for after a reward, within what the data holds; both (num_envs, 1)."""
-        left: npt.NDArray[np.float32] = np.clip(return_to_go - reward, self.lowest, self.highest)
-        return left
-
-    @torch.no_grad()
-    def predict(
+    def decide(
         self,
-        observation: Any,
-        state: State = None,
-        episode_start: npt.NDArray[np.bool_] | None = None,
-        deterministic: bool = True,
-    ) -> tuple[npt.NDArray[np.float32], State]:
-        """Return the actions and the context that the next call needs.
-
-        Args:
-            observation: one observation or a batch; its entry ``return_to_go`` is what to ask for,
-                ``target_return`` where it has none.
-            state: as the last call returned it, None before the first step.
-            episode_start: (num_envs,) where the context is to be forgotten.
-            deterministic: of no influence.
-        """
-        self.eval()
-        now = self.standardized(observation)
-        asked = torch.full((*now.shape[:-1], 1), self.target_return)
-        if isinstance(observation, dict) and "return_to_go" in observation:
-            asked = torch.as_tensor(observation["return_to_go"]).float().reshape(asked.shape)
-        single = now.ndim == 1
-        now, asked = now.reshape(-1, now.shape[-1]), asked.reshape(-1, 1) / self.return_scale
-        context = self._context(state, episode_start, len(now))
-        seen, acted, wanted, length = context
-        rows = torch.arange(len(now))
-        seen[rows, length], wanted[rows, length] = now, asked
+        observation: Tensor,
+        return_to_go: Tensor,
+        state: TensorDict | None = None,
+        *,
+        temperature: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, TensorDict]:
+        """The next action after the steps that are remembered."""
+        state = self.initial_state(len(observation)) if state is None else state
+        now, asked = self.units.standardize(observation, return_to_go)
+        state, place = remember(state, observation=now, return_to_go=asked)
+        rows = torch.arange(len(place), device=place.device)
         # What lies behind the present step is hidden from it by the causal mask.
-        action = self.policy(seen, acted, wanted)[rows, length]
-        acted[rows, length] = action
-        length += 1
-        result = self.environment_action(action[0] if single else action)
-        return result, tuple(part.numpy() for part in context)
+        seen = (state[key] for key in ("observation", "action", "return_to_go"))
+        action = self.policy(*seen)[rows, place]
+        state["action"][rows, place] = action
+        return self.units.environment_action(action), state
 
     @torch.no_grad()
-    def describe(self, held: TensorDictBase) -> dict[str, float]:
+    def describe(self, dataset: TensorDictBase) -> dict[str, float]:
         """Mean squared action error on windows of a dataset, in environment units."""
-        self.eval()
-        windows = replay_buffer(
-            self.columns(held), horizon=self.horizon, batch_size=min(1024, len(held)), seed=0
-        ).sample()
+        columns = self.columns(dataset.to(self.device)).cpu()
+        size = min(1024, len(dataset))
+        buffer = replay_buffer(columns, horizon=self.horizon, batch_size=size, seed=0)
+        windows = buffer.sample().to(self.device)
         inputs = (windows[key] for key in ("observation", "action", "return_to_go"))
-        predicted = self.environment_action(self.policy(*inputs))
-        error = predicted - self.environment_action(windows["action"])
-        return {"action_error": float(np.square(error)[windows["collector", "mask"]].mean())}
-
-    def _context(
-        self, state: State, episode_start: npt.NDArray[np.bool_] | None, count: int
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Past observations, actions, returns (num_envs, T, .) and their number, with room left."""
-        if state is None:
-            sizes = self.observation_dim, self.action_dim, 1
-            seen, acted, wanted = (torch.zeros(count, self.horizon, size) for size in sizes)
-            return seen, acted, wanted, torch.zeros(count, dtype=torch.int64)
-        seen, acted, wanted, length = (torch.tensor(part) for part in state)
-        if episode_start is not None:
-            length[torch.as_tensor(episode_start)] = 0
-        full = length == self.horizon
-        for part in (seen, acted, wanted):
-            part[full] = part[full].roll(-1, 1)
-        length[full] -= 1
-        return seen, acted, wanted, length
+        with evaluating(self):
+            error = self.units.environment_action(self.policy(*inputs))
+        error = error - self.units.environment_action(windows["action"])
+        return {"action_error": float(error.square()[windows["collector", "mask"]].mean())}
 
 
 class _Squashed(nn.Module):

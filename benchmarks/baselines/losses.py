@@ -97,8 +97,8 @@ class ConservativeLoss(CQLLoss):  # type: ignore[misc]
         """
         observation = tensordict["observation"]
         with torch.no_grad():
-            current, current_log_prob = self._sampled(observation)
-            following, following_log_prob = self._sampled(tensordict["next", "observation"])
+            current, current_log_prob = self.sample(observation)
+            following, following_log_prob = self.sample(tensordict["next", "observation"])
             uniform = torch.empty_like(current).uniform_(-1, 1)
             density = torch.full_like(current_log_prob, -math.log(2) * current.shape[-1])
         actions = torch.cat([uniform, following, current])  # (N, B, A)
@@ -110,7 +110,7 @@ class ConservativeLoss(CQLLoss):  # type: ignore[misc]
         data = torch.stack([tensordict["pred_q1"], tensordict["pred_q2"]]).squeeze(-1)
         return highest - data
 
-    def _sampled(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+    def sample(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         """Actions (n, B, A) of the policy and their log-densities (n, B)."""
         entries = TensorDict({"observation": observation}, observation.shape[:1])
         with self.actor_network_params.to_module(self.actor_network, preserve_module_state=False):

@@ -3,15 +3,16 @@
 https://arxiv.org/abs/2305.09836
 """
 
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from tensordict import TensorDict, TensorDictBase
-from torch import nn
+from torch import Tensor, nn
 
-from benchmarks.baselines.base import Settings
+from benchmarks.baselines.actor_critic import ActorCritic, ActorCriticConfig
 from benchmarks.baselines.losses import ReBRACLoss
 from benchmarks.baselines.networks import Network, critics, mlp
-from benchmarks.baselines.td3_bc import TD3BC
+from mage_agent import bounded
 
 __all__ = ["ReBRAC"]
 
@@ -50,7 +51,7 @@ _PENALTIES = {  # of actor and critic; that of a domain is a middle one, for dat
     "antmaze/medium-diverse": (0.001, 0.0),
     "antmaze/large-play": (0.002, 0.001),
     "antmaze/large-diverse": (0.002, 0.002),
-    "pointmaze": (0.003, 0.001),
+    **dict.fromkeys(("pointmaze", "maze2d", "multi2d"), (0.003, 0.001)),
 }
 _RATES = {
     **dict.fromkeys(("halfcheetah", "hopper", "walker2d"), _LOCOMOTION),
@@ -58,28 +59,45 @@ _RATES = {
 }
 
 
-class ReBRAC(TD3BC):
-    """ReBRAC with the publication's settings, penalties tuned by its authors for each dataset.
+@dataclass(frozen=True, kw_only=True)
+class ReBRACConfig(ActorCriticConfig):
+    """The publication's settings, penalties tuned by its authors for each dataset.
+
+    Attributes:
+        policy_noise: standard deviation of the noise on the actions that targets are judged by.
+        noise_clip: its largest size.
+        actor_penalty: weight of the actor's squared distance to the data's action.
+        critic_penalty: weight of the next action's squared distance to the data's next action.
+    """
+
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
+        name: {"actor_penalty": actor, "critic_penalty": critic, **_RATES.get(name, {})}
+        for name, (actor, critic) in _PENALTIES.items()
+    }
+
+    hidden: tuple[int, ...] = (256, 256, 256)
+    policy_noise: float = bounded(0.2, 0.0)
+    noise_clip: float = bounded(0.5, 0.0)
+    actor_penalty: float = bounded(0.01, 0.0)
+    critic_penalty: float = bounded(0.01, 0.0)
+
+
+class ReBRAC(ActorCritic):
+    """ReBRAC.
 
     What it changes in TD3+BC: a penalty for the critic, three hidden layers, layer norm in the
     critic, the smaller critic where the actor looks, larger batches on locomotion.
     """
 
-    defaults: ClassVar[Settings] = {
-        **{key: value for key, value in TD3BC.defaults.items() if key != "alpha"},
-        "hidden": [256, 256, 256],
-        "actor_penalty": 0.01,
-        "critic_penalty": 0.01,
-    }
-    published: ClassVar[dict[str, Settings]] = {
-        name: {"actor_penalty": actor, "critic_penalty": critic, **_RATES.get(name, {})}
-        for name, (actor, critic) in _PENALTIES.items()
-    }
+    name: ClassVar[str] = "rebrac"
+    config_class: ClassVar[type[ActorCriticConfig]] = ReBRACConfig
+    config: ReBRACConfig
+    target_interval: ClassVar[int] = 2  # actor and targets move on every second step
 
-    def build(self, dataset: TensorDictBase) -> None:
+    def build(self) -> None:
         """Make the networks and the loss."""
-        settings = self.hyperparameters
-        hidden, state, action = settings["hidden"], self.observation_dim, self.action_dim
+        settings = self.config
+        hidden, state, action = settings.hidden, self.observation_dim, self.action_dim
         self.policy = _initialised(mlp([state, *hidden, action], tanh=True), 1e-3)
         self.actor = Network(self.policy, ["observation"], ["action"])
         self.attach(
@@ -88,13 +106,20 @@ class ReBRAC(TD3BC):
                 critics(
                     lambda: _initialised(mlp([state + action, *hidden, 1], layer_norm=True), 3e-3)
                 ),
-                actor_penalty=settings["actor_penalty"],
-                critic_penalty=settings["critic_penalty"],
+                actor_penalty=settings.actor_penalty,
+                critic_penalty=settings.critic_penalty,
                 bounds=(-1.0, 1.0),
-                policy_noise=settings["policy_noise"],
-                noise_clip=settings["noise_clip"],
+                policy_noise=settings.policy_noise,
+                noise_clip=settings.noise_clip,
             )
         )
+
+    def losses(self, batch: TensorDictBase, step: int) -> dict[str, Tensor]:
+        """The critics' loss, and on every second step the actor's."""
+        losses = {"qvalue": self.loss.qvalue_loss(batch)[0]}
+        if step % self.target_interval == 0:
+            losses["actor"] = self.loss.actor_loss(batch)[0]
+        return losses
 
     def columns(self, dataset: TensorDictBase) -> TensorDict:
         """Transitions with the data's next action, and whether there is one."""

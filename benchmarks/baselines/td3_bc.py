@@ -3,35 +3,51 @@
 https://arxiv.org/abs/2106.06860
 """
 
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from tensordict import TensorDictBase
 from torch import Tensor
 from torchrl.objectives import TD3BCLoss
 
-from benchmarks.baselines.actor_critic import ActorCritic
-from benchmarks.baselines.base import Settings
+from benchmarks.baselines.actor_critic import ActorCritic, ActorCriticConfig
 from benchmarks.baselines.networks import Network, critics, mlp
+from mage_agent import bounded
 
 __all__ = ["TD3BC"]
 
 
-class TD3BC(ActorCritic):
-    """TD3+BC with the publication's settings; those of AntMaze are CORL's."""
+@dataclass(frozen=True, kw_only=True)
+class TD3BCConfig(ActorCriticConfig):
+    """The publication's settings; those of AntMaze are CORL's.
 
-    defaults: ClassVar[Settings] = {
-        **ActorCritic.defaults,
-        "alpha": 2.5,
-        "policy_noise": 0.2,
-        "noise_clip": 0.5,
+    Attributes:
+        alpha: weight of the value beside the cloning.
+        policy_noise: standard deviation of the noise on the actions that targets are judged by.
+        noise_clip: its largest size.
+    """
+
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
+        "antmaze": {"discount": 0.99, "reward_shift": -1.0}
     }
-    published: ClassVar[dict[str, Settings]] = {"antmaze": {"discount": 0.99, "reward_shift": -1.0}}
+
+    alpha: float = bounded(2.5, 0.0)
+    policy_noise: float = bounded(0.2, 0.0)
+    noise_clip: float = bounded(0.5, 0.0)
+
+
+class TD3BC(ActorCritic):
+    """TD3+BC."""
+
+    name: ClassVar[str] = "td3_bc"
+    config_class: ClassVar[type[ActorCriticConfig]] = TD3BCConfig
+    config: TD3BCConfig
     target_interval: ClassVar[int] = 2  # actor and targets move on every second step
 
-    def build(self, dataset: TensorDictBase) -> None:
+    def build(self) -> None:
         """Make the networks and the loss."""
-        settings = self.hyperparameters
-        hidden, state, action = settings["hidden"], self.observation_dim, self.action_dim
+        settings = self.config
+        hidden, state, action = settings.hidden, self.observation_dim, self.action_dim
         self.policy = mlp([state, *hidden, action], tanh=True)
         self.actor = Network(self.policy, ["observation"], ["action"])
         self.attach(
@@ -39,9 +55,9 @@ class TD3BC(ActorCritic):
                 self.actor,
                 critics(lambda: mlp([state + action, *hidden, 1])),
                 bounds=(-1.0, 1.0),
-                policy_noise=settings["policy_noise"],
-                noise_clip=settings["noise_clip"],
-                alpha=settings["alpha"],
+                policy_noise=settings.policy_noise,
+                noise_clip=settings.noise_clip,
+                alpha=settings.alpha,
                 loss_function="l2",
             )
         )
