@@ -1,12 +1,11 @@
 """Budgets: how many gradient steps a method may take, so that all train equally long.
 
 Learning-rate schedules need the number of steps in advance, so a budget of minutes is turned into
-steps before training starts. Time is the processor time of this process, which depends far less
-than the clock on the wall on what else the machine is doing; crowded caches still make steps up to
-half as dear again, so the fastest of a few timings counts.
+steps before training starts. Time is processor time, or on a GPU that of the wall clock (see
+``seconds_on``). Crowded caches still make steps up to half as dear again, so the fastest of a few
+timings counts.
 """
 
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -14,9 +13,10 @@ from typing import Any
 
 from tensordict import TensorDictBase
 
-from benchmarks.methods import Method
+from benchmarks.clock import seconds_on
+from benchmarks.protocol import Method
 
-__all__ = ["MINUTES", "Plan", "make_plan"]
+__all__ = ["MINUTES", "Schedule", "make_schedule"]
 
 MINUTES: dict[str, float | None] = {"quick": 2.0, "standard": 20.0, "paper": None}
 """Minutes of training by budget; None is the published number of steps."""
@@ -24,19 +24,20 @@ MINUTES: dict[str, float | None] = {"quick": 2.0, "standard": 20.0, "paper": Non
 _ROWS = 4096  # of the dataset, for the throw-away steps
 _FEW = 24  # steps
 _ENOUGH = 1.5  # seconds of steps that are timed
+_FEWEST = 8  # steps of any training, however short: agents have several stages
 _SHARE = 0.01  # of the budget, at most, for the steps that are timed
 _REPEATS = 3  # the fastest counts: a busy machine makes steps dearer, never cheaper
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Schedule:
     """How long a cell trains, fixed before it starts.
 
     Attributes:
         steps: gradient steps.
-        hyperparameters: what is trained; another plan is needed when they change.
-        seconds_per_step: measured processor seconds; None if steps are the published number.
-        fixed_seconds: measured processor seconds besides the steps, such as tokenizing the dataset.
+        hyperparameters: what is trained; another schedule is needed when they change.
+        seconds_per_step: measured seconds; None if steps are the published number.
+        fixed_seconds: measured seconds besides the steps, such as tokenizing the dataset.
     """
 
     steps: int
@@ -53,24 +54,31 @@ class Plan:
         return asdict(self)
 
 
-def make_plan(build: Callable[[], Method], dataset: TensorDictBase, minutes: float | None) -> Plan:
+def make_schedule(
+    build: Callable[[], Method],
+    dataset: TensorDictBase,
+    minutes: float | None,
+    device: str = "cpu",
+) -> Schedule:
     """Turn minutes into steps, by timing a few steps that are thrown away.
 
     Args:
         build: makes the untrained method.
         dataset: what it will be trained on.
-        minutes: processor time for training; None takes the published number of steps, which is
-            also the most that any budget allows.
+        minutes: time for training; None takes the published number of steps, which is also the
+            most that any budget allows.
+        device: where it is trained.
     """
     method = build()
     published, hyperparameters = method.published_steps, method.hyperparameters
     if minutes is None:
-        return Plan(steps=published, hyperparameters=hyperparameters)
+        return Schedule(steps=published, hyperparameters=hyperparameters)
     budget = 60 * minutes
-    fixed, per_step = _time_steps(build, dataset, min(_ENOUGH, _SHARE * budget), published)
-    steps = int((budget - fixed) / per_step)
-    return Plan(
-        steps=max(1, min(steps, published)),
+    enough = min(_ENOUGH, _SHARE * budget)
+    fixed, per_step = _time_steps(build, dataset, enough, published, device)
+    steps = max(_FEWEST, int((budget - fixed) / per_step))
+    return Schedule(
+        steps=min(steps, published),
         hyperparameters=hyperparameters,
         seconds_per_step=per_step,
         fixed_seconds=fixed,
@@ -78,19 +86,22 @@ def make_plan(build: Callable[[], Method], dataset: TensorDictBase, minutes: flo
 
 
 def _time_steps(
-    build: Callable[[], Method], dataset: TensorDictBase, enough: float, most: int
+    build: Callable[[], Method], dataset: TensorDictBase, enough: float, most: int, device: str
 ) -> tuple[float, float]:
-    """Return the processor seconds of a training without steps, and of each step."""
-    sample = dataset[:_ROWS]
+    """Return the seconds of a training without steps, and of each step."""
+    ends = dataset["next", "done"].flatten().nonzero().flatten() + 1
+    # Whole episodes, for methods that learn from nothing else; one at least.
+    whole = ends[ends <= _ROWS]
+    sample = dataset[: int(whole[-1] if len(whole) else ends[0])]
 
     def seconds(steps: int) -> float:
         method = build()
-        began = time.process_time()
+        began = seconds_on(device)
         with warnings.catch_warnings(action="ignore"):  # so few steps are bound to look bad
             method.learn(sample, steps=steps, progress_bar=False)
-        return time.process_time() - began
+        return seconds_on(device) - began
 
-    seconds(1)  # the first steps of a process load libraries
+    seconds(_FEWEST)  # the first steps of a process load libraries
     few, steps = seconds(_FEW), 2 * _FEW
     # A method whose training costs the same whatever the steps never gets to enough.
     while (many := seconds(steps)) - few < enough and steps < most:

@@ -22,7 +22,7 @@ class Cell:
         method: name of the method.
         seed: of the training.
         budget: name of the budget.
-        minutes: processor minutes of training; None is the published number of steps.
+        minutes: of training, see ``seconds_on``; None is the published number of steps.
         variant: name of a changed method; empty for the method as published.
         changes: the settings that the variant changes.
         equal_steps: whether all such cells of the dataset take the same number of steps, which is
@@ -62,11 +62,12 @@ class Settings:
     Attributes:
         output: folder of the suite.
         hold_out: share of the episodes that is kept from training.
-        episodes: evaluation episodes per cell; None is the task's number.
+        episodes: evaluation episodes per cell; None is the domain's number.
         targets: returns to ask for besides the method's own.
         curve_points: interim evaluations per cell.
         threads: of each cell.
-        gpus: of each cell; 0 trains on the processor.
+        device: where agents are trained and act, "cpu" or "cuda".
+        gpus: of each cell, a share of one or several.
         save: whether to keep the trained models.
     """
 
@@ -76,12 +77,13 @@ class Settings:
     targets: tuple[float, ...] = ()
     curve_points: int = 3
     threads: int = 1
+    device: str = "cpu"
     gpus: float = 0.0
     save: bool = False
 
 
 def folder_of(cell: Cell, settings: Settings) -> Path:
-    """Return where a cell keeps its plan, checkpoint and, if asked for, its model."""
+    """Return where a cell keeps its schedule, checkpoint and, if asked for, its model."""
     digest = hashlib.sha256(json.dumps(cell.key).encode()).hexdigest()[
         :8
     ]  # names may clash, or be too long for a folder

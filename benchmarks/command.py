@@ -7,33 +7,40 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from benchmarks.budgets import MINUTES
 from benchmarks.cells import Cell, Settings
 from benchmarks.cluster import RayExecutor
 from benchmarks.datasets import check_name
+from benchmarks.domains import DOMAINS, domain_of
 from benchmarks.executors import Executor, LocalExecutor, fitting_workers
-from benchmarks.methods import check_changes, expand
+from benchmarks.methods import check_changes, configure, expand, find_method
+from benchmarks.papers import PAPERS, Paper, find_paper, stand_in
+from benchmarks.records import renamed
 from benchmarks.suite import SuiteError, run_suite
-from benchmarks.tables import TABLES, find_table, stand_in, variant_name
-from benchmarks.tasks import domain_of, mage_config
 
-__all__ = ["main"]
+__all__ = ["main", "select"]
 
 _INTERRUPTED = 130  # what shells report for Ctrl-C
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the suite that the command line names; return the exit status."""
-    parser = _parser()
+    parser = make_parser()
     args = parser.parse_args(arguments)
     console = Console()
     try:
         cells = select(args)
+        for dataset in dict.fromkeys(cell.dataset for cell in cells):
+            if not domain_of(dataset).known:
+                console.print(_told_of_unknown(dataset), soft_wrap=True)
         fitting = fitting_workers(args.threads)
-        if args.gpus and args.executor == "local":  # they share the first one; Ray knows all
-            fitting = min(fitting, max(1, int(1 / args.gpus)))
+        if args.device == "cuda" and args.executor == "local":  # Ray knows where its GPUs are
+            if not torch.cuda.is_available():
+                raise ValueError("--device is cuda, but PyTorch sees no GPU here; use cpu.")
+            fitting = min(fitting, max(1, int(1 / args.gpus)))  # they share the first one
         workers = args.workers or min(fitting, len(cells))
         executor: Executor = (
             RayExecutor(args.address, workers) if args.executor == "ray" else LocalExecutor(workers)
@@ -45,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             workers=workers,
             retry_failed=args.retry_failed,
             console=console,
+            paper=find_paper(args.paper),
         )
     except KeyboardInterrupt:
         console.print("interrupted; the same command goes on from here")
@@ -62,13 +70,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failed or len(missing) == len(cells) else 0
 
 
+def _told_of_unknown(dataset: str) -> str:
+    domain = domain_of(dataset)
+    return (
+        f"{dataset} belongs to no known domain ({', '.join(sorted(DOMAINS))}): agents take "
+        f"their generic preset (small), baselines their defaults; {domain.episodes} evaluation "
+        "episodes in the dataset's own environment. A row in benchmarks/domains.py changes that."
+    )
+
+
 def select(args: argparse.Namespace) -> list[Cell]:
     """Return the cells that the command line selects, dataset by dataset.
 
     Raises:
         ValueError: a dataset, method or table is unknown, or settings do not go together.
     """
-    table = None if args.table is None else find_table(args.table)
+    paper = find_paper(args.paper)
+    table = None if args.table is None else paper.find_table(args.table)
     if args.datasets is not None:
         datasets = _words(args.datasets)
     elif table is not None:
@@ -76,7 +94,6 @@ def select(args: argparse.Namespace) -> list[Cell]:
     else:
         raise ValueError("give --datasets, or a --table of the paper.")
     for dataset in datasets:
-        domain_of(dataset)  # knows it, or complains
         check_name(dataset)
     if args.methods is not None:
         methods = expand(_words(args.methods))
@@ -88,8 +105,8 @@ def select(args: argparse.Namespace) -> list[Cell]:
         if len(methods) > 1 or (table is not None and set(table.variants) != {""}):
             raise ValueError("--config changes one method: name it by --methods.")
         for dataset in datasets:
-            check_changes(methods[0], domain_of(dataset), changes)
-        variants = {variant_name(changes): changes}
+            check_changes(methods[0], dataset, changes)
+        variants = {paper.variant_name(changes): changes}
     elif table is not None:
         variants = table.variants
     minutes = MINUTES[args.budget]
@@ -97,11 +114,6 @@ def select(args: argparse.Namespace) -> list[Cell]:
         if minutes is None:
             raise ValueError("--minutes does not go with --budget paper, which counts steps.")
         minutes = args.minutes
-    if args.gpus and minutes is not None:
-        raise ValueError(
-            "--gpus goes with --budget paper alone, which counts steps: the other budgets count "
-            "processor time, which a GPU takes none of."
-        )
     return [
         Cell(
             dataset=dataset,
@@ -111,26 +123,26 @@ def select(args: argparse.Namespace) -> list[Cell]:
             minutes=minutes,
             variant=variant,
             changes=changed,
-            equal_steps=method == "mage" and len(variants) > 1,
+            equal_steps=method == paper.agent and len(variants) > 1,
         )
         for dataset in dict.fromkeys(datasets)
         for seed in range(args.seeds)
         for method in methods
-        for variant, changed in _variants(method, dataset, args.budget, variants).items()
+        for variant, changed in _variants(paper, method, dataset, args.budget, variants).items()
     ]
 
 
 def _variants(
-    method: str, dataset: str, budget: str, variants: dict[str, dict[str, Any]]
+    paper: Paper, method: str, dataset: str, budget: str, variants: dict[str, dict[str, Any]]
 ) -> dict[str, dict[str, Any]]:
     """Return the variants of a method that are different methods.
 
-    An ablation changes MAGE; other methods of its table stand there as they are. Where a variant
-    changes nothing, as K=4 at the small size, the whole method stands for it.
+    An ablation changes the paper's agent; other methods of its table stand there as they are. Where
+    a variant changes nothing, as K=4 at the small size, the whole agent stands for it.
     """
-    if method != "mage":
+    if method != paper.agent:
         return variants if len(variants) == 1 else {"": {}}
-    whole = mage_config(domain_of(dataset), paper_size=budget == "paper")
+    whole = configure(find_method(method), dataset, paper_size=budget == "paper")
     return {
         (name if whole.replace(**changes) != whole else ""): changes
         for name, changes in variants.items()
@@ -144,50 +156,54 @@ def _changes(text: str) -> dict[str, Any]:
         raise ValueError(f"--config is no JSON ({error}): {text!r}") from error
     if not isinstance(changes, dict):
         raise ValueError(f"--config is {text!r}; it must be an object of settings and values.")
-    return changes
+    return renamed(changes)
 
 
 def _settings(args: argparse.Namespace) -> Settings:
     names = [field.name for field in dataclasses.fields(Settings)]
     values = {name: getattr(args, name) for name in names}
     targets = tuple(float(value) for value in _words(args.targets))
-    return Settings(**{**values, "output": args.output.resolve(), "targets": targets})
+    values |= {"output": args.output.resolve(), "targets": targets}
+    return Settings(**{**values, "gpus": args.gpus if args.device == "cuda" else 0.0})
 
 
 def _words(text: str) -> list[str]:
     return [word for word in text.split(",") if word]
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The command line's options."""
     parser = argparse.ArgumentParser(
         prog="run_suite.py",
-        description="Train and score MAGE beside the bundled baselines, on the same data, seeds "
+        description="Train and score agents beside the bundled baselines, on the same data, seeds "
         "and evaluation. Interrupted at any moment, the same command goes on.",
     )
     add = parser.add_argument
     add("--datasets", help="comma-separated Minari ids or D4RL names; default: the table's")
     add("--methods", help="comma-separated: all, bundled ones, module:Class; default: all")
-    add("--table", type=int, help=f"run a table of the paper: {', '.join(map(str, TABLES))}")
+    add("--paper", choices=tuple(PAPERS), default=find_paper().agent, help="whose tables are meant")
+    tables = "; ".join(f"{p.title}: {', '.join(map(str, p.tables))}" for p in PAPERS.values())
+    add("--table", type=int, help=f"run a table of the paper ({tables})")
     add("--seeds", type=_positive, default=5, help="number of training seeds (default: 5)")
     add("--budget", choices=tuple(MINUTES), default="standard", help="length of a training")
-    add(
-        "--minutes", type=_above_zero, help="processor minutes of a training; default: the budget's"
-    )
+    add("--minutes", type=_above_zero, help="of a training; default: the budget's")
     add("--output", type=Path, default=Path("runs/suite"), help="folder (default: runs/suite)")
     add("--executor", choices=("local", "ray"), default="local", help="where cells run")
     add("--workers", type=_positive, help="cells at a time; default: as many as fit")
     add("--threads", type=_positive, default=1, help="of each cell (default: 1)")
     add(
-        "--gpus",
-        type=_not_negative,
-        default=0.0,
-        help="of each cell of MAGE; baselines, and 0, train on the processor",
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="where agents are trained and act; minutes are processor time on cpu (the default), "
+        "and wall time on cuda",
     )
+    add("--gpus", type=_above_zero, default=1.0, help="of each cell on cuda (default: 1)")
     add("--address", help="of a Ray cluster; default: one on this machine")
     add("--retry-failed", action="store_true", help="run failed cells again")
     add("--config", default="{}", help="JSON of settings to change, of one method")
     add("--targets", default="", help="comma-separated returns to ask for as well")
-    add("--episodes", type=_positive, help="evaluation episodes; default: the task's")
+    add("--episodes", type=_positive, help="evaluation episodes; default: the domain's")
     add("--hold-out", type=_share, default=0.05, help="share of episodes (default: 0.05)")
     add("--curve-points", type=int, default=3, help="interim evaluations (default: 3)")
     add("--save", action="store_true", help="keep the trained models")
@@ -205,13 +221,6 @@ def _above_zero(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{value} is not a finite number above 0")
-    return value
-
-
-def _not_negative(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{value} is not a finite number of at least 0")
     return value
 
 

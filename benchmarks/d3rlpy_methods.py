@@ -31,15 +31,15 @@ from d3rlpy.optimizers import (
 )
 from tensordict import TensorDictBase
 
-from benchmarks.baselines.base import LOG_INTERVAL
-from benchmarks.methods import Callback
-from mage_agent import load_dataset
+from benchmarks.protocol import Callback
+from mage_agent import returns_to_go
 
 __all__ = ["BC", "CQL", "DT", "IQL", "TD3BC", "ReBRAC"]
 
 Array = npt.NDArray[np.float32]
 
 _THREE_LAYERS = [256, 256, 256]
+_INTERVAL = 50  # steps between two calls of a callback
 
 
 class _Method(ABC):
@@ -103,7 +103,7 @@ class _Method(ABC):
         self.algorithm.create_impl(observation.shape[1:], action.shape[-1])
         for step in range(1, steps + 1):
             losses = self.algorithm.update(self.sample(buffer))
-            if callback is not None and (step % LOG_INTERVAL == 0 or step == steps):
+            if callback is not None and (step % _INTERVAL == 0 or step == steps):
                 callback(step, losses)
         return self
 
@@ -217,10 +217,9 @@ class DT(_Method):
 
     def __init__(self, dataset: TensorDictBase, **facts: Any) -> None:
         super().__init__(dataset, **facts)
-        undiscounted = load_dataset(dataset, discount=1.0)
-        starts = undiscounted["step_count"] == 0
-        self.target_return = float(undiscounted["return_to_go"][starts].max())
-        self._scale = float(undiscounted["return_to_go"].abs().max())
+        returns = returns_to_go(dataset["next", "reward"], dataset["episode"], 1.0)
+        self.target_return = float(returns[dataset["step_count"] == 0].max())
+        self._scale = float(returns.abs().max())
 
     def config(self, steps: int) -> Any:
         """The publication's, with returns divided by the largest."""

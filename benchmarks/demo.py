@@ -1,4 +1,7 @@
-"""``make demo``: collect a maze dataset, run the quick suite on it, draw plans, and report."""
+"""``make demo``: collect a maze dataset, run the quick suite on it, draw plans, and report.
+
+A smoke run: it shows that every part works, in minutes; so short trainings rank no methods.
+"""
 
 import argparse
 from pathlib import Path
@@ -11,19 +14,25 @@ import torch
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
-from safetensors.torch import load_model
 from tensordict import TensorDictBase
 
-from benchmarks.baselines import BASELINES, Baseline
 from benchmarks.cells import Cell, Settings, folder_of
 from benchmarks.collect.pointmaze import PointMazeRecipe, collect
+from benchmarks.domains import domain_of
 from benchmarks.executors import LocalExecutor, fitting_workers
-from benchmarks.methods import build_method, expand
+from benchmarks.experiment import SAVED
+from benchmarks.methods import expand
+from benchmarks.papers import find_paper
 from benchmarks.records import Record
 from benchmarks.suite import SuiteError, run_suite
-from benchmarks.tasks import domain_of
-from mage_agent import MAGEPolicy, load_dataset
-from mage_agent.d4rl import make_environment
+from mage_agent import (
+    AgentPolicy,
+    MAGEModel,
+    MAGEPolicy,
+    load_dataset,
+    make_environment,
+    returns_to_go,
+)
 from mage_agent.evaluation import normalized_score
 from mage_agent.recording import minari_root
 from mage_agent.visualize import plot_maze, plot_path, plot_plan
@@ -35,7 +44,7 @@ RECIPE = PointMazeRecipe(
 )
 # At the controller's speed 24 steps cross one cell; 48 make plans that turn corners. The stride
 # keeps the number of tokens, and with it the time, the same. In so few minutes, most steps go to
-# I, which is cheap to train, and the network is small.
+# inverse dynamics, which is cheap to train, and the network is small.
 CHANGES: dict[str, Any] = {
     "horizon": 48,
     "temporal_stride": 6,
@@ -48,8 +57,13 @@ CHANGES: dict[str, Any] = {
 }
 # All eight methods take about nine minutes on two cores.
 MINUTES = 1.3  # of training per method
-SLOWEST = ("cql", "dt", "mage")  # begun first, they keep nobody waiting
+SLOWEST = ("cql", "dt", MAGEModel.name)  # begun first, they keep nobody waiting
 EPISODES = 50  # of evaluation: the Decision Transformer would need two minutes for 100
+ABOUT = (
+    "A smoke run: it collects a maze dataset, trains and scores every method on it for a minute or "
+    "two, and draws plans, which shows that all parts work together. So short trainings do not "
+    "rank methods; benchmarks/results does, and docs/benchmark.md says how that was run."
+)
 ROUTE = {"reset_cell": np.array([6, 1]), "goal_cell": np.array([1, 6])}  # corner to corner
 
 PLANNING_STEP = 20  # the plan drawn is made under way: a point at rest does not get far
@@ -88,8 +102,9 @@ def run_demo(
     """
     console = console or Console()
     output = output.resolve()
-    datasets = output / "datasets"
+    datasets, planner = output / "datasets", MAGEModel.name
 
+    console.print(ABOUT)
     console.rule("1. data")
     if (datasets / recipe.dataset_id).exists():
         console.print(f"using {datasets / recipe.dataset_id}; delete it to collect anew")
@@ -97,7 +112,9 @@ def run_demo(
         collect(recipe, datasets)
     with minari_root(datasets):
         dataset = load_dataset(recipe.dataset_id)
-        starts = dataset["return_to_go"][dataset["step_count"] == 0]
+        discount = domain_of(recipe.dataset_id).discount
+        returns = returns_to_go(dataset["next", "reward"], dataset["episode"], discount)
+        middling = float(returns[dataset["step_count"] == 0].median())
 
         console.rule(f"2. training and evaluation, {minutes:g} minutes each")
         cells = {
@@ -107,13 +124,11 @@ def run_demo(
                 seed=seed,
                 budget="quick",
                 minutes=minutes,
-                changes=(CHANGES if changes is None else changes) if method == "mage" else {},
+                changes=(CHANGES if changes is None else changes) if method == planner else {},
             )
             for method in sorted(expand(["all"]), key=lambda name: name not in SLOWEST)
         }
-        settings = Settings(
-            output=output, episodes=episodes, targets=(float(starts.median()),), save=True
-        )
+        settings = Settings(output=output, episodes=episodes, targets=(middling,), save=True)
         workers = workers or min(fitting_workers(settings.threads), len(cells))
         records, report = run_suite(
             list(cells.values()),
@@ -122,40 +137,32 @@ def run_demo(
             workers=workers,
             retry_failed=True,
             console=console,
+            paper=find_paper(planner),
         )
     if failed := [record["method"] for record in records if record["status"] != "ok"]:
         raise SuiteError(f"{', '.join(failed)} failed, why is told in {report}; try again.")
     console.print(_table(dataset, records))
 
     console.rule("3. picture")
-    path = folder_of(cells["mage"], settings) / "policy.mage"
+    path, cloned = (folder_of(cells[name], settings) / SAVED for name in (planner, "bc"))
     policy = MAGEPolicy.load(path, device="cpu")
-    cloning = _cloning(dataset, cells["bc"], settings)
+    cloning = AgentPolicy.load(cloned, device="cpu")
     picture = output / "plan.png"
     _draw(make_environment(dataset), policy, cloning).savefig(picture, dpi=150)
     for place, what in {
         picture: "the picture",
         path: "MAGE's policy, for MAGEPolicy.load",
-        path.parent / "logs": "the course of its training, for tensorboard --logdir",
+        path.parent / "logs": "what its training logged, for tensorboard --logdir",
         datasets: "the dataset, for MINARI_DATASETS_PATH",
         report: "the report",
     }.items():
         console.print(f"{place}: {what}", soft_wrap=True)
 
 
-def _cloning(dataset: TensorDictBase, cell: Cell, settings: Settings) -> Baseline:
-    """Load the behaviour cloning that the suite has trained."""
-    domain = domain_of(cell.dataset)
-    method = build_method("bc", dataset, domain=domain, seed=0, paper_size=False, changes={})
-    assert isinstance(method, BASELINES["bc"])
-    load_model(method, folder_of(cell, settings) / "model.safetensors")
-    return method.eval()
-
-
 def _table(dataset: TensorDictBase, records: list[Record]) -> Table:
     """Tabulate the data's score, all methods', and MAGE's when asked for a middling return."""
     facts = dataset.get_non_tensor("metadata")
-    table = Table("", "score", "reached the goal", title=facts["dataset_id"])
+    table = Table("", "score", "reached the goal", title=f"{facts['dataset_id']}, a smoke run")
 
     def add(name: str, scores: npt.NDArray[Any], reached: float) -> None:
         error = scores.std(ddof=1) / len(scores) ** 0.5
@@ -174,19 +181,19 @@ def _table(dataset: TensorDictBase, records: list[Record]) -> Table:
     return table
 
 
-def _path(env: Env, method: MAGEPolicy | Baseline, seed: int) -> list[Observation]:
+def _path(env: Env, policy: AgentPolicy, seed: int) -> list[Observation]:
     """Run one episode corner to corner; return every observation."""
     observation, _ = env.reset(seed=seed, options=ROUTE)
     seen, done = [observation], False
     while not done:
-        action, _ = method.predict(observation, deterministic=True)
+        action, _ = policy.predict(observation, deterministic=True)
         observation, _, terminated, truncated, _ = env.step(action)
         seen.append({key: np.copy(value) for key, value in observation.items()})
         done = terminated or truncated
     return seen
 
 
-def _draw(env: Env, policy: MAGEPolicy, cloning: Baseline, rollouts: int = 8) -> Figure:
+def _draw(env: Env, policy: MAGEPolicy, cloning: AgentPolicy, rollouts: int = 8) -> Figure:
     """Draw rollouts of both methods above one plan, decoded scale by scale."""
     scales = policy.config.num_scales
     figure = Figure(figsize=(3.2 * scales, 10), layout="constrained")

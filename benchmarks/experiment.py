@@ -11,30 +11,30 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from filelock import FileLock
-from safetensors.torch import save_model
 from tensordict import TensorDictBase
-from torch import nn
 
-from benchmarks.budgets import Plan, make_plan
+from benchmarks.budgets import Schedule, make_schedule
 from benchmarks.cells import Cell, Settings, folder_of
-from benchmarks.course import Course, undisturbed, write_json
+from benchmarks.clock import TrainingClock, preserve_state, write_json
 from benchmarks.datasets import load_split
-from benchmarks.measure import measure, play, scores_of
-from benchmarks.methods import Method, build_method
+from benchmarks.domains import Domain, domain_of
+from benchmarks.measure import measure, run_episodes, scores_of
+from benchmarks.methods import build_method
+from benchmarks.protocol import Method
+from benchmarks.provenance import provenance
 from benchmarks.records import Record
-from benchmarks.surroundings import surroundings
-from benchmarks.tasks import Task, domain_of, mage_config, task_of
+from mage_agent import make_environment
 
-__all__ = ["DiskFullError", "attempt", "clear", "failure", "is_saved", "run"]
+__all__ = ["SAVED", "DiskFullError", "attempt", "clear", "failure", "is_saved", "run"]
 
 _INTERIM = {"episodes": 5, "seed": 5_000}  # apart from the seeds of the report
-_CHECKPOINT, _COURSE = "checkpoint", "course.json"
-_POLICY, _WEIGHTS = "policy.mage", "model.safetensors"
+_CHECKPOINT, _CLOCK = "checkpoint", "clock.json"
+SAVED = "policy.mage"
+"""Name of the file in which a trained agent is kept, for ``AgentPolicy.load``."""
 _BETWEEN_CHECKPOINTS = 30.0  # seconds
 
 
@@ -68,35 +68,35 @@ def failure(cell: Cell, error: BaseException | str, started: str | None = None) 
         "traceback": "".join(trace)[-4000:],
         "started": started or _now(),
         "finished": _now(),
-        **surroundings(),
+        **provenance(),
     }
 
 
 def run(cell: Cell, settings: Settings) -> Record:
     """Train and measure a method, from where an interrupted run left it; return the record."""
     started, began = _now(), time.perf_counter()
-    if not settings.gpus:
+    if settings.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     torch.set_num_threads(settings.threads)
-    task = task_of(cell.dataset)
-    discount = cell.changes.get("discount", mage_config(domain_of(cell.dataset)).discount)
-    training, held = load_split(cell.dataset, discount, settings.hold_out)
+    domain = domain_of(cell.dataset)
+    training, held = load_split(cell.dataset, settings.hold_out)
+    make_environment(training, **domain.environment).close()  # before the work, not after it
     folder = folder_of(cell, settings)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):  # an orphan of a killed suite may be dying in here
-        method, about = _train(cell, settings, task, training, folder)
+        method, about = _train(cell, settings, domain, training, folder)
         measured = measure(
             method,
             training,
-            task,
+            domain,
             seed=cell.seed,
-            episodes=settings.episodes or task.episodes,
+            episodes=settings.episodes or domain.episodes,
             targets=settings.targets,
         )
         diagnosis = method.describe(held) if len(held) else {}
         diagnosis = {name: float(value) for name, value in diagnosis.items()}
-        if settings.save:
-            _save(method, folder)
+        if settings.save and hasattr(method, "save"):
+            method.save(folder / SAVED)
     about["learning_curve"].append(
         {
             "step": about["steps"],
@@ -108,106 +108,112 @@ def run(cell: Cell, settings: Settings) -> Record:
     return {
         **cell.facts,
         "status": "ok",
+        "domain": domain.name if domain.known else "unknown",
         **measured,
         **about,
         "held_out": diagnosis,
         "hold_out": settings.hold_out,
         "threads": settings.threads,
+        "device": settings.device,
         "started": started,
         "finished": _now(),
         "wall_seconds": round(time.perf_counter() - began, 2),
-        **surroundings(),
+        **provenance(),
     }
 
 
 def _train(
-    cell: Cell, settings: Settings, task: Task, dataset: TensorDictBase, folder: Path
+    cell: Cell, settings: Settings, domain: Domain, dataset: TensorDictBase, folder: Path
 ) -> tuple[Method, Record]:
-    """Plan and train; return the method, and what the record says about its training."""
+    """Schedule and train; return the method, and what the record says about its training."""
     build = partial(
         build_method,
         cell.method,
         dataset,
-        domain=domain_of(cell.dataset),
+        dataset_id=cell.dataset,
         seed=cell.seed,
         paper_size=cell.budget == "paper",
-        changes=dict(cell.changes),
+        changes=cell.changes,
+        device=settings.device,
     )
-    plan = _plan(folder, build, partial(_new_plan, cell, settings, build, dataset))
     method = build()
+    schedule = _schedule(folder, method, partial(_new_schedule, cell, settings, build, dataset))
 
     def interim() -> Record:
-        with undisturbed(method):
-            scores = scores_of(play(method, dataset, task, **_INTERIM), dataset)
+        with preserve_state(method):
+            scores = scores_of(run_episodes(method, dataset, domain, **_INTERIM), dataset)
         return {"score": float(np.mean(scores)), "episodes": len(scores)}
 
-    course = Course(
-        folder / _COURSE, steps=plan.steps, points=settings.curve_points, evaluate=interim
+    clock = TrainingClock(
+        folder / _CLOCK,
+        steps=schedule.steps,
+        points=settings.curve_points,
+        evaluate=interim,
+        device=settings.device,
     )
     method.learn(
         dataset,
-        steps=plan.steps,
+        steps=schedule.steps,
         seed=cell.seed,
         progress_bar=False,
         checkpoint_path=folder / _CHECKPOINT,
-        checkpoint_interval=plan.steps_in(_BETWEEN_CHECKPOINTS),
-        callback=course,
+        checkpoint_interval=schedule.steps_in(_BETWEEN_CHECKPOINTS),
+        callback=clock,
     )
-    course.save()
+    clock.save()
     used = method.hyperparameters
-    # Not of those used, which hold the steps that the budget left room for on this machine.
-    text = json.dumps(plan.hyperparameters, sort_keys=True).encode()
-    samples = plan.steps * used["batch_size"] if "batch_size" in used else None
+    text = json.dumps(used, sort_keys=True).encode()
+    samples = schedule.steps * used["batch_size"] if "batch_size" in used else None
     return method, {
         "hyperparameters": used,
         "config_digest": hashlib.sha256(text).hexdigest()[:12],
-        "steps": plan.steps,
+        "steps": schedule.steps,
         "published_steps": method.published_steps,
-        "seconds_per_step": plan.seconds_per_step,
-        "fixed_seconds": plan.fixed_seconds,
-        "training_seconds": round(course.seconds, 2),
-        "training_wall_seconds": round(course.wall_seconds, 2),
-        "interruptions": course.interruptions,
-        "samples_per_second": samples and round(samples / course.seconds, 1),
-        "learning_curve": course.curve,
+        "seconds_per_step": schedule.seconds_per_step,
+        "fixed_seconds": schedule.fixed_seconds,
+        "training_seconds": round(clock.seconds, 2),
+        "training_wall_seconds": round(clock.wall_seconds, 2),
+        "interruptions": clock.interruptions,
+        "samples_per_second": samples and round(samples / clock.seconds, 1),
+        "learning_curve": clock.curve,
     }
 
 
-def _plan(folder: Path, build: Callable[[], Method], make: Callable[[], Plan]) -> Plan:
-    """Return the plan that an interrupted run left behind, or make one and start anew."""
+def _schedule(folder: Path, method: Method, make: Callable[[], Schedule]) -> Schedule:
+    """Return the schedule that an interrupted run left behind, or make one and start anew."""
 
-    def anew() -> Plan:
+    def anew() -> Schedule:
         (folder / _CHECKPOINT).unlink(missing_ok=True)
         return make()
 
-    plan = _kept(folder / "plan.json", build, anew)
+    schedule = _kept(folder / "schedule.json", method, anew)
     if not (folder / _CHECKPOINT).exists():
-        (folder / _COURSE).unlink(missing_ok=True)
-    return plan
+        (folder / _CLOCK).unlink(missing_ok=True)
+    return schedule
 
 
-def _new_plan(
+def _new_schedule(
     cell: Cell, settings: Settings, build: Callable[..., Method], dataset: TensorDictBase
-) -> Plan:
-    """Plan a cell by itself, or as all whose steps are to be equal, which are timed once."""
+) -> Schedule:
+    """Schedule a cell by itself, or as all whose steps are to be equal, which are timed once."""
     if not cell.equal_steps:
-        return make_plan(build, dataset, cell.minutes)
+        return make_schedule(build, dataset, cell.minutes, settings.device)
     unchanged = partial(build, seed=0, changes={})
-    timed = partial(make_plan, unchanged, dataset, cell.minutes)
+    timed = partial(make_schedule, unchanged, dataset, cell.minutes, settings.device)
     folder = folder_of(replace(cell, seed=0, variant="", changes={}), settings)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".equal_steps.lock"):
-        return _kept(folder / "equal_steps.json", unchanged, timed)
+        return _kept(folder / "equal_steps.json", unchanged(), timed)
 
 
-def _kept(path: Path, build: Callable[[], Method], make: Callable[[], Plan]) -> Plan:
-    """Return the plan in a file, or make one if there is none or it was for other settings."""
-    plan = Plan(**json.loads(path.read_text())) if path.exists() else None
-    ours = json.loads(json.dumps(build().hyperparameters))
-    if plan is None or plan.hyperparameters != ours:
-        plan = replace(make(), hyperparameters=ours)
-        write_json(path, plan.to_dict())
-    return plan
+def _kept(path: Path, method: Method, make: Callable[[], Schedule]) -> Schedule:
+    """Return the schedule in a file, or make one if there is none or it was for other settings."""
+    schedule = Schedule(**json.loads(path.read_text())) if path.exists() else None
+    ours = json.loads(json.dumps(method.hyperparameters))
+    if schedule is None or schedule.hyperparameters != ours:
+        schedule = replace(make(), hyperparameters=ours)
+        write_json(path, schedule.to_dict())
+    return schedule
 
 
 def clear(cell: Cell, settings: Settings) -> None:
@@ -218,17 +224,9 @@ def clear(cell: Cell, settings: Settings) -> None:
         part.unlink()
 
 
-def _save(method: Any, folder: Path) -> None:
-    """Keep a trained model: by its own ``save``, or its weights."""
-    if hasattr(method, "save"):
-        method.save(folder / _POLICY)
-    elif isinstance(method, nn.Module):
-        save_model(method, str(folder / _WEIGHTS))
-
-
 def is_saved(cell: Cell, settings: Settings) -> bool:
     """Whether the trained model of a cell was kept."""
-    return any((folder_of(cell, settings) / name).exists() for name in (_POLICY, _WEIGHTS))
+    return (folder_of(cell, settings) / SAVED).exists()
 
 
 def _now() -> str:

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from tensordict import TensorDictBase
 
-from benchmarks.methods import Method
+from benchmarks.domains import Domain
+from benchmarks.protocol import Method
 from benchmarks.records import Record
-from benchmarks.tasks import Task
-from mage_agent.d4rl import make_environment
-from mage_agent.evaluation import EpisodeResult, ReturnConditionedPolicy, evaluate, normalized_score
+from mage_agent import evaluate, make_environment
+from mage_agent.evaluation import EpisodeResult, is_told_return, normalized_score
 
-__all__ = ["measure", "play", "scores_of"]
+__all__ = ["measure", "run_episodes", "scored_by", "scores_of"]
 
 _FIRST_SEED = 100_000  # of the episodes of the report, which no tuning may meet
 _SEEDS_APART = 1_000  # each training seed has its own block of them, common to all methods
@@ -25,7 +25,7 @@ _REPEATS = {1: 200, 64: 30}  # timed decisions by batch size
 def measure(
     method: Method,
     dataset: TensorDictBase,
-    task: Task,
+    domain: Domain,
     *,
     seed: int,
     episodes: int,
@@ -36,7 +36,7 @@ def measure(
     Args:
         method: trained.
         dataset: tells the environment and the references.
-        task: the dataset's row in the task table.
+        domain: says how they are run.
         seed: of the training.
         episodes: number of episodes.
         targets: returns to ask for as well, if the method can be asked.
@@ -45,33 +45,34 @@ def measure(
         Part of a record.
     """
     first = _FIRST_SEED + _SEEDS_APART * seed
-    results = play(method, dataset, task, episodes=episodes, seed=first)
+    results = run_episodes(method, dataset, domain, episodes=episodes, seed=first)
     scores = scores_of(results, dataset)
     successes = [result.success for result in results]
     asked = {}
-    if isinstance(method, ReturnConditionedPolicy):
+    if is_told_return(method):
         for target in targets:
-            achieved = play(
-                method, dataset, task, episodes=episodes, seed=first, target_return=target
+            achieved = run_episodes(
+                method, dataset, domain, episodes=episodes, seed=first, target_return=target
             )
             asked[str(target)] = float(np.mean(scores_of(achieved, dataset)))
     return {
         "score": float(np.mean(scores)),
+        "scored_by": scored_by(results, dataset),
         "scores": [round(score, 3) for score in scores],
         "returns": [round(result.episode_return, 4) for result in results],
         "success_rate": None if None in successes else float(np.mean([bool(s) for s in successes])),
         "episodes": episodes,
         "evaluation_seed": first,
-        "deterministic": task.deterministic,
+        "deterministic": domain.deterministic,
         "asked": asked,
         "latency_ms": _time_decisions(method, dataset),
     }
 
 
-def play(
+def run_episodes(
     method: Method,
     dataset: TensorDictBase,
-    task: Task,
+    domain: Domain,
     *,
     episodes: int,
     seed: int,
@@ -82,42 +83,45 @@ def play(
     Args:
         method: trained.
         dataset: tells the environment.
-        task: the dataset's row in the task table.
+        domain: says how they are run.
         episodes: number of episodes.
         seed: episode i is reset with ``seed + i``.
         target_return: return to ask for; None is the method's own.
     """
     return evaluate(
         method,
-        lambda: make_environment(dataset, **task.environment),
+        lambda: make_environment(dataset, **domain.environment),
         episodes=episodes,
         seed=seed,
         num_envs=50,
         target_return=target_return,
-        deterministic=task.deterministic,
+        deterministic=domain.deterministic,
         progress_bar=False,
     )
 
 
 def scores_of(results: Sequence[EpisodeResult], dataset: TensorDictBase) -> list[float]:
-    """Return the normalised score of each episode; percent of successes without references.
+    """Return the score of each episode, in the unit that ``scored_by`` names."""
+    unit, facts = scored_by(results, dataset), dataset.get_non_tensor("metadata")
+    if unit == "success":
+        return [100.0 * bool(result.success) for result in results]
+    returns = [result.episode_return for result in results]
+    if unit == "references":
+        low, high = facts["ref_min_score"], facts["ref_max_score"]
+        return [float(score) for score in normalized_score(returns, low, high)]
+    return returns
 
-    Raises:
-        ValueError: the dataset has no reference scores, and its environment reports no success.
+
+def scored_by(results: Sequence[EpisodeResult], dataset: TensorDictBase) -> str:
+    """What episodes are scored by.
+
+    Returns:
+        "references" (D4RL's normalised score), where the dataset's metadata have them; else
+        "success" (percent), where the environment reports it; else "return".
     """
-    facts = dict(dataset.get_non_tensor("metadata"))
-    if "ref_min_score" in facts and "ref_max_score" in facts:
-        returns = [result.episode_return for result in results]
-        scores = normalized_score(returns, facts["ref_min_score"], facts["ref_max_score"])
-        return [float(score) for score in scores]
-    successes = [result.success for result in results]
-    if None in successes:
-        raise ValueError(
-            f"the dataset {facts.get('dataset_id')!r} has no ref_min_score and ref_max_score, and "
-            "its environment reports no success, so episodes cannot be scored; add the references "
-            "to its metadata."
-        )
-    return [100.0 * bool(success) for success in successes]
+    if {"ref_min_score", "ref_max_score"} <= set(dataset.get_non_tensor("metadata")):
+        return "references"
+    return "return" if any(result.success is None for result in results) else "success"
 
 
 def _time_decisions(method: Method, dataset: TensorDictBase) -> dict[str, dict[str, float]]:

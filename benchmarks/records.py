@@ -3,19 +3,22 @@
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-__all__ = ["KEY", "Key", "Record", "RecordError", "append", "key_of", "latest", "read"]
+__all__ = ["KEY", "Key", "Record", "RecordError", "append", "key_of", "latest", "read", "renamed"]
 
 Record = dict[str, Any]
 Key = tuple[Any, ...]
 
 KEY = ("dataset", "method", "seed", "variant", "budget", "minutes")
 """What tells one cell from another."""
+
+RENAMED = {"followed_scales": "data_scales", "target_return": "target_quantile"}
+"""Old names of settings, in records and on the command line, and what they are called now."""
 
 _ABSENT = {"variant": "", "budget": "", "minutes": None}  # in records of single trainings
 
@@ -29,6 +32,11 @@ def key_of(record: Record) -> Key:
     return tuple(record.get(name, _ABSENT.get(name)) for name in KEY)
 
 
+def renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings by the names that they have now."""
+    return {RENAMED.get(name, name): value for name, value in settings.items()}
+
+
 def latest(records: Iterable[Record]) -> list[Record]:
     """Keep the last record of each cell, in the order in which the cells first appear."""
     return list({key_of(record): record for record in records}.values())
@@ -36,6 +44,8 @@ def latest(records: Iterable[Record]) -> list[Record]:
 
 def read(path: Path) -> list[Record]:
     """Read all complete records, past empty lines and a last line that was cut short.
+
+    Settings have the names of today.
 
     Args:
         path: JSON lines; a file that is not there holds no records.
@@ -50,7 +60,7 @@ def read(path: Path) -> list[Record]:
     for number, line in enumerate(lines, start=1):
         record = _parse(line)
         if record is not None:
-            records.append(record)
+            records.append(_modern(record))
         elif line.strip() and number < len(lines):
             raise ValueError(
                 f"line {number} of {path} is no record: {line[:60]!r}. Only a last line can be cut "
@@ -104,6 +114,18 @@ def _parse(line: bytes) -> Record | None:
     ):
         return None
     return record
+
+
+def _modern(record: Record) -> Record:
+    """The record with today's names of settings, also in the name of a variant that spells them."""
+    settings = ("changes", "hyperparameters")
+    new: Record = {
+        name: renamed(record[name]) for name in settings if isinstance(record.get(name), dict)
+    }
+    if isinstance(record.get("variant"), str):
+        parts = [part.partition("=") for part in record["variant"].split("+")]
+        new["variant"] = "+".join(RENAMED.get(name, name) + sep + v for name, sep, v in parts)
+    return {**record, **new}
 
 
 def _finite(value: Any) -> Any:

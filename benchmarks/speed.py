@@ -9,9 +9,7 @@ need; on a GPU, it is the wall clock, around a synchronisation.
 
 import argparse
 import csv
-import multiprocessing
-import resource
-import time
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,15 +23,18 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from torchrl.data import SliceSampler, TensorDictReplayBuffer, TensorStorage
 
+from benchmarks.clock import seconds_on
 from benchmarks.methods import build_method, expand
 from mage_agent import (
     MAGEConfig,
     MAGELoss,
     MAGEModel,
     dataset_from_arrays,
+    optimize_for_inference,
     replay_buffer,
+    returns_to_go,
+    total_loss,
 )
-from mage_agent.inference import optimize_for_inference
 
 OBSERVATION, ACTION = 39, 28
 """Sizes of Adroit's door."""
@@ -63,20 +64,13 @@ class Row(NamedTuple):
 
 def interleave(cases: dict[str, Case], rounds: int, device: str) -> dict[str, Timing]:
     """Time every case once per round, after two rounds that do not count."""
-
-    def clock() -> float:
-        if device == "cuda":
-            torch.cuda.synchronize()
-            return time.perf_counter()
-        return time.process_time()
-
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for count in range(rounds + 2):
         for name, case in cases.items():
-            began = clock()
+            began = seconds_on(device)
             case()
             if count >= 2:
-                seconds[name].append(clock() - began)
+                seconds[name].append(seconds_on(device) - began)
     return {
         name: Timing(*(1e3 * np.percentile(values, [50, 99])).tolist())
         for name, values in seconds.items()
@@ -99,13 +93,13 @@ def make_model(preset: str, device: str, **changes: Any) -> MAGEModel:
 @torch.no_grad()
 def act_plainly(model: MAGEModel, observation: Tensor, return_to_go: Tensor) -> Tensor:
     """Act without a cache: every scale is scored by a pass over all tokens."""
-    state, target = model.standardize(observation, return_to_go[:, None])
-    sizes = (model.config.scales, model.config.code_dim)
-    codes = [state.new_zeros(len(state), length, sizes[1]) for length in sizes[0]]
+    state, target = model.condition(observation, return_to_go)
+    codes = [state.new_zeros(len(state), n, model.config.code_dim) for n in model.config.scales]
     for k in range(len(codes)):
-        codes[k] = model.pick(model.logits(codes, state, target, torch.ones_like(target))[k])
+        codes[k] = model.choose(model.logits(codes, state, target)[k])
     latent = model.quantizer.partial_sums(codes)[-1]
-    return model.denormalize_action(model.read_action(latent, state, target))
+    action: Tensor = model.units.environment_action(model.read_action(latent, state, target))
+    return action
 
 
 def decision_transformer(device: str, **sizes: int) -> Callable[[int], Case]:
@@ -157,9 +151,10 @@ def acting(device: str, rounds: int) -> Iterator[Row]:
 def deciding(device: str, rounds: int) -> Iterator[Row]:
     """Table 8: ``predict`` of every method of the suite, at the size at which it is scored."""
     dataset = make_dataset(2_000)
-    build = partial(build_method, dataset=dataset, domain="door", seed=0, changes={})
+    build = partial(build_method, dataset=dataset, dataset_id="door-human-v1", seed=0)
     methods = {name: build(name, paper_size=False) for name in expand(["all"])}
-    methods["mage, paper size"] = build("mage", paper_size=True)
+    paper = MAGEModel.name
+    methods[f"{paper}, paper size"] = build(paper, paper_size=True)
     for batch in (1, 64):
         observation = dataset["observation"][:batch].numpy()
         cases: dict[str, Case] = {}
@@ -190,6 +185,7 @@ def windows(rounds: int, batch: int = 512, horizon: int = 24) -> Iterator[Row]:
     """Drawing a batch of windows: ours, TorchRL's ``SliceSampler``, and nothing but the copy."""
     keys = ("observation", "action", "return_to_go")
     dataset = make_dataset()
+    dataset["return_to_go"] = returns_to_go(dataset["next", "reward"], dataset["episode"], 0.99)
     ours = replay_buffer(dataset, horizon=horizon, batch_size=batch, keys=keys, seed=0)
     slices = TensorDictReplayBuffer(
         storage=TensorStorage(dataset.select(*keys, "episode")),
@@ -220,31 +216,35 @@ class Step:
     """
 
     def __init__(self, model: MAGEModel, *, plain: bool, batch: int) -> None:
-        self.plain, self.device = plain, model.action_low.device.type
-        self.loss = MAGELoss(model.train())
-        self.loss.metrics = plain
-        horizon = model.config.horizon
-        dataset = make_dataset(20_000)
-        self.buffer = replay_buffer(dataset, horizon=horizon, batch_size=batch, seed=0)
-        if not plain:
-            shape = len(dataset), sum(model.config.scales)
-            dataset["token_ids"] = torch.randint(model.config.codebook_size, shape)
-            self.buffer = replay_buffer(dataset, horizon=1, batch_size=batch, seed=0)
-        self.optimizer = torch.optim.AdamW(self.loss.parameters(), lr=1e-5, fused=not plain)
+        config, dataset = model.config, make_dataset(20_000)
+        _, stage, *_ = model.stages(dataset)
+        ids = torch.randint(config.codebook_size, (len(dataset), sum(config.scales)))
+        columns = dataset.select("observation", "action", "episode")
+        columns["return_to_go"] = model.returns_to_go(dataset)
+        self.stage = dataclasses.replace(
+            stage,
+            batch_size=batch,
+            learning_rate=1e-5,
+            rates=None,
+            columns=lambda: columns if plain else columns.set("token_ids", ids),
+            horizon=config.horizon if plain else 1,
+            low_precision=not plain,
+        )
+        assert isinstance(stage.loss, MAGELoss)
+        stage.loss.metrics = plain
+        self.optimizer = self.stage.make_optimizer()
+        if plain:
+            self.optimizer = torch.optim.AdamW(stage.loss.parameters(), lr=1e-5)
+        self.batches = self.stage.batches()
 
     def __call__(self) -> None:
         """Take the step."""
-        with torch.autocast(self.device, torch.bfloat16, enabled=not self.plain):
-            losses = self.loss(self.sample().to(self.device))
-        self.optimizer.zero_grad()
-        sum(value for key, value in losses.items() if key.startswith("loss")).backward()
-        torch.nn.utils.clip_grad_norm_(self.loss.parameters(), 1.0)
-        self.optimizer.step()
+        total_loss(self.stage.losses(self.sample())).backward()
+        self.stage.step(self.optimizer, 0)
 
     def sample(self) -> TensorDictBase:
         """Draw the windows of a step."""
-        batch: TensorDictBase = self.buffer.sample()
-        return batch
+        return next(self.batches)
 
 
 def training(device: str, rounds: int, batch: int) -> Iterator[Row]:
@@ -285,24 +285,6 @@ def growth(device: str, rounds: int) -> Iterator[Row]:
         yield from rows(f"growth with {name}", interleave(cases, rounds, device), str(values[0]))
 
 
-def peak_megabytes(preset: str, batch: int, parts: int) -> float:
-    """Largest memory of a process that takes training steps, above that of one that takes none."""
-    torch.set_num_threads(1)
-    step = Step(make_model(preset, "cpu"), plain=False, batch=batch // parts)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for _ in range(2):
-        step()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-
-
-def memory(batch: int) -> Iterator[tuple[str, float]]:
-    """Peak memory of training at paper size, whole and in parts, each in a process of its own."""
-    for parts in (1, 4):
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            peak = pool.apply(peak_megabytes, ("adroit", batch, parts))
-        yield f"training step, adroit, batch {batch}, accumulation={parts}", peak
-
-
 def plot(table: Sequence[Row], path: Path) -> None:
     """Latency against batch, scales and width."""
     groups = sorted({row.group for row in table if row.group.startswith("growth")})
@@ -330,9 +312,7 @@ def write_csv(table: Sequence[Row], path: Path) -> None:
             writer.writerow(f"{x:.4g}" if isinstance(x, float) else x for x in row)
 
 
-def markdown(
-    table: Sequence[Row], peaks: Sequence[tuple[str, float]], args: argparse.Namespace
-) -> str:
+def markdown(table: Sequence[Row], args: argparse.Namespace) -> str:
     """The table for people."""
     clock = "wall clock" if args.device == "cuda" else "CPU time"
     lines = [
@@ -349,9 +329,6 @@ def markdown(
         ),
         "",
     ]
-    if peaks:
-        lines += ["| peak memory above the imports | MiB |", "|---|---|"]
-        lines += [*(f"| {name} | {peak:.0f} |" for name, peak in peaks), ""]
     return "\n".join(lines)
 
 
@@ -378,12 +355,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
-    # First, while there is little that a process could inherit.
-    peaks = list(memory(args.batch)) if "train" in args.groups else []
     table = [row for group in args.groups for row in GROUPS[group](args)]
     args.output.mkdir(parents=True, exist_ok=True)
     write_csv(table, args.output / "speed.csv")
-    (args.output / "speed.md").write_text(markdown(table, peaks, args))
+    (args.output / "speed.md").write_text(markdown(table, args))
     if "grow" in args.groups:
         plot(table, args.output / "growth.png")
 

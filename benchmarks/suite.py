@@ -10,11 +10,12 @@ from rich.console import Console
 
 from benchmarks import records
 from benchmarks.cells import Cell, Settings
-from benchmarks.course import write_json
+from benchmarks.clock import write_json
 from benchmarks.datasets import collect_missing, fetch
 from benchmarks.executors import Executor
 from benchmarks.experiment import DiskFullError, clear, failure, is_saved
-from benchmarks.methods import find_method
+from benchmarks.methods import is_told_return
+from benchmarks.papers import Paper
 from benchmarks.records import Record, RecordError
 from benchmarks.view import View
 
@@ -22,7 +23,7 @@ __all__ = ["RECORDS", "SuiteError", "run_suite"]
 
 RECORDS = "records.jsonl"
 
-_COMMON = ("hold_out", "episodes", "threads")  # settings that must not differ within a folder
+_COMMON = ("hold_out", "episodes", "threads", "device")  # must not differ within a folder
 
 
 class SuiteError(RuntimeError):
@@ -37,6 +38,7 @@ def run_suite(
     workers: int,
     retry_failed: bool = False,
     console: Console,
+    paper: Paper,
 ) -> tuple[list[Record], Path]:
     """Run the cells that have no record yet, and write the report of all records in the folder.
 
@@ -47,6 +49,7 @@ def run_suite(
         workers: how many run at a time, for the estimate of the time left.
         retry_failed: whether cells that failed run again.
         console: where to write.
+        paper: whose agent the report judges, with the paper's numbers beside ours.
 
     Returns:
         The record of each of the cells, and the path of the report.
@@ -78,15 +81,10 @@ def run_suite(
             ) from error
         everything = records.latest(records.read(path))
         keys = {cell.key for cell in cells}
-        return [r for r in everything if records.key_of(r) in keys], _report(
-            everything, settings.output
-        )
+        done = [record for record in everything if records.key_of(record) in keys]
+        from benchmarks import report  # pictures need matplotlib, which workers do without
 
-
-def _report(everything: list[Record], output: Path) -> Path:
-    from benchmarks import report  # pictures need matplotlib, which workers do without
-
-    return report.write(everything, output)
+        return done, report.write(everything, settings.output, paper)
 
 
 @contextmanager
@@ -117,7 +115,7 @@ def _check_common(settings: Settings) -> None:
     if not path.exists():
         write_json(path, ours)
         return
-    theirs = json.loads(path.read_text())
+    theirs = {"device": "cpu", **json.loads(path.read_text())}
     if theirs != ours:
         raise SuiteError(
             f"{settings.output} holds a suite with {theirs}; these are {ours}. Use the same, or "
@@ -144,8 +142,7 @@ def _lacking(finished: Sequence[Cell], settings: Settings) -> str:
     unanswered = [
         cell
         for cell in done
-        if targets - set(found[cell.key].get("asked") or {})
-        and hasattr(find_method(cell.method), "update_return_to_go")
+        if targets - set(found[cell.key].get("asked") or {}) and is_told_return(cell.method)
     ]
     unsaved = [cell for cell in done if settings.save and not is_saved(cell, settings)]
     lacks = {"answers to all --targets": unanswered, "the model that --save asks for": unsaved}

@@ -33,7 +33,7 @@ class View:
         self.running: dict[Cell, float] = {}  # since when
         self.done: list[Record] = []
         self._live = Live(
-            console=console, get_renderable=self._render, refresh_per_second=1, transient=True
+            console=console, get_renderable=self.__rich__, refresh_per_second=1, transient=True
         )
 
     def __enter__(self) -> "View":
@@ -91,7 +91,8 @@ class View:
         work = sum(running) + sum(map(expected, self.waiting))
         return max([work / self.workers, *running])
 
-    def _render(self) -> RenderableType:
+    def __rich__(self) -> RenderableType:
+        """What runs now, and a line on all cells."""
         done = self.already + len(self.done) - self.failed
         summary = Text.assemble(
             (f"{done} done", "green"),

@@ -1,14 +1,18 @@
-"""Methods of a user's own for the tests of the suite: they learn nothing, in many ways."""
+"""Methods of a user's own for the tests of the suite: most learn nothing, in many ways."""
 
 import json
 import os
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor, nn
+
+from mage_agent import Agent, Config, Stage
 
 
 class Still:
@@ -128,3 +132,52 @@ class Dying(Still):
         if seed == 0 or (seed == 1 and not died.exists()):
             died.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearConfig(Config):
+    """Defaults that suffice."""
+
+    batch_size: int = 16
+
+
+class Linear(Agent):
+    """An agent: a linear map, fitted in one stage."""
+
+    name = "linear_of_tests"
+    config_class = LinearConfig
+    told_return = False
+
+    def __init__(self, config: Config, **sizes: Any) -> None:
+        super().__init__(config, **sizes)
+        self.layer = nn.Linear(self.observation_dim, self.action_dim)
+
+    def stages(self, dataset: TensorDictBase) -> list[Stage]:
+        return [
+            Stage(
+                name="fit",
+                loss=LinearLoss(self),
+                steps=60,
+                columns=lambda: dataset.select(*self.config.observation_keys, "action", "episode"),
+                batch_size=16,
+            )
+        ]
+
+    def decide(
+        self, observation: Tensor, return_to_go: Tensor, state: Any, **options: Any
+    ) -> tuple[Tensor, None]:
+        acted = self.layer(self.units.observation(observation))
+        return self.units.environment_action(acted), None
+
+
+class LinearLoss(nn.Module):
+    """Squared error of the actions."""
+
+    def __init__(self, agent: Linear) -> None:
+        super().__init__()
+        self.agent = agent
+
+    def forward(self, batch: TensorDictBase) -> TensorDict:
+        units = self.agent.units
+        acted = self.agent.layer(units.observation(units.concatenate(batch)))
+        return TensorDict({"loss_action": (acted - units.action(batch["action"])).square().mean()})

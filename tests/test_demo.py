@@ -2,6 +2,8 @@
 
 import dataclasses
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,13 @@ SHORT = dataclasses.replace(RECIPE, steps=300, max_episode_steps=60, reference_e
 METHODS = ["mage", "bc", "dt"]  # one of each kind
 
 
+def test_gymnasium_robotics_prints_nothing() -> None:
+    line = [sys.executable, "-c", "import benchmarks.demo, mage_agent; print('ours')"]
+    told = subprocess.run(line, capture_output=True, text=True, check=True)
+    assert told.stdout == "ours\n"
+    assert "gymnasium-robotics" not in told.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the codebook has collapsed")  # which it has not learnt not to
 def test_demo_writes_what_it_says_and_uses_it_again(
@@ -45,6 +54,7 @@ def test_demo_writes_what_it_says_and_uses_it_again(
 
     first = run()
     rows = [line.split("│")[1].strip() for line in first if "│" in line]
+    assert first[0].startswith("A smoke run")
     assert rows[0] == "data"
     assert set(METHODS) <= set(rows)
     assert (tmp_path / "plan.png").stat().st_size > 10_000

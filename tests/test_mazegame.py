@@ -15,11 +15,10 @@ from rich.console import Console
 import benchmarks.mazegame  # noqa: F401  (registers the environment)
 from benchmarks.collect.waypoints import WaypointController, next_cells
 from benchmarks.mazegame.collect import MazeGameRecipe, collect, main
-from benchmarks.mazegame.game import COINS, GOAL, MAZE, POSITION, MazeGame, flat
-from benchmarks.mazegame.maze import GridMaze
-from benchmarks.mazegame.measure import Episode, count, play, wall_statistics
-from mage_agent import MAGEConfig, load_dataset
-from mage_agent.d4rl import make_environment
+from benchmarks.mazegame.episodes import Episode, count, record_episodes, wall_statistics
+from benchmarks.mazegame.game import MazeGame, flat
+from benchmarks.mazegame.maze import COINS, GOAL, MAZE, POSITION, GridMaze
+from mage_agent import MAGEConfig, load_dataset, make_environment
 from mage_agent.recording import minari_root
 
 RECIPE = MazeGameRecipe(dataset_id="local/mazegame/test-v0", episodes=12, reference_episodes=4)
@@ -239,7 +238,7 @@ def test_counts_are_shares_of_the_episodes() -> None:
 
 def test_played_episodes_are_whole_and_in_order() -> None:
     right = np.array([1.0, 0.0], dtype=np.float32)
-    episodes = play(
+    episodes = record_episodes(
         lambda observation: np.tile(right, (len(observation["observation"]), 1)),
         lambda: gym.make("MazeGame-v0", max_episode_steps=5),
         episodes=3,
@@ -302,6 +301,6 @@ def test_experiment_writes_counts_and_picture_and_trains_once(tmp_path: Path) ->
         assert {"silver", "gold", "goal", "success", "length"} <= set(numbers)
         assert ("plans" in numbers) == (name != "DT")
     trained = {path: path.stat().st_mtime_ns for path in (tmp_path / "models").glob("*.mage")}
-    assert len(trained) == 2
+    assert len(trained) == 3
     assert experiment()["methods"] == first["methods"]
     assert trained == {path: path.stat().st_mtime_ns for path in trained}

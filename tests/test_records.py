@@ -25,6 +25,16 @@ def test_records_come_back_in_order(tmp_path: Path) -> None:
     assert read(path) == [record(seed) for seed in range(3)]
 
 
+def test_settings_have_the_names_of_today(tmp_path: Path) -> None:
+    old = {"followed_scales": 2, "target_return": 0.9, "width": 64}
+    variant = "followed_scales=2+target_return=0.9+width=64"
+    append(tmp_path / "r", record(0, variant=variant, changes=old, hyperparameters=old))
+    (found,) = read(tmp_path / "r")
+    assert found["variant"] == "data_scales=2+target_quantile=0.9+width=64"
+    new = {"data_scales": 2, "target_quantile": 0.9, "width": 64}
+    assert found["changes"] == found["hyperparameters"] == new
+
+
 def test_numbers_that_json_does_not_know_become_null(tmp_path: Path) -> None:
     append(tmp_path / "r", record(0, held_out={"error": float("nan")}, scores=(1.0, float("inf"))))
     (found,) = read(tmp_path / "r")

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import mage_agent
+from mage_agent.checkpoint import versions
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -17,6 +18,10 @@ def test_top_changelog_heading_is_the_version() -> None:
 def test_citation_names_the_version() -> None:
     citation = (REPOSITORY / "CITATION.cff").read_text()
     assert f"\nversion: {mage_agent.__version__}\n" in citation
+
+
+def test_results_name_our_own_version() -> None:
+    assert versions()["mage_agent"] == mage_agent.__version__
 
 
 def test_every_public_name_exists_and_is_documented() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("transformers")
 
@@ -51,3 +52,22 @@ def test_one_group_can_be_measured_alone(tmp_path: Path) -> None:
     assert table.count("| draw 512 windows |") == 3
     assert "predict" not in table
     assert sorted(path.name for path in tmp_path.iterdir()) == ["speed.csv", "speed.md"]
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_step_of_training_is_one_of_the_second_stage(plain: bool) -> None:
+    sizes = {"width": 16, "num_blocks": 1, "codebook_size": 8, "num_heads": 2}
+    model = speed.make_model("adroit-small", "cpu", **sizes)
+    step = speed.Step(model, plain=plain, batch=4)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    step()
+    moved = {name for name, value in model.named_parameters() if not value.equal(before[name])}
+    assert {name.partition(".")[0] for name in moved} >= {"transformer", "inverse_dynamics"}
+    assert not any(name.startswith("encoder") for name in moved)
+
+
+def test_acting_without_a_cache_equals_acting() -> None:
+    model = speed.make_model("adroit-small", "cpu", width=16, num_blocks=1, num_heads=2)
+    observation, target = torch.randn(3, speed.OBSERVATION), torch.zeros(3)
+    expected = model.act(observation, target)
+    torch.testing.assert_close(speed.act_plainly(model, observation, target), expected)

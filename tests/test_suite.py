@@ -13,6 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock
@@ -22,16 +24,16 @@ pytest.importorskip("rich")
 
 from benchmarks import command, datasets, executors, records
 from benchmarks.cells import Cell, Settings, folder_of
+from benchmarks.clock import TrainingClock, preserve_state
 from benchmarks.collect import recipes
-from benchmarks.course import Course, undisturbed
+from benchmarks.domains import domain_of
 from benchmarks.executors import LocalExecutor, fitting_workers
 from benchmarks.experiment import attempt
-from benchmarks.measure import play
-from benchmarks.methods import MAGE
-from benchmarks.published import read_published
-from benchmarks.tables import TABLES, stand_in
-from benchmarks.tasks import task_of
-from mage_agent import MAGEConfig, MAGEPolicy
+from benchmarks.measure import run_episodes
+from benchmarks.methods import build_method
+from benchmarks.papers import find_paper, stand_in
+from benchmarks.protocol import AgentMethod
+from mage_agent import AgentPolicy, MAGEConfig, MAGEPolicy, recording
 from mage_agent.d4rl import TASKS
 from tests.suite_methods import Still
 from tests.tiny import CORE
@@ -187,7 +189,7 @@ def test_variants_of_a_table_take_the_steps_of_the_whole_method(
     assert steps("", 1.0, equal=True, seed=1) == ablation  # timed once, not for each cell
 
     def selected(*arguments: str) -> dict[str, bool]:
-        cells = command.select(command._parser().parse_args(["--seeds", "1", *arguments]))
+        cells = command.select(command.make_parser().parse_args(["--seeds", "1", *arguments]))
         return {cell.variant: cell.equal_steps for cell in cells}
 
     assert selected("--table", "19") == {"": True, "explicit": True}
@@ -201,12 +203,12 @@ def test_variants_of_a_table_take_the_steps_of_the_whole_method(
 def test_a_method_is_kept_as_far_as_it_can_be_and_git_is_not_needed(
     suite: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from benchmarks.surroundings import surroundings
+    from benchmarks.provenance import provenance
 
     monkeypatch.setenv("PATH", "")
-    surroundings.cache_clear()
-    status, (record,) = suite("--save")  # Still has neither save() nor weights
-    surroundings.cache_clear()
+    provenance.cache_clear()
+    status, (record,) = suite("--save")  # Still has no save()
+    provenance.cache_clear()
     assert (status, record["status"], record["commit"]) == (0, "ok", "")
 
 
@@ -223,7 +225,7 @@ def test_changed_settings_are_another_cell(suite: Any) -> None:
     [
         ((), "--datasets, or a --table"),
         (("--table", "99"), "can be run are [1, 2, 3, 4, 5"),
-        (("--datasets", "local/chess/a-v0"), "known: ['ant', 'antmaze'"),
+        (("--paper", "gpt", "--table", "1"), "invalid choice: 'gpt'"),
         (("--datasets", "a/pen/b-v0", "--methods", "magic"), "known: mage, "),
         (("--datasets", "a/pen/b-v0", "--methods", "no_module:X"), "on PYTHONPATH"),
         (("--datasets", "a/pen/b-v0", "--methods", f"{OURS}:X"), "cannot import the method"),
@@ -236,7 +238,7 @@ def test_changed_settings_are_another_cell(suite: Any) -> None:
         ),
         (
             ("--datasets", "a/pen/b-v0", "--methods", "iql", "--config", '{"width": 3}'),
-            "IQL has no hyperparameters ['width']; known: ['",
+            "unknown configuration keys ['width']; known keys: ['",
         ),
         (("--datasets", "pen-exprt-v1"), "Did you mean 'pen-expert-v1'?"),
         (("--datasets", "a/pen/b-v0", "--minutes", "-1"), "-1.0 is not a finite number above 0"),
@@ -245,8 +247,8 @@ def test_changed_settings_are_another_cell(suite: Any) -> None:
             "does not go with --budget paper",
         ),
         (("--datasets", "a/pen/b-v0", "--seeds", "0"), "0 is below 1"),
-        (("--datasets", "a/pen/b-v0", "--gpus", "1"), "--gpus goes with --budget paper alone"),
-        (("--datasets", "a/pen/b-v0", "--gpus", "-1"), "-1.0 is not a finite number of at least 0"),
+        (("--datasets", "a/pen/b-v0", "--device", "tpu"), "invalid choice: 'tpu'"),
+        (("--datasets", "a/pen/b-v0", "--gpus", "-1"), "-1.0 is not a finite number above 0"),
         (("--datasets", "a/pen/b-v0", "--hold-out", "1"), "not in [0, 1)"),
     ],
 )
@@ -268,7 +270,8 @@ def test_mage_is_trained_within_its_minutes_and_asked_and_saved(
     assert record["held_out"]["action_error_acting"] > 0
     assert 1.0 < record["training_seconds"] < 6.0  # of three
     used = record["hyperparameters"]
-    assert used["tokenizer_steps"] == used["generator_steps"]  # as in the configuration
+    assert used["tokenizer_steps"] == CORE["tokenizer_steps"]  # a share of record["steps"]
+    assert (record["domain"], record["device"]) == ("pointmaze", "cpu")
     (folder,) = (tmp_path / "out" / "cells").iterdir()
     assert MAGEPolicy.load(folder / "policy.mage").config.to_dict() == used
     # What was finished stays as it is, and says so.
@@ -279,45 +282,95 @@ def test_mage_is_trained_within_its_minutes_and_asked_and_saved(
     assert "finished before, 1 have not answers to all --targets; they stay" in shown
     # How fast the machine is makes no other configuration.
     _, (_, longer) = suite(*common, "--budget", "quick", "--minutes", "0.1")
-    assert longer["hyperparameters"] != used
+    assert longer["steps"] > record["steps"]
     assert longer["config_digest"] == record["config_digest"]
 
 
 @pytest.mark.filterwarnings("ignore:the codebook has collapsed")
 def test_interim_evaluations_change_nothing(maze_dataset: str, tmp_path: Path) -> None:
-    dataset, _ = datasets.load_split(maze_dataset, 0.99, 0.0)
-    task = task_of(maze_dataset)
-    changes = {**CORE, "observation_keys": KEYS, "dropout": 0.3}  # with a discount of 0.99
+    dataset, _ = datasets.load_split(maze_dataset, 0.0)
+    domain = domain_of(maze_dataset)
+    changes = {**CORE, "observation_keys": KEYS, "dropout": 0.3}
     weights = []
-    for points in (0, 3):
-        method = MAGE(dataset, domain="pointmaze", seed=0, **changes)
+    for points in (0, 2):
+        method = build_method(
+            "mage", dataset, dataset_id=maze_dataset, seed=0, changes={**changes, "discount": 0.99}
+        )
+        assert isinstance(method, AgentMethod)
 
-        def interim(method: MAGE = method) -> dict[str, Any]:
-            with undisturbed(method):
-                return {"score": play(method, dataset, task, episodes=1, seed=0)[0].episode_return}
+        def interim(method: AgentMethod = method) -> dict[str, Any]:
+            with preserve_state(method):
+                (result,) = run_episodes(method, dataset, domain, episodes=1, seed=0)
+            return {"score": result.episode_return}
 
-        course = Course(tmp_path / str(points), steps=180, points=points, evaluate=interim)
-        method.learn(dataset, steps=180, progress_bar=False, callback=course)
-        assert len(course.curve) == points
-        weights.append(method.policy.state_dict())
+        clock = TrainingClock(tmp_path / str(points), steps=180, points=points, evaluate=interim)
+        method.learn(dataset, steps=180, progress_bar=False, callback=clock)
+        assert [point["step"] for point in clock.curve] == [110, 120][:points]
+        weights.append(method.model.state_dict())
     for name, value in weights[0].items():
         assert torch.equal(value, weights[1][name]), name
 
 
-def test_stages_share_steps_as_in_the_preset(maze_dataset: str) -> None:
-    dataset, _ = datasets.load_split(maze_dataset, 0.99, 0.0)
-    mage = MAGE(dataset, domain="pointmaze", observation_keys=KEYS, discount=0.99, seed=0)
-    assert mage._share(24_000) == {
-        "tokenizer_steps": 1_500,
-        "generator_steps": 2_500,
-        "inverse_dynamics_steps": 20_000,
-    }
-    assert mage._share(1) == {
-        "tokenizer_steps": 1,
-        "generator_steps": 1,
-        "inverse_dynamics_steps": 1,
-    }
-    assert mage.published_steps == 170_000
+@pytest.mark.parametrize(("name", "steps"), [("mage", 170_000), ("iql", 10**6), ("dt", 10**5)])
+def test_published_steps_are_those_of_the_papers_size(
+    maze_dataset: str, name: str, steps: int
+) -> None:
+    dataset, _ = datasets.load_split(maze_dataset, 0.0)
+    method = build_method(name, dataset, dataset_id=maze_dataset, seed=0)
+    assert method.published_steps == steps
+    assert method.hyperparameters["observation_keys"] == list(KEYS)
+
+
+def test_an_agent_of_ones_own_is_scored_and_goes_on(
+    suite: Any, tmp_path: Path, maze_dataset: str
+) -> None:
+    status, (found,) = suite("--save", methods="Linear")
+    assert (status, found["status"], found["steps"]) == (0, "ok", 60)
+    assert found["hyperparameters"]["observation_keys"] == list(KEYS)
+    assert found["samples_per_second"] > 0
+    (kept,) = (tmp_path / "out" / "cells").rglob("policy.mage")
+    assert AgentPolicy.load(kept).config.to_dict() == found["hyperparameters"]
+    assert suite("--save", methods="Linear") == (0, [found])
+
+
+def record_pendulum(name: str, **facts: float) -> str:
+    """Record a few episodes of an environment that the suite knows nothing of."""
+    lean, make_env = lambda observation: observation[:, 1:2], lambda: gym.make("Pendulum-v1")
+    recording.record(lean, make_env, name, episodes=3, **facts)
+    return name
+
+
+@pytest.mark.filterwarnings("ignore:the codebook has collapsed")
+def test_a_dataset_of_no_known_domain_takes_the_generic_preset(
+    suite: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = record_pendulum("mine/pendulum/lean-v0", ref_min_score=-1500.0, ref_max_score=-200.0)
+    tiny = {"width": 16, "num_blocks": 1, "codebook_size": 8}
+    common = ("--datasets", name, "--methods", "mage", "--config", json.dumps(tiny))
+    status, (found,) = suite(*common, "--budget", "quick", "--minutes", "0.01")
+    assert (status, found["status"]) == (0, "ok")
+    assert (found["domain"], found["scored_by"]) == ("unknown", "references")
+    used = found["hyperparameters"]
+    assert MAGEConfig.preset("small", **tiny, observation_keys=["observation"]).to_dict() == used
+    assert f"{name} belongs to no known domain (ant, antmaze," in capsys.readouterr().out
+
+
+def test_without_references_the_score_is_the_return(suite: Any, tmp_path: Path) -> None:
+    _, (found,) = suite("--datasets", record_pendulum("mine/pendulum/bare-v0"))
+    assert found["scored_by"] == "return"
+    assert found["scores"] == pytest.approx(found["returns"], abs=1e-2)
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "The score is the mean return, for want of references" in report
+
+
+def test_an_environment_that_cannot_be_made_fails_before_the_training(
+    suite: Any, tmp_path: Path, toy_episodes: Any, make_minari: Any
+) -> None:
+    space = gym.spaces.Box(-np.inf, np.inf, (3,))
+    make_minari(toy_episodes, space, dataset_id="mine/point/lost-v0")
+    _, (found,) = suite("--datasets", "mine/point/lost-v0")
+    assert "does not say which environment it comes from" in found["error"]
+    assert not list((tmp_path / "out").rglob("clock.json"))
 
 
 def test_a_file_of_d4rl_that_is_here_is_not_read_before_its_cell() -> None:
@@ -477,8 +530,8 @@ def test_maze_datasets_are_collected_on_demand(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    name = "local/pointmaze/maze2d-umaze-v0"
-    short = replace(recipes.RECIPES[name], steps=120, max_episode_steps=40, reference_episodes=5)
+    name = "local/maze2d/umaze-v0"
+    short = replace(recipes.RECIPES[name], steps=2_000)
     monkeypatch.setitem(recipes.RECIPES, name, short)
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     for collected in (True, False):
@@ -488,12 +541,13 @@ def test_maze_datasets_are_collected_on_demand(
 
 
 def test_tables_name_datasets_methods_and_variants_that_exist(maze_dataset: str) -> None:
-    printed = {(cell.table, cell.variant) for cell in read_published() if cell.method == "mage"}
-    for number, table in TABLES.items():
+    paper = find_paper()
+    printed = {(cell.table, cell.variant) for cell in paper.published if cell.method == paper.agent}
+    for number, table in paper.tables.items():
         for dataset in table.datasets:
-            task_of(dataset)
+            assert domain_of(dataset).known
             assert "/" in dataset or dataset in TASKS
-            if "pointmaze" in dataset and dataset.startswith("local/"):
+            if dataset.startswith("local/"):
                 assert dataset in recipes.RECIPES
         for name, changes in table.variants.items():
             for preset in ("adroit", "adroit-small"):

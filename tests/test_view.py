@@ -42,7 +42,7 @@ def test_lines_name_cells_results_and_the_time_left() -> None:
 
 def test_a_terminal_shows_what_runs_and_how_many_are_left() -> None:
     view, text = watched(terminal=True)
-    view.console.print(view._render())
+    view.console.print(view)
     shown = text.getvalue()
     assert "a/pen/b-v0 bc seed 2" in shown
     assert "4 done  1 running  1 failed  1 waiting" in shown

@@ -1,7 +1,7 @@
 """The paper's maze game (Figures 3 and 4): ``python -m benchmarks.mazegame``.
 
 Collects the dataset if it is missing, trains a Decision Transformer, MAGE, and MAGE without the
-condition loss on it, lets each play the same episodes, and writes counts and a picture.
+condition loss on it, runs the same episodes with each, and writes counts and a picture.
 """
 
 import argparse
@@ -16,15 +16,21 @@ from rich.console import Console
 from rich.table import Table
 from tensordict import TensorDictBase
 
+from benchmarks.baselines import configure
 from benchmarks.baselines.dt import DT
 from benchmarks.mazegame.collect import MazeGameRecipe, collect
+from benchmarks.mazegame.episodes import (
+    Episode,
+    count,
+    plans_of,
+    record_episodes,
+    wall_statistics,
+)
 from benchmarks.mazegame.figure import draw_results
-from benchmarks.mazegame.game import POSITION
-from benchmarks.mazegame.measure import Episode, count, plans_of, play, wall_statistics
-from mage_agent import MAGEConfig, MAGEPolicy, load_dataset
-from mage_agent.d4rl import make_environment
+from benchmarks.mazegame.maze import POSITION
+from mage_agent import AgentPolicy, MAGEConfig, MAGEPolicy, load_dataset, make_environment
+from mage_agent.checkpoint import versions
 from mage_agent.recording import minari_root
-from mage_agent.training import versions
 
 __all__ = ["run"]
 
@@ -43,7 +49,7 @@ CONFIG = MAGEConfig.preset(
     tokenizer_steps=6_000,
     generator_steps=6_000,
     code_temperature=0.3,  # a mean of all codes would lead between two ways, through the wall
-    followed_scales=1,
+    data_scales=1,
     temperature=0.3,
     # A return above 2 takes both coins and the goal at any pace that the data has: 3 * 0.998^285.
     discount=0.998,
@@ -88,34 +94,31 @@ def run(
     if not (root / recipe.dataset_id).exists():
         collect(recipe, root)
     with minari_root(root):
-        dataset = load_dataset(recipe.dataset_id, discount=config.discount)
+        dataset = load_dataset(recipe.dataset_id)
     models.mkdir(parents=True, exist_ok=True)
     output.mkdir(parents=True, exist_ok=True)
 
-    transformer = DT(
-        dataset,
-        domain="pointmaze",
-        observation_keys=config.observation_keys,
+    transformer = configure(
+        DT,
+        "pointmaze",
+        "",
         discount=config.discount,
-        seed=seed,
-        **(transformer_settings or {}),
-    )
-    transformer.learn(
-        dataset,
-        steps=transformer_steps,
-        seed=seed,
-        checkpoint_path=models / f"dt-{seed}.safetensors",
+        observation_keys=config.observation_keys,
+        **{"steps": transformer_steps, **(transformer_settings or {})},
     )
     unguided = config.replace(condition_guidance="none")
+    untrained: dict[str, AgentPolicy] = {
+        "DT": AgentPolicy(DT.from_dataset(dataset, transformer, seed=seed), seed=seed),
+        "MAGE": MAGEPolicy.from_dataset(dataset, config, device="cpu", seed=seed),
+        WITHOUT: MAGEPolicy.from_dataset(dataset, unguided, device="cpu", seed=seed),
+    }
     methods: dict[str, Any] = {
-        "DT": transformer,
-        "MAGE": _trained(dataset, config, models, seed),
-        WITHOUT: _trained(dataset, unguided, models, seed),
+        name: _trained(policy, dataset, models) for name, policy in untrained.items()
     }
     played: dict[str, list[Episode]] = {}
     counts: dict[str, dict[str, Any]] = {}
     for name, method in methods.items():
-        played[name] = play(
+        played[name] = record_episodes(
             method,
             partial(make_environment, dataset),
             episodes=episodes,
@@ -146,7 +149,7 @@ def run(
         "seed": seed,
         "methods": counts,
         "config": config.to_dict(),
-        "transformer": {"steps": transformer_steps, **transformer.hyperparameters},
+        "transformer": transformer.to_dict(),
         "versions": versions(),
     }
     (output / "counts.json").write_text(json.dumps(record, indent=1) + "\n")
@@ -155,12 +158,11 @@ def run(
     return record
 
 
-def _trained(dataset: TensorDictBase, config: MAGEConfig, models: Path, seed: int) -> MAGEPolicy:
-    """A trained policy: the one of this configuration and seed in the folder, or a new one."""
-    path = models / f"mage-{config.digest}-{seed}.mage"
+def _trained(policy: AgentPolicy, dataset: TensorDictBase, models: Path) -> AgentPolicy:
+    """The policy, trained, or the one of its configuration and seed that is in the folder."""
+    path = models / f"{policy.model.name}-{policy.config.digest}-{policy.seed}.mage"
     if path.exists():
-        return MAGEPolicy.load(path, device="cpu")
-    policy = MAGEPolicy.from_dataset(dataset, config, device="cpu", seed=seed)
+        return type(policy).load(path, device="cpu")
     policy.learn(dataset, checkpoint_path=path.with_suffix(".training"), resume=True)
     policy.save(path)
     return policy

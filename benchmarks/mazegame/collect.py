@@ -14,7 +14,7 @@ from tqdm import trange
 
 import benchmarks.mazegame  # noqa: F401  (registers the environment)
 from benchmarks.collect.waypoints import WaypointController
-from benchmarks.mazegame.game import COINS, MAZE
+from benchmarks.mazegame.maze import COINS, MAZE
 from mage_agent.recording import free_place, save_minari
 
 __all__ = ["MazeGameRecipe", "collect"]
@@ -176,7 +176,6 @@ def _run_episode(
 
 def main(arguments: list[str] | None = None) -> None:
     """Collect one dataset as the command line asks."""
-    defaults = {field.name: field.default for field in fields(MazeGameRecipe)}
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.mazegame.collect",
         description="Collect a maze game dataset with a waypoint controller, as a Minari dataset.",
@@ -184,27 +183,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     add = parser.add_argument
     add("dataset_id", help="Minari id to save under, for example local/mazegame/mixed-v0")
-    add("--episodes", type=int, default=defaults["episodes"])
-    add(
-        "--complete-share",
-        type=float,
-        default=defaults["complete_share"],
-        help="share of the episodes that set out to win",
-    )
-    add(
-        "--detours",
-        type=int,
-        default=defaults["detours"],
-        help="each episode visits 0 to this many random cells on its way",
-    )
-    add("--action-noise", type=float, default=defaults["action_noise"], help="standard deviation")
-    add(
-        "--reference-episodes",
-        type=int,
-        default=defaults["reference_episodes"],
-        help="episodes behind each of the two reference scores",
-    )
-    add("--seed", type=int, default=defaults["seed"])
+    for field in fields(MazeGameRecipe)[1:]:
+        name, kind = f"--{field.name.replace('_', '-')}", type(field.default)
+        add(name, type=kind, default=field.default, help="see MazeGameRecipe")
     add("--root", type=Path, default=get_dataset_path(), help="folder of Minari datasets")
     values = vars(parser.parse_args(arguments))
     root = values.pop("root")

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from benchmarks.mazegame.game import COINS, MAZE
+from benchmarks.mazegame.maze import COINS, MAZE
 from mage_agent.visualize import plot_maze
 
 __all__ = ["draw_frame", "draw_game"]

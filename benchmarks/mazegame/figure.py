@@ -8,8 +8,8 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from benchmarks.mazegame.drawing import draw_game
-from benchmarks.mazegame.game import GOAL, POSITION
-from benchmarks.mazegame.measure import Episode
+from benchmarks.mazegame.episodes import Episode
+from benchmarks.mazegame.maze import GOAL, POSITION
 from mage_agent.types import Plan
 from mage_agent.visualize import plot_path, plot_plan
 
@@ -28,7 +28,7 @@ def draw_results(
 
     Args:
         episodes: by method, an episode with the same start and goal.
-        counts: by method, from ``benchmarks.mazegame.measure.count``, with those of plans.
+        counts: by method, from ``benchmarks.mazegame.episodes.count``, with those of plans.
         plans: by method that plans, its plans for the start of that episode, (N, T, 2).
         growing: one plan with its coarse versions, from the same start.
     """

@@ -9,31 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from benchmarks.mazegame.maze import FloatArray, GridMaze
+from benchmarks.mazegame.maze import COINS, MAZE, FloatArray
 
-__all__ = ["COINS", "GOAL", "MAZE", "POSITION", "MazeGame", "flat"]
+__all__ = ["MazeGame", "flat"]
 
 Observation = dict[str, Any]
-
-# No free cell is a bottleneck, so that the goal, wherever it is, never bars the way to a coin.
-MAZE = GridMaze(
-    [
-        "###########",
-        "#.........#",
-        "#.###.###.#",
-        "#.#.....#.#",
-        "#.#.###.#.#",
-        "#...#.....#",
-        "#.###.###.#",
-        "#.#.....#.#",
-        "#.#.###.#.#",
-        "#.........#",
-        "###########",
-    ]
-)
-COINS = {"silver": (3, 3), "gold": (7, 7)}
-# Where observation, achieved and desired goal hold them, laid end to end as policies read them.
-POSITION, GOAL = slice(2, 4), slice(6, 8)
 
 _REACH = 0.4  # distance in cells at which a coin or the goal counts as reached
 _SPEED = 0.25  # cells per step

@@ -1,4 +1,4 @@
-"""A maze of square cells: where its walls are, and which paths cross them."""
+"""The maze of the game: where its walls and coins are, and which paths cross the walls."""
 
 import itertools
 import math
@@ -6,7 +6,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["GridMaze"]
+__all__ = ["COINS", "GOAL", "MAZE", "POSITION", "FloatArray", "GridMaze"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -71,3 +71,24 @@ class GridMaze:
             along = start + (np.arange(count)[:, None] + 0.5) / count * (end - start)  # (count, 2)
             total += length * sum(self.is_wall(x, y) for x, y in along.tolist()) / count
         return total
+
+
+# No free cell is a bottleneck, so that the goal, wherever it is, never bars the way to a coin.
+MAZE = GridMaze(
+    [
+        "###########",
+        "#.........#",
+        "#.###.###.#",
+        "#.#.....#.#",
+        "#.#.###.#.#",
+        "#...#.....#",
+        "#.###.###.#",
+        "#.#.....#.#",
+        "#.#.###.#.#",
+        "#.........#",
+        "###########",
+    ]
+)
+COINS = {"silver": (3, 3), "gold": (7, 7)}
+# Where observation, achieved and desired goal hold them, laid end to end as policies read them.
+POSITION, GOAL = slice(2, 4), slice(6, 8)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.papers import PAPERS, find_paper
 from benchmarks.report import read_records, write
 
 
@@ -14,8 +15,10 @@ def main() -> None:
         prog="python -m benchmarks.report", description=__doc__.partition(":")[0] + "."
     )
     parser.add_argument("directory", type=Path, help="folder with records, *.jsonl")
-    directory = parser.parse_args().directory
-    Console().print(f"Report: {write(read_records(directory), directory)}", soft_wrap=True)
+    parser.add_argument("--paper", choices=tuple(PAPERS), default=find_paper().agent)
+    args = parser.parse_args()
+    path = write(read_records(args.directory), args.directory, find_paper(args.paper))
+    Console().print(f"Report: {path}", soft_wrap=True)
 
 
 if __name__ == "__main__":

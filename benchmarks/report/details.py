@@ -8,7 +8,7 @@ import numpy as np
 from benchmarks.records import Record
 from benchmarks.report import figures
 from benchmarks.report.document import Block, Entry, Figures, Panel, Points, Section, Table
-from benchmarks.report.results import Cell, Results, display_name, numbers
+from benchmarks.report.results import Results, Trainings, display_name, numbers
 
 __all__ = [
     "asked_section",
@@ -23,13 +23,14 @@ _MISSING = Entry("–", tone="missing")
 _LONGEST_ERROR = 300
 
 
-def _panels(
+def _drawings(
     results: Results,
+    section: Section,
+    caption: str,
     chosen: Callable[[Record], bool],
-    draw: Callable[[str, str, Sequence[Cell], Sequence[str]], Panel],
-    name: str,
-) -> tuple[list[Panel], list[str]]:
-    """Draw a panel for every task with a chosen record; name the methods drawn."""
+    draw: Callable[[str, str, Sequence[Trainings], Sequence[str]], Panel],
+) -> Section:
+    """Fill a section with a panel for every task with a chosen record, if there is any."""
     panels, drawn = [], set()
     for number, task in enumerate(results.tasks):
         cells = [
@@ -39,41 +40,38 @@ def _panels(
         ]
         if cells:
             drawn |= {cell.method for cell in cells}
-            panels.append(draw(f"{name}{number}", results.label(task), cells, results.methods))
-    return panels, [method for method in results.methods if method in drawn]
+            name = f"{section.anchor}{number}"
+            panels.append(draw(name, results.label(task), cells, results.methods))
+    if panels:
+        methods = [method for method in results.methods if method in drawn]
+        legend = figures.legend(f"{section.anchor}-legend", methods, results.methods)
+        section.blocks = [Figures(caption=caption, panels=panels, legend=legend)]
+    return section
 
 
 def asked_section(results: Results) -> Section:
     """Show whether asking for more return gets more."""
-    section = Section(anchor="asked", title="Asking for more")
-    panels, methods = _panels(
-        results, lambda record: len(record["asked"]) > 1, figures.asked_and_achieved, "asked"
+    return _drawings(
+        results,
+        Section(anchor="asked", title="Asking for more"),
+        "Methods that are told how much return to achieve: mean score achieved, over the return "
+        "asked for; one line per training seed. The rank correlation is Spearman's over all "
+        "points; 1 means that asking for more always gets more.",
+        lambda record: len(record["asked"]) > 1,
+        figures.asked_and_achieved,
     )
-    if panels:
-        caption = (
-            "Methods that are told how much return to achieve: mean score achieved, over the "
-            "return asked for; one line per training seed. The rank correlation is Spearman's over "
-            "all points; 1 means that asking for more always gets more."
-        )
-        legend = figures.legend("asked-legend", methods, results.methods)
-        section.blocks = [Figures(caption=caption, panels=panels, legend=legend)]
-    return section
 
 
 def curve_section(results: Results) -> Section:
     """Show scores over training."""
-    section = Section(anchor="curves", title="Learning curves")
-    panels, methods = _panels(
-        results, lambda record: len(record["learning_curve"]) > 1, figures.learning_curves, "curve"
+    return _drawings(
+        results,
+        Section(anchor="curves", title="Learning curves"),
+        "Score during training, measured in fewer episodes than the final one and used for nothing "
+        "but this picture. Thin: one seed; thick: mean of the seeds.",
+        lambda record: len(record["learning_curve"]) > 1,
+        figures.learning_curves,
     )
-    if panels:
-        caption = (
-            "Score during training, measured in fewer episodes than the final one and used for "
-            "nothing but this picture. Thin: one seed; thick: mean of the seeds."
-        )
-        legend = figures.legend("curve-legend", methods, results.methods)
-        section.blocks = [Figures(caption=caption, panels=panels, legend=legend)]
-    return section
 
 
 def speed_section(results: Results) -> Section:
@@ -102,9 +100,8 @@ def speed_section(results: Results) -> Section:
             "Medians over trainings. Milliseconds to act on one observation and on a batch of 64 "
             "(median and 99th percentile of the calls); gradient steps and samples per second of "
             "training; minutes of training, gradient steps, and what percentage they are of the "
-            "published number, for which each method's learning rates were chosen. The paper's "
-            "Table 8 names 27.3 ms per action for MAGE and 6.5 ms for DT, on Adroit, on its "
-            "authors' hardware."
+            "published number, for which each method's learning rates were chosen. "
+            + results.paper.latency
         )
         header = [
             "method (hardware)",
@@ -211,9 +208,14 @@ def protocol_section(results: Results) -> Section:
         "Every method trains on the same data and is scored with its final weights, never with the "
         "best of a training. All methods meet the same evaluation episodes, every episode started "
         "is counted, and the error is over training seeds.",
-        "Every method uses its published hyperparameters; MAGE has one configuration per domain, "
-        "not per dataset.",
+        f"Every method uses its published hyperparameters; {display_name(results.subject)} has one "
+        "configuration per domain, not per dataset.",
     ]
+    if results.by_return:
+        items.append(
+            "The score is the mean return, for want of references and reports of success, on "
+            f"{', '.join(map(results.label, results.by_return))}."
+        )
     if any(budgets):
         named = ", ".join(sorted(filter(None, budgets)))
         same = len({record.get("hardware") for record in results.records}) == 1

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
+from benchmarks.papers import PAPERS
 from benchmarks.report.document import Panel
-from benchmarks.report.results import Cell, display_name
+from benchmarks.report.results import NAMES, Trainings, display_name
 from benchmarks.report.statistics import Estimate
 from mage_agent.visualize import plot_asked_and_achieved
 
@@ -27,16 +28,16 @@ __all__ = [
 ]
 
 _INK = "#010203"  # stands for the page's colour of text
-_COLORS = {  # mid tones, which show on white as on black
-    "mage": "#d1495b",
-    "bc": "#8a8f98",
-    "ten_percent_bc": "#a87f3f",
-    "td3_bc": "#3a86c8",
-    "rebrac": "#1f9e91",
-    "cql": "#8e6bbf",
-    "iql": "#e08a1e",
-    "dt": "#5a9e3c",
-}
+_COLORS = dict(  # mid tones, which show on white as on black
+    zip(
+        NAMES,
+        (
+            *("#d1495b", "#8a8f98", "#a87f3f", "#3a86c8"),
+            *("#1f9e91", "#8e6bbf", "#e08a1e", "#5a9e3c"),
+        ),
+        strict=False,
+    )
+)
 _MARKERS = "osD^vPX*"
 _OTHERS = ("#c2569b", "#6b7fd7", "#7a9a01", "#b5651d")
 _STYLE: dict[Any, Any] = {
@@ -63,7 +64,7 @@ def _look(method: str, methods: Sequence[str]) -> dict[str, Any]:
     others = [name for name in methods if name not in _COLORS]
     place = [*_COLORS, *others].index(method)
     color = _COLORS.get(method) or _OTHERS[others.index(method) % len(_OTHERS)]
-    width = 2.4 if method == "mage" else 1.5
+    width = 2.4 if method in PAPERS else 1.5
     return {"color": color, "marker": _MARKERS[place % len(_MARKERS)], "linewidth": width}
 
 
@@ -153,7 +154,9 @@ def profiles(
         )
 
 
-def learning_curves(name: str, label: str, cells: Sequence[Cell], methods: Sequence[str]) -> Panel:
+def learning_curves(
+    name: str, label: str, cells: Sequence[Trainings], methods: Sequence[str]
+) -> Panel:
     """Draw score over training, thin for every seed and thick for the mean of seeds.
 
     Args:
@@ -184,7 +187,7 @@ def _curve(points: Sequence[Mapping[str, float]]) -> tuple[NDArray[np.float64], 
     return 100 * steps / max(steps[-1], 1), scores
 
 
-def rank_correlation(cell: Cell) -> float | None:
+def rank_correlation(cell: Trainings) -> float | None:
     """Spearman's correlation of asked return and achieved score, over all seeds.
 
     None where either is constant.
@@ -201,7 +204,7 @@ def _asked(record: Mapping[str, Mapping[str, float]]) -> list[tuple[float, float
 
 
 def asked_and_achieved(
-    name: str, label: str, cells: Sequence[Cell], methods: Sequence[str]
+    name: str, label: str, cells: Sequence[Trainings], methods: Sequence[str]
 ) -> Panel:
     """Draw achieved score over asked return, one line per seed; arguments as for curves."""
     with matplotlib.rc_context(_STYLE):

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.papers import PAPERS, Paper, find_paper
 from benchmarks.records import Record, read
 
-__all__ = ["Cell", "Results", "Task", "display_name", "read_records"]
+__all__ = ["Results", "Task", "Trainings", "display_name", "read_records"]
 
 NAMES = {  # the order of the tables, and what the methods are called there
-    "mage": "MAGE",
+    **{paper.agent: paper.title for paper in PAPERS.values()},
     "bc": "BC",
     "ten_percent_bc": "10% BC",
     "td3_bc": "TD3+BC",
@@ -63,7 +64,7 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class Trainings:
     """One method on one task, over all its training seeds.
 
     Attributes:
@@ -82,7 +83,7 @@ class Cell:
     failed: list[Record]
     unavailable: list[Record]
 
-    def first(self, count: int) -> "Cell":
+    def first(self, count: int) -> "Trainings":
         """Return the cell with the finished trainings of the lowest seeds alone."""
         return replace(self, finished=self.finished[:count])
 
@@ -115,6 +116,7 @@ class Results:
 
     Attributes:
         records: cleaned records, sorted; of several for one training, the finished or last one.
+        paper: whose agent is judged.
         tasks: all tasks, sorted.
         methods: all methods, in the order of the tables.
         cells: by (task, method, variant).
@@ -122,20 +124,21 @@ class Results:
     """
 
     records: list[Record]
+    paper: Paper
     tasks: list[Task] = field(default_factory=list)
     methods: list[str] = field(default_factory=list)
-    cells: dict[tuple[Task, str, str], Cell] = field(default_factory=dict)
+    cells: dict[tuple[Task, str, str], Trainings] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, records: Iterable[Any]) -> "Results":
-        """Clean and group records."""
+    def of(cls, records: Iterable[Any], paper: Paper | None = None) -> "Results":
+        """Clean and group records; ``paper`` is by default the first."""
         kept, problems = _clean(records)
         groups: dict[tuple[Task, str, str], list[Record]] = defaultdict(list)
         for record in kept:
             groups[_task(record), record["method"], record["variant"]].append(record)
         cells = {
-            (task, method, variant): Cell(
+            (task, method, variant): Trainings(
                 method=method,
                 variant=variant,
                 task=task,
@@ -148,6 +151,7 @@ class Results:
         known = list(NAMES)
         return cls(
             records=kept,
+            paper=paper or find_paper(),
             tasks=sorted({task for task, _, _ in cells}),
             methods=sorted(
                 {method for _, method, _ in cells},
@@ -157,11 +161,22 @@ class Results:
             problems=problems,
         )
 
-    def cell(self, task: Task, method: str, variant: str = "") -> Cell | None:
+    def cell(self, task: Task, method: str, variant: str = "") -> Trainings | None:
         """Find a cell; None if nothing was recorded of it."""
         return self.cells.get((task, method, variant))
 
-    def competing(self, task: Task) -> dict[str, Cell]:
+    @property
+    def subject(self) -> str:
+        """The method that is judged."""
+        return self.paper.agent
+
+    @property
+    def by_return(self) -> list[Task]:
+        """Tasks without reference scores, where a score is a return, which no other compares to."""
+        found = {_task(record) for record in self.records if record.get("scored_by") == "return"}
+        return sorted(found)
+
+    def competing(self, task: Task) -> dict[str, Trainings]:
         """Methods, as they stand, with at least one finished training on a task."""
         cells = {method: self.cell(task, method) for method in self.methods}
         return {method: cell for method, cell in cells.items() if cell and cell.finished}

@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmarks.report import figures
 from benchmarks.report.document import Block, Entry, Figures, Paragraph, Points, Section, Table
-from benchmarks.report.results import Cell, Results, display_name
+from benchmarks.report.results import Results, Trainings, display_name
 from benchmarks.report.statistics import (
     RESAMPLES,
     Estimate,
@@ -30,33 +30,33 @@ _STANDINGS = {
 
 
 def headline_section(results: Results) -> Section:
-    """Say on how many datasets MAGE is best or statistically tied, and how sure that is."""
+    """Say on how many datasets the subject is best or statistically tied, and how sure that is."""
     section = Section(anchor="headline", title="Headline")
-    verdicts = headline(results)
+    verdicts, subject = headline(results), display_name(results.subject)
     if not verdicts:
-        text = "No dataset has scores of MAGE and of another method: nothing to compare yet."
+        text = f"No dataset has scores of {subject} and of another method: nothing to compare yet."
         section.blocks = [Paragraph(text=text, lead=True)]
         return section
     tested = [verdict for verdict in verdicts if verdict.over == "seeds"]
     single = [verdict for verdict in verdicts if verdict.over == "episodes"]
     leads = []
     if tested:
-        leads.append(f"MAGE is best or statistically tied with the best on {_count(tested)}.")
+        leads.append(f"{subject} is best or statistically tied with the best on {_count(tested)}.")
     if single:
         leads.append(
             f"On {f'{len(single)} more' if tested else 'every dataset'}, a method has one training "
-            "only: over its episodes, which says nothing about other trainings, MAGE is best or "
-            f"tied on {_count(single)}."
+            f"only: over its episodes, which says nothing about other trainings, {subject} is best "
+            f"or tied on {_count(single)}."
         )
     section.blocks = [
         Paragraph(text=" ".join(leads), lead=True),
         Paragraph(text=_power(verdicts) + _absent(results, verdicts)),
         Table(
             caption=(
-                "MAGE against the best of the other methods on each dataset: difference of means, "
-                "95% confidence interval, and p value of Welch's t test."
+                f"{subject} against the best of the other methods on each dataset: difference of "
+                "means, 95% confidence interval, and p value of Welch's t test."
             ),
-            header=["dataset", "MAGE", "best other", "difference", "95% interval", "p", "verdict"],
+            header=["dataset", subject, "best other", "difference", "95% interval", "p", "verdict"],
             rows=[_verdict_row(results, verdict) for verdict in verdicts],
         ),
     ]
@@ -100,9 +100,9 @@ def _power(verdicts: Sequence[Verdict]) -> str:
 
 
 def _absent(results: Results, verdicts: Sequence[Verdict]) -> str:
-    """Say where MAGE met fewer methods than elsewhere."""
+    """Say where the subject met fewer methods than elsewhere."""
     rivals = {
-        verdict.task: [method for method in results.competing(verdict.task) if method != "mage"]
+        verdict.task: [m for m in results.competing(verdict.task) if m != results.subject]
         for verdict in verdicts
     }
     most = max(map(len, rivals.values()))
@@ -126,7 +126,7 @@ def _verdict_row(results: Results, verdict: Verdict) -> list[Entry | str]:
         return [name, own, best_other, missing, missing, missing, Entry("failed", tone="failed")]
     return [
         name,
-        Entry(f"{cells['mage'].mean:.1f}", bold=verdict.standing in ("best", "tied")),
+        Entry(f"{cells[results.subject].mean:.1f}", bold=verdict.standing in ("best", "tied")),
         best_other,
         f"{gap.mean:+.1f}",
         f"{gap.low:+.1f} to {gap.high:+.1f}" if np.isfinite(gap.low) else "unknown",
@@ -136,7 +136,7 @@ def _verdict_row(results: Results, verdict: Verdict) -> list[Entry | str]:
     ]
 
 
-def score_entry(cell: Cell | None, usual_seeds: int, *, bold: bool = False) -> Entry:
+def score_entry(cell: Trainings | None, usual_seeds: int, *, bold: bool = False) -> Entry:
     """Write mean and standard error of a cell, or why there are none."""
     if cell is None:
         return Entry("–", tone="missing")
@@ -155,7 +155,7 @@ def score_entry(cell: Cell | None, usual_seeds: int, *, bold: bool = False) -> E
     return Entry(text, bold=bold, note=", ".join(notes))
 
 
-def usual_seeds(cells: Sequence[Cell]) -> int:
+def usual_seeds(cells: Sequence[Trainings]) -> int:
     """Most frequent number of finished seeds, the larger of equally frequent ones."""
     counts = Counter(len(cell.finished) for cell in cells if cell.finished)
     return max(counts, key=lambda seeds: (counts[seeds], seeds), default=0)
@@ -257,12 +257,12 @@ def aggregate_section(results: Results) -> Section:
     return section
 
 
-def _thresholds(cells: Sequence[Cell]) -> np.ndarray:
+def _thresholds(cells: Sequence[Trainings]) -> np.ndarray:
     scores = np.concatenate([cell.scores for cell in cells])
     return np.linspace(min(0.0, float(scores.min())), float(scores.max()) * 1.02 + 1.0, 81)
 
 
-def _aggregate_row(method: str, mean: Estimate, cells: Sequence[Cell]) -> list[Entry | str]:
+def _aggregate_row(method: str, mean: Estimate, cells: Sequence[Trainings]) -> list[Entry | str]:
     over_tasks = [cell.mean for cell in cells]
     interval = "one seed only" if mean.low is None else f"{mean.low:.1f} to {mean.high:.1f}"
     return [

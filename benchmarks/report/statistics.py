@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from benchmarks.report.results import Cell, Results, Task
+from benchmarks.report.results import Results, Task, Trainings
 
 __all__ = [
     "Difference",
@@ -59,7 +59,7 @@ class Difference:
         return self.p_value < SIGNIFICANCE
 
 
-def difference(first: Cell, second: Cell) -> Difference:
+def difference(first: Trainings, second: Trainings) -> Difference:
     """Compare two cells by Welch's t test over training seeds.
 
     It is over episodes if either has one seed only. Samples too few for any test give an infinite
@@ -98,7 +98,9 @@ def _t_test(
     )
 
 
-def blocked_difference(first: Cell, second: Cell, cells: Sequence[Cell]) -> Difference:
+def blocked_difference(
+    first: Trainings, second: Trainings, cells: Sequence[Trainings]
+) -> Difference:
     """Compare two cells seed by seed, with the noise of a training estimated from all cells.
 
     Trainings of one seed meet the same evaluation episodes, some of them harder than another
@@ -128,7 +130,7 @@ def blocked_difference(first: Cell, second: Cell, cells: Sequence[Cell]) -> Diff
     return _t_test(float(contrast @ effects), (variance * unit) ** 0.5, freedom, "seeds")
 
 
-def rising_trend(cells: Sequence[Cell]) -> float | None:
+def rising_trend(cells: Sequence[Trainings]) -> float | None:
     """Test by Page's trend test, seed by seed, that scores rise in the order of the cells.
 
     Returns:
@@ -142,7 +144,7 @@ def rising_trend(cells: Sequence[Cell]) -> float | None:
     return float(stats.page_trend_test(rows).pvalue)
 
 
-def best_and_tied(cells: Mapping[str, Cell]) -> list[str]:
+def best_and_tied(cells: Mapping[str, Trainings]) -> list[str]:
     """Name the method with the highest mean, first, and those not significantly below it."""
     if not cells:
         return []
@@ -173,9 +175,9 @@ class Verdict:
     over: Literal["seeds", "episodes"]
 
 
-def headline(results: Results, method: str = "mage") -> list[Verdict]:
-    """Judge a method on every task on which it was tried and another method finished."""
-    verdicts = []
+def headline(results: Results) -> list[Verdict]:
+    """Judge the subject on every task on which it was tried and another method finished."""
+    verdicts, method = [], results.subject
     for task in results.tasks:
         cells = results.competing(task)
         own = cells.pop(method, None)
@@ -205,21 +207,22 @@ def headline(results: Results, method: str = "mage") -> list[Verdict]:
     return verdicts
 
 
-def largest_block(results: Results, anchor: str = "mage") -> tuple[list[str], list[Task]]:
+def largest_block(results: Results) -> tuple[list[str], list[Task]]:
     """Find the largest complete block of the score table, methods by tasks.
 
-    Aggregates need a score in every cell. Candidates are the tasks that some method shares with
-    the anchor; the block with most cells wins, of equal ones that with more tasks.
+    Aggregates need a normalised score in every cell. Candidates are the tasks that some method
+    shares with the subject; the block with most cells wins, of equal ones that with more tasks.
 
     Returns:
         Methods in the order of the tables, and sorted tasks; both empty without any score.
     """
+    tasks = [task for task in results.tasks if task not in results.by_return]
     covered = {
-        method: frozenset(task for task in results.tasks if method in results.competing(task))
+        method: frozenset(task for task in tasks if method in results.competing(task))
         for method in results.methods
     }
-    base = covered.get(anchor) or frozenset(results.tasks)
-    candidates = {tasks & base for tasks in covered.values()} - {frozenset()}
+    base = covered.get(results.subject) or frozenset(tasks)
+    candidates = {some & base for some in covered.values()} - {frozenset()}
     if not candidates:
         return [], []
 
@@ -247,7 +250,7 @@ class Estimate:
     high: Any
 
 
-def _bootstrap(cells: Sequence[Cell], statistic: Any) -> Estimate:
+def _bootstrap(cells: Sequence[Trainings], statistic: Any) -> Estimate:
     """Resample seeds within every task (the strata), as rliable does."""
     samples = [cell.scores for cell in cells]
     value = statistic(*samples, axis=-1)
@@ -265,7 +268,7 @@ def _bootstrap(cells: Sequence[Cell], statistic: Any) -> Estimate:
     return Estimate(value=value, low=interval.low, high=interval.high)
 
 
-def interquartile_mean(cells: Sequence[Cell]) -> Estimate:
+def interquartile_mean(cells: Sequence[Trainings]) -> Estimate:
     """Mean of the middle half of all trainings on all tasks (Agarwal et al., 2021)."""
 
     def statistic(*samples: Floats, axis: int) -> Any:
@@ -274,7 +277,7 @@ def interquartile_mean(cells: Sequence[Cell]) -> Estimate:
     return _bootstrap(cells, statistic)
 
 
-def performance_profile(cells: Sequence[Cell], thresholds: Floats) -> Estimate:
+def performance_profile(cells: Sequence[Trainings], thresholds: Floats) -> Estimate:
     """Share of trainings, over all tasks, that score above each threshold.
 
     Args:

@@ -1,4 +1,4 @@
-"""The course of a training: the processor time it takes, and a few interim scores."""
+"""The time that a training takes, and what it scores on the way."""
 
 import json
 import os
@@ -10,9 +10,20 @@ from typing import Any
 
 import torch
 
-__all__ = ["Course", "undisturbed", "write_json"]
+__all__ = ["TrainingClock", "preserve_state", "seconds_on", "write_json"]
 
 _INTERVAL = 5.0  # seconds between two writes
+
+
+def seconds_on(device: str) -> float:
+    """Seconds that count: of this process's processor time; with a GPU, of the wall clock.
+
+    Processor time depends far less on what else the machine is doing, but a GPU takes none of it.
+    """
+    if device == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -23,33 +34,42 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextmanager
-def undisturbed(method: Any) -> Iterator[None]:
+def preserve_state(method: Any) -> Iterator[None]:
     """Let training go on afterwards as if nothing had happened."""
     modes = {part: part.training for part in method.modules()} if hasattr(method, "modules") else {}
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(
+        [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    ):
         yield
     for part, training in modes.items():
         part.training = training
 
 
-class Course:
+class TrainingClock:
     """A training's callback; what it has seen survives an interruption.
 
     Args:
-        path: file to keep the course in.
+        path: file to keep it in.
         steps: all steps of the training.
         points: number of interim evaluations, evenly spaced over the training.
         evaluate: returns the interim score.
+        device: decides which seconds count, see ``seconds_on``.
 
     Attributes:
-        curve: the interim evaluations so far: step, processor seconds and score of each.
+        curve: the interim evaluations so far: step, seconds and score of each.
         interruptions: how often the training was taken up again.
     """
 
     def __init__(
-        self, path: Path, *, steps: int, points: int, evaluate: Callable[[], dict[str, Any]]
+        self,
+        path: Path,
+        *,
+        steps: int,
+        points: int,
+        evaluate: Callable[[], dict[str, Any]],
+        device: str = "cpu",
     ) -> None:
-        self.path, self.evaluate = path, evaluate
+        self.path, self.evaluate, self.device = path, evaluate, device
         self.due = [steps * i / (points + 1) for i in range(1, points + 1)]
         self.curve: list[dict[str, Any]] = []
         self.interruptions, self._before = 0, {"seconds": 0.0, "wall_seconds": 0.0}
@@ -57,36 +77,39 @@ class Course:
             kept = json.loads(path.read_text())
             self.curve, self.interruptions = kept["curve"], kept["interruptions"] + 1
             self._before = {name: kept[name] for name in self._before}
-        self._began = time.process_time(), time.perf_counter()
+        self._began = self._now()
         self._written = 0.0
         self.save()
 
+    def _now(self) -> tuple[float, float]:
+        return seconds_on(self.device), time.perf_counter()
+
     @property
     def seconds(self) -> float:
-        """Processor seconds of training so far, repeated steps included, evaluations not."""
-        return self._before["seconds"] + time.process_time() - self._began[0]
+        """Seconds of training so far, repeated steps included, evaluations not."""
+        return self._before["seconds"] + seconds_on(self.device) - self._began[0]
 
     @property
     def wall_seconds(self) -> float:
-        """The same by the clock."""
+        """The same by the wall clock."""
         return self._before["wall_seconds"] + time.perf_counter() - self._began[1]
 
     def __call__(self, step: int, metrics: dict[str, float]) -> None:
-        """Evaluate if it is time to; write the course down now and then."""
-        if len(self.curve) < len(self.due) and step >= self.due[len(self.curve)]:
+        """Evaluate if it is time to; write everything down now and then."""
+        acts = metrics.get("acts", 1.0) > 0
+        if acts and len(self.curve) < len(self.due) and step >= self.due[len(self.curve)]:
             point = {"step": step, "seconds": round(self.seconds, 2)}
-            paused = time.process_time(), time.perf_counter()
+            paused = self._now()
             self.curve.append(point | self.evaluate())
-            self._began = (
-                self._began[0] + time.process_time() - paused[0],
-                self._began[1] + time.perf_counter() - paused[1],
-            )
+            resumed = zip(self._began, self._now(), paused, strict=True)
+            began, wall_began = (start + now - before for start, now, before in resumed)
+            self._began = began, wall_began
             self.save()
         elif time.perf_counter() - self._written > _INTERVAL:
             self.save()
 
     def save(self) -> None:
-        """Write the course down."""
+        """Write everything down."""
         self._written = time.perf_counter()
         write_json(
             self.path,

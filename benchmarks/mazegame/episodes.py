@@ -1,4 +1,4 @@
-"""What is counted in the maze game: coins, goals, and plans through walls."""
+"""Episodes of the maze game, kept whole, and what is counted in them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from benchmarks.mazegame.game import MAZE, POSITION, flat
-from mage_agent import MAGEPolicy
-from mage_agent.evaluation import evaluate
+from benchmarks.mazegame.game import flat
+from benchmarks.mazegame.maze import MAZE, POSITION
+from mage_agent import MAGEPolicy, evaluate
 
-__all__ = ["Episode", "count", "plans_of", "play", "wall_statistics"]
+__all__ = ["Episode", "count", "plans_of", "record_episodes", "wall_statistics"]
 
 CROSSED = 0.5  # cells inside walls; a path that only cuts corners stays below
 
@@ -24,7 +24,7 @@ class Episode:
 
     Attributes:
         observations: shape (T + 1, S).
-        asked: return asked for at each of them, shape (T + 1, 1); empty without an account.
+        asked: return asked for at each of them, shape (T + 1, 1); empty where none is.
         info: the environment's last information.
     """
 
@@ -38,7 +38,7 @@ class Episode:
         return np.array(self.observations)[:, POSITION]
 
 
-class _Recorder(gym.Wrapper[Any, Any, Any, Any]):
+class _Keeper(gym.Wrapper[Any, Any, Any, Any]):
     """Keep what happens in ``episodes``, by the seed of the reset."""
 
     def __init__(self, env: gym.Env[Any, Any], episodes: dict[int, Episode]) -> None:
@@ -66,14 +66,14 @@ class _Recorder(gym.Wrapper[Any, Any, Any, Any]):
         return observation, reward, terminated, truncated, info
 
 
-def play(
+def record_episodes(
     policy: Any,
     make_env: Callable[[], gym.Env[Any, Any]],
     *,
     episodes: int,
     seed: int,
 ) -> list[Episode]:
-    """Play episodes and keep them whole; episode i is reset with ``seed + i``.
+    """Run episodes and keep them whole; episode i is reset with ``seed + i``.
 
     Args:
         policy: as ``mage_agent.evaluation.evaluate`` takes it; MAGE acts on samples, at its
@@ -85,11 +85,11 @@ def play(
     """
     kept: dict[int, Episode] = {}
 
-    is_mage = isinstance(policy, MAGEPolicy)
+    samples = isinstance(policy, MAGEPolicy)
 
     def recorded() -> gym.Env[Any, Any]:
         env = make_env()
-        return _Recorder(policy.wrap(env) if is_mage else env, kept)
+        return _Keeper(policy.wrap(env) if samples else env, kept)
 
     evaluate(
         policy,
@@ -97,7 +97,7 @@ def play(
         episodes=episodes,
         seed=seed,
         num_envs=50,
-        deterministic=not is_mage,
+        deterministic=not samples,
     )
     return [kept[seed + i] for i in range(episodes)]
 
@@ -121,7 +121,7 @@ def plans_of(
 
     Args:
         policy: whose plans.
-        episodes: of this policy, with their account.
+        episodes: of this policy, with the returns asked for.
         interval: every how many steps of an episode.
 
     Returns:

@@ -1,22 +1,14 @@
-"""The sections that put the paper's numbers beside ours: scores and ablations."""
+"""The sections that put a paper's numbers beside ours: scores and ablations."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.published import (
-    ABLATION_TABLES,
-    SCORE_TABLES,
-    Published,
-    paper_name,
-    published_score,
-)
-from benchmarks.report.differences import differences
+from benchmarks.papers import Published
 from benchmarks.report.document import Block, Entry, Paragraph, Points, Section, Table
-from benchmarks.report.results import Cell, Results, Task, display_name, numbers
+from benchmarks.report.results import Results, Task, Trainings, display_name, numbers
 from benchmarks.report.scores import score_entry, usual_seeds
 from benchmarks.report.statistics import blocked_difference, rising_trend
-from benchmarks.tables import TABLES
 
 __all__ = ["ablation_section", "published_section"]
 
@@ -27,12 +19,8 @@ _NOT_COMPARABLE = (
 )
 
 
-_SCALES = 5  # number of the table over the number of scales
-
-
-def _names(results: Results, cells: Sequence[Published]) -> dict[Task, str]:
-    known = sorted({cell.dataset for cell in cells if cell.table in SCORE_TABLES})
-    names = {task: paper_name(task.dataset, known) for task in results.tasks}
+def _names(results: Results) -> dict[Task, str]:
+    names = {task: results.paper.dataset_name(task.dataset) for task in results.tasks}
     return {task: name for task, name in names.items() if name is not None}
 
 
@@ -43,15 +31,13 @@ def _published(cell: Published | None) -> Entry:
     return Entry(f"{cell.value:.1f}{error}", tone="published")
 
 
-def published_section(results: Results, cells: Sequence[Published]) -> Section:
+def published_section(results: Results) -> Section:
     """Put the paper's scores beside ours, and say why they do not compare."""
     section = Section(anchor="published", title="Published numbers")
-    names = _names(results, cells)
+    names, paper = _names(results), results.paper
     if not names:
         return section
-    shared = [
-        m for m in results.methods if any(published_score(cells, m, n) for n in names.values())
-    ]
+    shared = [m for m in results.methods if any(paper.score(m, n) for n in names.values())]
     seeds = usual_seeds(list(results.cells.values()))
     ours: list[list[Entry | str]] = [
         [
@@ -61,7 +47,7 @@ def published_section(results: Results, cells: Sequence[Published]) -> Section:
                 for method in shared
                 for entry in (
                     score_entry(results.cell(task, method), seeds),
-                    _published(published_score(cells, method, name)),
+                    _published(paper.score(method, name)),
                 )
             ),
         ]
@@ -82,22 +68,23 @@ def published_section(results: Results, cells: Sequence[Published]) -> Section:
                 rows=ours,
             )
         )
-    blocks += [_all_published(names, cells), Paragraph(text="What differs from the originals:")]
-    blocks.append(Points(items=differences(names)))
+    blocks += [_all_published(results, names), Paragraph(text="What differs from the originals:")]
+    by_id = {task.dataset: name for task, name in names.items()}
+    blocks.append(Points(items=paper.differences(by_id)))
     section.blocks = blocks
     return section
 
 
-def _all_published(names: dict[Task, str], cells: Sequence[Published]) -> Table:
-    datasets = list(dict.fromkeys(names.values()))
-    whole = [c for c in cells if c.table in SCORE_TABLES and c.dataset in datasets]
+def _all_published(results: Results, names: dict[Task, str]) -> Table:
+    datasets, paper = list(dict.fromkeys(names.values())), results.paper
+    whole = [c for c in paper.published if c.table in paper.score_tables and c.dataset in datasets]
     columns = {cell.method: cell.column.replace("DQL", "D-QL") for cell in reversed(whole)}
-    methods = sorted(columns, key=lambda method: (method != "mage", columns[method].lower()))
+    methods = sorted(columns, key=lambda m: (m != paper.agent, columns[m].lower()))
     rows: list[list[Entry | str]] = []
     for dataset in datasets:
         tables = sorted({cell.table for cell in whole if cell.dataset == dataset})
         source = f"Table {', '.join(map(str, tables))}"
-        row = [_published(published_score(cells, method, dataset)) for method in methods]
+        row = [_published(paper.score(method, dataset)) for method in methods]
         rows.append([Entry(dataset, note=source), *row])
     return Table(
         caption="All that the paper prints for these datasets, with its names and tables.",
@@ -106,34 +93,34 @@ def _all_published(names: dict[Task, str], cells: Sequence[Published]) -> Table:
     )
 
 
-def ablation_section(results: Results, cells: Sequence[Published]) -> Section:
-    """Tabulate variants of MAGE with the paper's row beside ours, and all other variants."""
+def ablation_section(results: Results) -> Section:
+    """Tabulate variants of the agent with the paper's row beside ours, and all other variants."""
     section = Section(anchor="ablations", title="Ablations")
-    tried = {variant for _, method, variant in results.cells if variant and method == "mage"}
+    subject, paper = results.subject, results.paper
+    tried = {variant for _, method, variant in results.cells if variant and method == subject}
     shown: set[str] = set()
     blocks: list[Block] = []
-    for number in ABLATION_TABLES:
-        variants = list(
-            dict.fromkeys(c.variant for c in cells if c.table == number and c.method == "mage")
-        )
+    for number in paper.ablations:
+        printed = [c for c in paper.published if c.table == number and c.method == subject]
+        variants = list(dict.fromkeys(cell.variant for cell in printed))
         if tried & set(variants):
             shown |= set(variants)
-            blocks.append(_ablation_table(results, cells, number, variants))
-            if number == _SCALES:
-                blocks += _trend_over_scales(results, variants)
+            blocks.append(_ablation_table(results, number, printed, variants))
+            if number == paper.rising:
+                blocks += _trend(results, variants)
     others = sorted(
         {(method, variant) for _, method, variant in results.cells if variant}
-        - {("mage", variant) for variant in shown}
+        - {(subject, variant) for variant in shown}
     )
     if others:
         blocks.append(_other_variants(results, others))
     if blocks:
         text = (
-            "Differences are to the variant that is the paper's MAGE (named in the caption), on "
-            "the same dataset, with their 95% intervals. Trainings of one seed meet the same "
-            "evaluation episodes, some of them harder than another seed's, so a score is taken "
-            "for the sum of an effect of the variant, one of the seed, and noise that is alike "
-            "for all variants of the table (two-way analysis of variance). A direction "
+            f"Differences are to the variant that is the paper's {paper.title} (named in the "
+            "caption), on the same dataset, with their 95% intervals. Trainings of one seed meet "
+            "the same evaluation episodes, some of them harder than another seed's, so a score "
+            "is taken for the sum of an effect of the variant, one of the seed, and noise that "
+            "is alike for all variants of the table (two-way analysis of variance). A direction "
             "counts as reproduced where our interval lies wholly on the paper's side of zero, as "
             "opposite where it lies wholly on the other, and is open where it holds zero; one "
             "training of either says nothing of others. Of differences that are none, one in "
@@ -144,18 +131,15 @@ def ablation_section(results: Results, cells: Sequence[Published]) -> Section:
 
 
 def _ablation_table(
-    results: Results,
-    cells: Sequence[Published],
-    number: int,
-    variants: Sequence[str],
+    results: Results, number: int, cells: Sequence[Published], variants: Sequence[str]
 ) -> Table:
-    subject, reference = ABLATION_TABLES[number]
-    names = _names(results, cells)
-    printed = {(c.variant, c.dataset): c for c in cells if c.table == number and c.method == "mage"}
+    subject, reference = results.paper.ablations[number]
+    names = _names(results)
+    printed = {(cell.variant, cell.dataset): cell for cell in cells}
     seeds = usual_seeds(list(results.cells.values()))
     rows: list[list[Entry | str]] = []
     for task in results.tasks:
-        if not any(results.cell(task, "mage", variant) for variant in variants if variant):
+        if not any(results.cell(task, results.subject, each) for each in variants if each):
             continue
         found = {name: _variant(results, task, number, name) for name in variants}
         trained = [cell for cell in found.values() if cell is not None]
@@ -191,12 +175,13 @@ def _ablation_table(
     )
 
 
-def _trend_over_scales(results: Results, variants: Sequence[str]) -> list[Block]:
-    """Say whether scores rise with the number of scales up to the paper's best."""
-    rising = variants[: variants.index(ABLATION_TABLES[_SCALES][1]) + 1]
+def _trend(results: Results, variants: Sequence[str]) -> list[Block]:
+    """Say whether scores rise from variant to variant up to the agent as published."""
+    table = results.paper.rising
+    rising = variants[: variants.index(results.paper.ablations[table].reference) + 1]
     items = []
     for task in results.tasks:
-        cells = [_variant(results, task, _SCALES, variant) for variant in rising]
+        cells = [_variant(results, task, table, variant) for variant in rising]
         there = [cell for cell in cells if cell is not None]
         p_value = rising_trend(there) if len(there) == len(rising) else None
         if p_value is not None:
@@ -207,12 +192,12 @@ def _trend_over_scales(results: Results, variants: Sequence[str]) -> list[Block]
     return [Points(items=items)] if items else []
 
 
-def _variant(results: Results, task: Task, table: int, variant: str) -> Cell | None:
+def _variant(results: Results, task: Task, table: int, variant: str) -> Trainings | None:
     """Find a variant's cell; the whole method's where that has the variant's settings."""
-    cell, whole = (results.cell(task, "mage", name) for name in (variant, ""))
+    cell, whole = (results.cell(task, results.subject, name) for name in (variant, ""))
     if cell is not None or whole is None:
         return cell
-    changes = TABLES[table].variants.get(variant, {})
+    changes = results.paper.tables[table].variants.get(variant, {})
     settings = [record.get("hyperparameters") or {} for record in whole.finished]
     same = bool(changes) and all(
         own.get(key) == value for own in settings for key, value in changes.items()
@@ -220,14 +205,16 @@ def _variant(results: Results, task: Task, table: int, variant: str) -> Cell | N
     return whole if same else None
 
 
-def _steps(cell: Cell | None) -> Entry | str:
+def _steps(cell: Trainings | None) -> Entry | str:
     """Median number of steps of a cell's trainings."""
     steps = numbers(cell.finished, "steps") if cell else []
     return f"{np.median(steps):,.0f}" if steps else Entry("–", tone="missing")
 
 
 def _ablation_difference(
-    ours: Sequence[Cell | None], papers: Sequence[Published | None], trained: Sequence[Cell]
+    ours: Sequence[Trainings | None],
+    papers: Sequence[Published | None],
+    trained: Sequence[Trainings],
 ) -> list[Entry | str]:
     """Differences to the reference, ours and the paper's, and whether they agree.
 

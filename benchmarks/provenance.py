@@ -11,11 +11,11 @@ import torch
 from benchmarks.records import Record
 from mage_agent.training import versions
 
-__all__ = ["surroundings"]
+__all__ = ["provenance"]
 
 
 @cache
-def surroundings() -> Record:
+def provenance() -> Record:
     """Return the commit, the versions of packages and the name of the hardware."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
     return {"commit": _commit(), "versions": versions(), "hardware": device}
