@@ -10,7 +10,7 @@ import argparse
 
 import numpy as np
 
-from mage_agent import MAGEConfig, MAGEPolicy, dataset_from_arrays
+from mage_agent import MAGEPolicy, dataset_from_arrays
 
 
 def push(position: float, speed: float, force: float) -> tuple[float, float]:
@@ -47,15 +47,13 @@ def main() -> None:
     """Record, train, and drive the cart."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--episodes", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=500, help="gradient steps per stage")
+    parser.add_argument("--steps", type=int, default=1_000, help="gradient steps in all")
     args = parser.parse_args()
 
     dataset = dataset_from_arrays(**drive(args.episodes), action_low=-1, action_high=1)
-    stages = ("tokenizer_steps", "generator_steps", "inverse_dynamics_steps")
-    config = MAGEConfig.preset("small", **dict.fromkeys(stages, args.steps))
-    policy = MAGEPolicy.from_dataset(dataset, config).learn(dataset)
+    policy = MAGEPolicy.from_dataset(dataset, "small").learn(steps=args.steps)
 
-    # Outside an environment, the account of the return is yours to keep.
+    # Outside an environment, you track the return-to-go yourself.
     position, speed = 1.0, 0.0
     asked = np.array([policy.target_return], dtype=np.float32)
     for step in range(50):

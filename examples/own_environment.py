@@ -13,13 +13,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from mage_agent import MAGEConfig, MAGEPolicy, load_dataset
-from mage_agent.evaluation import evaluate
-from mage_agent.recording import minari_root, record
+from mage_agent import MAGEPolicy, evaluate, load_dataset, record
+from mage_agent.recording import minari_root
 
 
 class River(gym.Env[Any, Any]):
-    """A boat at (x, y) should get to the jetty at (0, 1); the reward is minus the way left."""
+    """A boat at (x, y) should get to the jetty at (0, 1); the reward is minus the distance left."""
 
     observation_space = gym.spaces.Box(-np.inf, np.inf, (2,))
     action_space = gym.spaces.Box(-1.0, 1.0, (2,))  # only continuous actions can be learned from
@@ -46,27 +45,25 @@ def make_env() -> gym.Env[Any, Any]:
 
 def helmsman(observation: np.ndarray) -> np.ndarray:
     """Steer towards the jetty, unsteadily; observations are (batch, 2), so are actions."""
-    course = np.array([0.0, 1.0]) - observation
-    course /= np.linalg.norm(course, axis=1, keepdims=True) + 1e-6
+    heading = np.array([0.0, 1.0]) - observation
+    heading /= np.linalg.norm(heading, axis=1, keepdims=True) + 1e-6
     unsteady = np.random.default_rng(abs(int(1e6 * observation.sum())))
-    return np.clip(course + unsteady.normal(scale=0.7, size=course.shape), -1, 1)
+    return np.clip(heading + unsteady.normal(scale=0.7, size=heading.shape), -1, 1)
 
 
 def main() -> None:
     """Record, train, compare."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--episodes", type=int, default=200, help="to record")
-    parser.add_argument("--steps", type=int, default=500, help="gradient steps per stage")
+    parser.add_argument("--steps", type=int, default=1_000, help="gradient steps in all")
     parser.add_argument("--eval-episodes", type=int, default=20)
     args = parser.parse_args()
 
-    # In earnest, leave out `minari_root`: the dataset then stays where Minari keeps its datasets.
+    # Without `minari_root`, the dataset stays where Minari keeps its datasets.
     with tempfile.TemporaryDirectory() as folder, minari_root(Path(folder)):
         recorded = record(helmsman, make_env, "river/unsteady-v0", episodes=args.episodes)
         dataset = load_dataset("river/unsteady-v0")
-    stages = ("tokenizer_steps", "generator_steps")
-    config = MAGEConfig.preset("small", **dict.fromkeys(stages, args.steps))
-    policy = MAGEPolicy.from_dataset(dataset, config).learn(dataset)
+    policy = MAGEPolicy.from_dataset(dataset, "small").learn(steps=args.steps)
 
     results = evaluate(policy, make_env, episodes=args.eval_episodes, seed=10_000)
     for name, episodes in (("the helmsman", recorded), ("MAGE", results)):

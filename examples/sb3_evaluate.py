@@ -13,18 +13,17 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from torchrl.envs import GymEnv
 
-from mage_agent import MAGEConfig, MAGEPolicy, load_dataset
+from mage_agent import MAGEPolicy, load_dataset
 
 
 def train(episodes: int, steps: int) -> MAGEPolicy:
     """Train on random swings, watched by an ``EvalCallback``."""
     recording = GymEnv("Pendulum-v1").rollout(200 * episodes, break_when_any_done=False)
     dataset = load_dataset(recording, action_low=-2, action_high=2)
-    stages = ("tokenizer_steps", "generator_steps", "inverse_dynamics_steps")
-    config = MAGEConfig.preset("small", **dict.fromkeys(stages, steps))
-    policy = MAGEPolicy.from_dataset(dataset, config)
+    policy = MAGEPolicy.from_dataset(dataset, "small")
     venv = policy.wrap(make_vec_env("Pendulum-v1", n_envs=4, seed=100))
-    return policy.learn(dataset, callback=EvalCallback(venv, n_eval_episodes=4, eval_freq=10))
+    callback = EvalCallback(venv, n_eval_episodes=4, eval_freq=10)
+    return policy.learn(steps=steps, callback=callback)
 
 
 def main() -> None:
@@ -32,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--policy", type=Path, help="file to load; trained and saved if missing")
     parser.add_argument("--episodes", type=int, default=100, help="to train on")
-    parser.add_argument("--steps", type=int, default=1_000, help="gradient steps per stage")
+    parser.add_argument("--steps", type=int, default=2_000, help="gradient steps in all")
     parser.add_argument("--eval-episodes", type=int, default=20)
     args = parser.parse_args()
 
@@ -43,7 +42,7 @@ def main() -> None:
         if args.policy is not None:
             policy.save(args.policy)
 
-    low, _ = policy.model.return_to_go_range
+    low, _ = policy.model.units.return_to_go_range
     for target in np.linspace(low, policy.target_return, 3):
         # The wrapper tells the policy how much return is left; without it, the target would
         # stay the same through the episode.

@@ -10,8 +10,7 @@ from tensordict.nn import TensorDictModule
 from torchrl.envs import GymEnv, TransformedEnv
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-import mage_agent
-from mage_agent.training import build_model
+from mage_agent import MAGEActor, MAGEModel, load_dataset, total_loss
 
 
 def controller(observation: torch.Tensor) -> torch.Tensor:
@@ -24,7 +23,7 @@ def controller(observation: torch.Tensor) -> torch.Tensor:
 
 
 def main() -> None:
-    """Record, train both stages, act."""
+    """Record, train stage by stage, act."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--episodes", type=int, default=100, help="to record, of 200 steps each")
     parser.add_argument("--steps", type=int, default=1_000, help="gradient steps per stage")
@@ -34,20 +33,21 @@ def main() -> None:
     behaviour = TensorDictModule(controller, in_keys=["observation"], out_keys=["action"])
     steps = 200 * args.episodes
     recording = GymEnv("Pendulum-v1").rollout(steps, behaviour, break_when_any_done=False)
-    dataset = mage_agent.load_dataset(recording, action_low=-2, action_high=2)
+    dataset = load_dataset(recording, action_low=-2, action_high=2)
 
-    model = build_model(dataset, mage_agent.MAGEConfig.preset("small"))
-    buffer = mage_agent.replay_buffer(dataset, horizon=model.config.horizon, batch_size=128, seed=0)
-    for loss in (mage_agent.MAGETokenizerLoss(model), mage_agent.MAGELoss(model)):
-        optimizer = torch.optim.Adam(loss.parameters(), lr=1e-3)
-        for _ in range(args.steps):
-            terms = loss(buffer.sample())  # windows [128, T]; ("collector", "mask") marks padding
-            optimizer.zero_grad()
-            sum(value for key, value in terms.items() if key.startswith("loss_")).backward()
-            optimizer.step()
-        print({key: round(value.item(), 3) for key, value in terms.items()})
+    model = MAGEModel.from_dataset(dataset, "small")
+    for number, stage in enumerate(model.stages(dataset)):  # tokenizer, generator
+        stage.begin()
+        optimizer, batches = stage.make_optimizer(), stage.batches(seed=number)
+        for step in range(args.steps):  # fit takes stage.steps
+            losses = stage.losses(next(batches))  # stage.loss is a LossModule
+            total_loss(losses).backward()
+            stage.step(optimizer, step)  # learning rate, clipping, zero_grad
+        stage.end()
+        print({key: round(value.item(), 3) for key, value in losses.items()})
 
-    actor = mage_agent.MAGEActor(model)
+    model.eval()
+    actor = MAGEActor(model)
     env = TransformedEnv(GymEnv("Pendulum-v1"), actor.make_env_transforms())
     with set_exploration_type(ExplorationType.DETERMINISTIC):
         rollout = env.rollout(200, actor)

@@ -1,4 +1,4 @@
-"""Look into a trained model: its plans, its tokens, its beginnings, and what comes of asking.
+"""Look into a trained model: plans, tokens, first states, and returns asked and achieved.
 
     pip install '.[visualize]'
     python examples/visualize_plan.py --output plan.png
@@ -84,14 +84,13 @@ def main() -> None:
     """Record, train, and draw."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--episodes", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=1000, help="gradient steps per stage")
+    parser.add_argument("--steps", type=int, default=2_000, help="gradient steps in all")
     parser.add_argument("--output", type=Path, default=Path("plan.png"))
     args = parser.parse_args()
 
     dataset = load_dataset(record(args.episodes), action_low=-1, action_high=1)
-    stages = ("tokenizer_steps", "generator_steps", "inverse_dynamics_steps")
-    config = MAGEConfig.preset("small", **dict.fromkeys(stages, args.steps), codebook_size=64)
-    policy = MAGEPolicy.from_dataset(dataset, config, device="cpu").learn(dataset)
+    config = MAGEConfig.preset("small", codebook_size=64)
+    policy = MAGEPolicy.from_dataset(dataset, config, device="cpu").learn(steps=args.steps)
 
     scales = config.num_scales
     figure = Figure(figsize=(3.4 * scales, 10), layout="constrained")
@@ -111,17 +110,18 @@ def main() -> None:
     curves = rows[1].subplots(1, 2)
     plot_curves(curves, plan, dimensions=(0, 1), names=("x", "y"), actual=path[: config.horizon])
 
-    # How the scales use the codebook, where plans begin, and what comes of asking.
+    # How the scales use the codebook, where plans begin, and returns asked and achieved.
     usage, beginning, asking = rows[2].subplots(1, 3)
-    some = dataset[:: max(1, len(dataset) // 200)]
+    every = max(1, len(dataset) // 200)
+    some, returns = dataset[::every], policy.model.returns_to_go(dataset)
     plans = {
-        name: policy.model.plan(some["observation"], some["return_to_go"], guided=guided)
+        name: policy.model.plan(some["observation"], returns[::every], guided=guided)
         for name, guided in (("guided", True), ("unguided", False))
     }
     plot_token_usage(usage, plans["guided"].token_ids, config.codebook_size)
     plot_first_state_error(beginning, some["observation"], plans)
-    returns = dataset["return_to_go"][dataset["step_count"] == 0]
-    targets = returns.quantile(torch.linspace(0, 1, 5)).tolist()
+    initial = returns[dataset["step_count"] == 0]
+    targets = initial.quantile(torch.linspace(0, 1, 5)).tolist()
     plot_asked_and_achieved(asking, targets, [run(policy, asked)[1] for asked in targets])
     asking.set_ylabel("achieved return (discounted)")
 
