@@ -1,4 +1,4 @@
-"""Finding out before the work, not after it, that its result cannot be written."""
+"""Checks, before the work begins, that its results can be written."""
 
 import tempfile
 from pathlib import Path

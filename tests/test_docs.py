@@ -12,8 +12,12 @@ import numpy as np
 import pytest
 
 import mage_agent
+from mage_agent import MAGEConfig
 from mage_agent.cli import main
-from mage_agent.config import PRESETS
+from tests.test_import_contract import PUBLIC_SUBMODULES
+
+# So few steps train no codebook.
+pytestmark = pytest.mark.filterwarnings("ignore:the codebook has collapsed")
 
 ROOT = Path(mage_agent.__file__).parent
 README = (ROOT.parent / "README.md").read_text()
@@ -95,7 +99,8 @@ def blocks(text: str) -> list[tuple[str, str, str]]:
     return [(match[2], match[3], match[1] or "") for match in fence.finditer(text)]
 
 
-PAGES = {path.stem: expanded(path.read_text()) for path in sorted((ROOT.parent / "docs").glob("*"))}
+DOCS = ROOT.parent / "docs"
+PAGES = {path.stem: expanded(path.read_text()) for path in sorted(DOCS.glob("*.md"))}
 INCLUDED = {code for page in PAGES.values() for _, code, _ in blocks(page)}
 # What the pages include of the README runs there.
 PAGES["README"] = re.sub(
@@ -108,8 +113,14 @@ PAGES["README"] = re.sub(
 
 def smaller(code: str) -> str:
     """The same code with less work."""
-    code = code.replace("n_eval_episodes=20", "n_eval_episodes=1")
-    return code.replace("batch_size=512", "batch_size=8").replace("(100, ", "(5, ")
+    for much, little in (
+        ("n_eval_episodes=20", "n_eval_episodes=1"),
+        ("batch_size=512", "batch_size=8"),
+        ("(100, ", "(5, "),
+        ("steps=2_000", "steps=6"),
+    ):
+        code = code.replace(much, little)
+    return code
 
 
 def run_command(line: str) -> None:
@@ -141,7 +152,7 @@ def run_command(line: str) -> None:
 @pytest.mark.parametrize("name", [name for name, page in PAGES.items() if blocks(page)])
 def test_code_of_the_documents_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for preset in ("adroit", "adroit-small", "small"):
-        monkeypatch.setitem(PRESETS, preset, TINY)
+        monkeypatch.setitem(MAGEConfig.PRESETS, preset, TINY)
     names: dict[str, object] = {"__name__": "__main__"}
     for language, code, reason in blocks(PAGES[name]):
         if 'GymEnv("Adroit' in code or 'make_vec_env("Adroit' in code:  # here they are already
@@ -175,36 +186,53 @@ def test_messages_of_the_troubleshooting_page_exist() -> None:
         assert any(pattern.search(text) for text in texts), f"no error says {message!r}"
 
 
-def deviations() -> list[tuple[str, str]]:
-    """File and first sentence of every ``# Deviation:`` comment of the package."""
-    found = []
+def deviations() -> dict[int, str]:
+    """File of every ``# Deviation N:`` comment of the package, by its number."""
+    found: dict[int, str] = {}
     for path in sorted(ROOT.rglob("*.py")):
-        for match in re.finditer(r"# Deviation: ((?:.*\n)(?:\s*# .*\n)*)", path.read_text()):
-            text = " ".join(line.strip().removeprefix("# ") for line in match[1].splitlines())
-            sentence = re.split(r"[.:;](?:\s|$)", text)[0]
-            found.append((f"`{path.relative_to(ROOT)}`", sentence))
+        for number in re.findall(r"# Deviation\b ?(\d*):?", path.read_text()):
+            assert number, f"{path} has a deviation without a number"
+            assert int(number) not in found, f"{path} has deviation {number} once more"
+            found[int(number)] = f"`{path.relative_to(ROOT)}`"
     return found
 
 
-def table_of_deviations() -> list[tuple[str, str]]:
-    section = README.split("### Deviations from the paper")[1].split("\n#")[0]
-    rows = [line.split("|") for line in section.splitlines() if line.startswith("|")][2:]
-    return [(row[1].strip(), row[2].strip()) for row in rows]
+def test_every_deviation_has_its_row() -> None:
+    page = PAGES["deviations"].splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page if "|" in line][2:]
+    assert all(len(row) == 5 and all(row) for row in rows)
+    listed = {int(number): where for number, *_, where in rows}
+    assert list(listed) == list(range(1, len(rows) + 1))
+    assert listed == deviations()
 
 
-def test_readme_lists_every_deviation_and_no_other() -> None:
-    assert sorted(table_of_deviations()) == sorted(deviations())
+def test_readme_is_short_and_shows_a_picture() -> None:
+    assert len(README.splitlines()) <= 150
+    assert "![" in "".join(README.splitlines()[:15])
+
+
+def test_picture_is_cut_from_that_of_the_maze_game(tmp_path: Path) -> None:
+    image = pytest.importorskip("matplotlib.image")
+    from benchmarks.mazegame.crop import crop
+
+    crop(ROOT.parent / "benchmarks/results/mazegame/mazegame.png", tmp_path / "cut.png")
+    assert (image.imread(tmp_path / "cut.png") == image.imread(DOCS / "mazegame.png")).all()
+
+
+def test_api_lists_what_is_public() -> None:
+    listed = set(re.findall(r"^::: mage_agent\.([\w.]+)$", PAGES["api"], re.MULTILINE))
+    assert listed == set(mage_agent.__all__) | PUBLIC_SUBMODULES
 
 
 def documents() -> Iterator[tuple[str, str]]:
-    for path in (*ROOT.parent.glob("*.md"), *(ROOT.parent / "docs").glob("*.md")):
+    for path in (*ROOT.parent.glob("*.md"), *DOCS.glob("*.md")):
         if path.name != "CHANGELOG.md":
             yield path.name, path.read_text()
 
 
 def test_files_named_in_the_documents_exist() -> None:
     for document, text in documents():
-        for name in re.findall(r"`((?:mage_agent|benchmarks|tests|examples)/[\w/.]+)`", text):
+        for name in re.findall(r"`((?:mage_agent|benchmarks|tests|examples)/[\w/.-]+)`", text):
             assert (ROOT.parent / name).exists(), f"{document} names {name}"
 
 
@@ -213,3 +241,10 @@ def test_make_targets_named_in_the_documents_exist() -> None:
     targets = set(re.findall(r"^(\w+):", makefile, re.MULTILINE))
     for document, text in documents():
         assert set(re.findall(r"\bmake (\w+)`", text)) <= targets, document
+
+
+def test_links_between_the_documents_lead_somewhere() -> None:
+    for folder in (ROOT.parent, DOCS):
+        for path in folder.glob("*.md"):
+            for target in re.findall(r"\]\((?!https?://)([^)#]+)", path.read_text()):
+                assert (folder / target).exists(), f"{path.name} links to {target}"
