@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from tensordict import TensorDict, TensorDictBase
-from torch import Tensor, nn
+from torch import nn
 
-from benchmarks.baselines.actor_critic import ActorCritic, ActorCriticConfig
+from benchmarks.baselines.actor_critic import ActorCriticConfig
 from benchmarks.baselines.losses import ReBRACLoss
 from benchmarks.baselines.networks import Network, critics, mlp
+from benchmarks.baselines.td3_bc import TD3BC
 from mage_agent import bounded
 
 __all__ = ["ReBRAC"]
@@ -82,7 +83,7 @@ class ReBRACConfig(ActorCriticConfig):
     critic_penalty: float = bounded(0.01, 0.0)
 
 
-class ReBRAC(ActorCritic):
+class ReBRAC(TD3BC):
     """ReBRAC.
 
     What it changes in TD3+BC: a penalty for the critic, three hidden layers, layer norm in the
@@ -91,8 +92,7 @@ class ReBRAC(ActorCritic):
 
     name: ClassVar[str] = "rebrac"
     config_class: ClassVar[type[ActorCriticConfig]] = ReBRACConfig
-    config: ReBRACConfig
-    target_interval: ClassVar[int] = 2  # actor and targets move on every second step
+    config: ReBRACConfig  # type: ignore[assignment]
 
     def build(self) -> None:
         """Make the networks and the loss."""
@@ -113,13 +113,6 @@ class ReBRAC(ActorCritic):
                 noise_clip=settings.noise_clip,
             )
         )
-
-    def losses(self, batch: TensorDictBase, step: int) -> dict[str, Tensor]:
-        """The critics' loss, and on every second step the actor's."""
-        losses = {"qvalue": self.loss.qvalue_loss(batch)[0]}
-        if step % self.target_interval == 0:
-            losses["actor"] = self.loss.actor_loss(batch)[0]
-        return losses
 
     def columns(self, dataset: TensorDictBase) -> TensorDict:
         """Transitions with the data's next action, and whether there is one."""
