@@ -135,16 +135,18 @@ def noise_like(
 ) -> Callable[[], Tensor]:
     """A source of standard normal eps, (B, K + 1, D).
 
-    Deterministic decisions use a stream of their own, the same for every row and every call: what
+    Deterministic decisions use a stream of their own, the same for every row, call and device: what
     is decided for a row then depends on nothing but that row.
     """
     device, dtype = start.device, start.dtype
     if sample:
         size = (len(start), *model.noise_shape)
         return lambda: torch.randn(size, generator=generator, device=device, dtype=dtype)
-    own = torch.Generator(device).manual_seed(0)
-    return lambda: torch.randn(model.noise_shape, generator=own, device=device, dtype=dtype).expand(
-        len(start), -1, -1
+    own = torch.Generator().manual_seed(0)
+    return lambda: (
+        torch.randn(model.noise_shape, generator=own, dtype=dtype)
+        .to(device, non_blocking=True)
+        .expand(len(start), -1, -1)
     )
 
 

@@ -1,0 +1,1 @@
+"""``python -m benchmarks.gpu``: one command that proves the GPU path on a machine that has one."""

@@ -1,0 +1,118 @@
+"""Prove the GPU path on this machine: numerics, resume, rates, and paper-size training, scored.
+
+python -m benchmarks.gpu --datasets local/pen/expert-v0 local/maze2d/medium-v0 --output runs/gpu
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.gpu.checks import bfloat16, numerics, resume
+from benchmarks.gpu.findings import Bench, Finding
+from benchmarks.gpu.rates import acting, machine, planning, training, training_compiled
+from benchmarks.gpu.scores import scores
+from benchmarks.provenance import provenance
+from mage_agent.hardware import find_device
+
+__all__ = ["main"]
+
+SECTIONS: dict[str, Callable[[Bench], Iterator[Finding]]] = {
+    "machine": machine,
+    "numerics": numerics,
+    "bfloat16": bfloat16,
+    "resume": resume,
+    "training": training,
+    "planning": planning,
+    "acting": acting,
+    "compiled": training_compiled,
+    "scores": scores,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run the sections, one after the other, and write the record and the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=Path("runs/gpu"), help="folder")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--size", choices=("paper", "tiny"), default="paper", help="tiny: a test")
+    parser.add_argument("--minutes", type=float, default=9.0, help="of everything together")
+    parser.add_argument("--datasets", nargs="*", default=[], help="to train on and be scored")
+    parser.add_argument("--methods", nargs="+", default=["mage"], help="to be scored")
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    args = parser.parse_args(arguments)
+    began, device = time.perf_counter(), find_device(args.device).type
+    args.output.mkdir(parents=True, exist_ok=True)
+    record: dict[str, Any] = {
+        "device": device,
+        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
+        "size": args.size,
+        **provenance(),
+        "sections": {},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(device, args.size, Path(folder))
+        bench.datasets, bench.methods = tuple(args.datasets), tuple(args.methods)
+        for name in SECTIONS:
+            if name not in args.sections:
+                continue
+            bench.seconds = 60 * args.minutes - (time.perf_counter() - began)
+            record["sections"][name] = _run(SECTIONS[name], bench)
+            # After every section, so that what was found survives a time limit.
+            (args.output / "gpu.json").write_text(json.dumps(record, indent=1))
+            (args.output / "gpu.md").write_text(markdown(record))
+    print(markdown(record))  # noqa: T201  # the command shows its result
+    return record
+
+
+def _run(section: Callable[[Bench], Iterator[Finding]], bench: Bench) -> dict[str, Any]:
+    """One section: what it found, how long it took, and the error that ended it, if any."""
+    began, found, error = time.perf_counter(), [], None
+    try:
+        for finding in section(bench):
+            found.append(finding._asdict())
+    except Exception as failure:
+        error = f"{type(failure).__name__}: {failure}"
+        traceback.print_exc()
+    return {"seconds": time.perf_counter() - began, "error": error, "findings": found}
+
+
+def markdown(record: dict[str, Any]) -> str:
+    """The record as a table for people."""
+    where = record["gpu"] or f"no GPU was there; on the CPU ({record['hardware']}), as a test"
+    lines = [
+        f"# GPU path: {where}",
+        "",
+        f"`python -m benchmarks.gpu --size {record['size']}`, torch {record['versions']['torch']}",
+        "",
+        "| section | case | value | unit | limit | verdict |",
+        "|---|---|---|---|---|---|",
+    ]
+    verdicts = {None: "", True: "passed", False: "**failed**"}
+    for name, section in record["sections"].items():
+        for finding in section["findings"]:
+            row = Finding(**finding)
+            limit = "" if row.limit is None else f"{row.limit:g}"
+            lines.append(
+                f"| {row.section} | {row.case} | {row.value:.4g} | {row.unit} | {limit} "
+                f"| {verdicts[row.passed]} |"
+            )
+        if section["error"]:
+            message = " ".join(section["error"].split())[:300].replace("|", "/")
+            lines.append(f"| {name} | ended by an error | | {message} | | **failed** |")
+        lines.append(f"| {name} | whole section | {section['seconds']:.1f} | s | | |")
+    return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    main()

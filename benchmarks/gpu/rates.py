@@ -1,0 +1,116 @@
+"""How fast the device acts, plans and trains, against what it can do at most."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.gpu.findings import Bench, Finding, judged, relative_error
+from benchmarks.speed import OBSERVATION, Case, Step, decision_transformer, interleave
+from mage_agent import GACModel, fit, optimize_for_inference
+from mage_agent.gac.queries import Query, make_plan
+
+__all__ = ["acting", "machine", "planning", "training"]
+
+AGREE = {"float32": 1e-3, "bfloat16": 5e-2}
+"""Largest relative error of a faster copy's actions against the model's own."""
+
+
+def machine(bench: Bench) -> Iterator[Finding]:
+    """What the device can do at most: a large product, and a large copy."""
+    gpu = bench.device != "cpu"
+    yield Finding("machine", "CUDA devices", torch.cuda.device_count(), "")
+    size = 8192 if gpu else 256
+    left, right = (torch.randn(size, size, device=bench.device).bfloat16() for _ in range(2))
+    block = torch.randn(2**28 if gpu else 2**18, device=bench.device)
+    cases: dict[str, Case] = {"product": partial(torch.mm, left, right), "copy": block.clone}
+    timings = interleave(cases, 10, bench.device)
+    bench.peak = 2e3 * size**3 / timings["product"].median
+    case = f"bfloat16 product of {size} x {size}"
+    yield Finding("machine", case, bench.peak / 1e12, "TFLOP/s")
+    moved = 2e3 * block.numel() * block.element_size() / timings["copy"].median
+    yield Finding("machine", "copy, bytes read and written", moved / 1e9, "GB/s")
+
+
+def training(bench: Bench) -> Iterator[Finding]:
+    """Training steps of MAGE's second stage, and their share of the products' rate."""
+    config = bench.mage_config()
+    batches = (config.batch_size,) if bench.tiny else (128, config.batch_size)
+    for batch in batches:
+        step = Step(bench.mage().to(bench.device), plain=False, batch=batch)
+        with FlopCounterMode(display=False) as counter:
+            step()
+        cases: dict[str, Case] = {"as fit takes it": step, "sampling alone": step.sample}
+        timings = interleave(cases, 3 if bench.tiny else 20, bench.device)
+        group = f"training, batch {batch}"
+        for name, timing in timings.items():
+            yield Finding(group, name, timing.median, "ms")
+        rate = 1e3 * counter.get_total_flops() / timings["as fit takes it"].median
+        yield Finding(group, "rate", rate / 1e12, "TFLOP/s")
+        yield Finding(group, "share of the bfloat16 product's rate", rate / bench.peak, "")
+
+
+def training_compiled(bench: Bench) -> Iterator[Finding]:
+    """The same steps with a compiled loss: are they the same, and what do they gain?"""
+    batch = bench.mage_config().batch_size
+    plain = Step(bench.mage().to(bench.device), plain=False, batch=batch)
+    compiled = Step(bench.mage().to(bench.device), plain=False, batch=batch)
+    backend = "aot_eager" if bench.tiny else "inductor"  # a test waits for no compiler
+    loss = torch.compile(compiled.stage.loss, dynamic=False, backend=backend)
+    compiled.stage = dataclasses.replace(compiled.stage, loss=loss)
+    cases: dict[str, Case] = {"eager": plain, "compiled": compiled}
+    timings = interleave(cases, 3 if bench.tiny else 20, bench.device)
+    for name, timing in timings.items():
+        yield Finding(f"training, batch {batch}", f"{name} loss", timing.median, "ms")
+
+
+def acting(bench: Bench) -> Iterator[Finding]:
+    """Latency of an action, and whether the faster copies act as the model does."""
+    device = bench.device
+    model = bench.mage()
+    fit(model, bench.dataset(), steps=bench.few, device=device, progress_bar=False)
+    equal = {"n_layer": 8, "n_embd": 512, "n_head": 4, "n_inner": 2048}
+    if bench.tiny:
+        equal = {"n_layer": 1, "n_embd": 16, "n_head": 2, "n_inner": 64}
+    rivals = {
+        "DTActor, equal size": decision_transformer(device, **equal),
+        "DTActor, default size": decision_transformer(device),
+    }
+    graph = ", compiled" if device == "cuda" else ""
+    for batch in (1, 2) if bench.tiny else (1, 64):
+        group = f"acting, batch {batch}"
+        given = torch.randn(batch, OBSERVATION, device=device), torch.zeros(batch, device=device)
+        cases: dict[str, Case] = {"MAGE, eager": partial(model.act, *given)}
+        # A graph takes a minute or more to compile, so float32 has one for a single row only.
+        for weights in ("float32", "bfloat16") if batch == 1 else ("bfloat16",):
+            name, fast = f"MAGE, {weights}{graph}", optimize_for_inference(model, weights)
+            for _ in range(3):  # the last call replays the graph on new numbers
+                asked = torch.randn_like(given[0]), given[1]
+                error = relative_error(fast.act(*asked), model.act(*asked))
+            case = f"{name}: actions against eager float32"
+            yield judged(group, case, error, "relative", AGREE[weights])
+            cases[name] = partial(fast.act, *given)
+        cases |= {name: rival(batch) for name, rival in rivals.items()}
+        timings = interleave(cases, 3 if bench.tiny else 50, device)
+        default = timings["DTActor, default size"].median
+        for name, timing in timings.items():
+            yield Finding(group, name, timing.median, "ms")
+            yield Finding(group, f"{name}, over DTActor's default", timing.median / default, "")
+
+
+def planning(bench: Bench) -> Iterator[Finding]:
+    """GAC's plans: 200 forward and backward passes of a small network, or 1000 at paper size."""
+    for batch in (1, 2) if bench.tiny else (1, 64, 512):
+        model: GACModel = bench.gac().to(bench.device)
+        start = torch.randn(batch, OBSERVATION, device=bench.device)
+        for steps in (10,) if bench.tiny else (200, 1000):
+            query = dataclasses.replace(Query.of(model.config, "max"), steps=steps, tolerance=0.0)
+            case: Case = partial(make_plan, model, start, query)
+            timing = interleave({"plan": case}, 1 if bench.tiny else 3, bench.device)["plan"]
+            group = f"planning, {steps} steps of the query"
+            yield Finding(group, f"GAC, batch {batch}", timing.median, "ms")
+            yield Finding(group, f"GAC, batch {batch}", 1e3 * batch / timing.median, "plans/s")
