@@ -11,7 +11,7 @@ import torch
 from tensordict import TensorDictBase
 
 from benchmarks.speed import make_dataset
-from mage_agent import Agent, GACConfig, GACModel, MAGEConfig, MAGEModel
+from mage_agent import GACConfig, GACModel, MAGEConfig, MAGEModel
 
 __all__ = ["Bench", "Finding", "judged", "relative_error"]
 
@@ -102,11 +102,8 @@ class Bench:
 
     def mage(self, **changes: Any) -> MAGEModel:
         """An untrained MAGE on the CPU that fits the random numbers."""
-        return self._built(MAGEModel, self.mage_config(**changes))
+        return MAGEModel.from_dataset(self.dataset(), self.mage_config(**changes), seed=0)
 
     def gac(self, **changes: Any) -> GACModel:
         """An untrained GAC on the CPU that fits the random numbers."""
-        return self._built(GACModel, self.gac_config(**changes))
-
-    def _built(self, kind: type[Agent], config: Any) -> Any:
-        return kind.from_dataset(self.dataset(), config, seed=0)
+        return GACModel.from_dataset(self.dataset(), self.gac_config(**changes), seed=0)
