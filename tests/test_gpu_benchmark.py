@@ -12,7 +12,7 @@ pytest.importorskip("transformers")
 from benchmarks.gpu import __main__ as command
 from benchmarks.gpu.findings import Bench, Finding, judged, relative_error
 
-QUICK = ["machine", "numerics", "bfloat16", "resume", "training", "planning", "acting"]
+QUICK = ["machine", "resume", "training", "acting", "planning", "numerics", "bfloat16"]
 
 
 def run(folder: Path, *arguments: str) -> dict[str, Any]:

@@ -52,7 +52,9 @@ def numerics(bench: Bench) -> Iterator[Finding]:
 
 def _whole_episodes(bench: Bench) -> GACModel:
     """A GAC that learns from whole episodes: which windows are drawn differs between devices."""
-    return bench.gac(window=None, inference="fresh", outer_steps=1, inner_steps=2, batch_size=16)
+    return bench.gac(
+        window=None, inference="fresh", outer_steps=1, inner_steps=2, batch_size=16, query_steps=50
+    )
 
 
 def _outputs(agent: Agent, bench: Bench) -> dict[str, Tensor]:
@@ -120,10 +122,14 @@ def bfloat16(bench: Bench) -> Iterator[Finding]:
 
 
 def resume(bench: Bench) -> Iterator[Finding]:
-    """Training that was interrupted in its second stage, against training that was not."""
+    """Training that was interrupted in its second stage, against training that was not.
+
+    On a GPU, some of PyTorch's kernels add in no fixed order: without its deterministic
+    algorithms, no two trainings are alike.
+    """
     dataset, batch_size = bench.dataset(), 8 if bench.tiny else 64
 
-    def trained(name: str, *, interrupted: bool) -> dict[str, Tensor]:
+    def trained(name: str, *, interrupted: bool = False) -> dict[str, Tensor]:
         path = bench.folder / f"{name}.state"
 
         def train(callback: Callable[[Progress], bool]) -> None:
@@ -147,8 +153,25 @@ def resume(bench: Bench) -> Iterator[Finding]:
         train(lambda progress: True)
         return load_tensors(path)[0]
 
-    whole = trained("whole", interrupted=False)
-    for case, interrupted in (("the same run twice", False), ("interrupted and resumed", True)):
-        other = trained(case, interrupted=interrupted)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        whole, again = trained("whole"), trained("again")
+        parts = trained("parts", interrupted=True)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for case, other in (("the same run twice", again), ("interrupted and resumed", parts)):
         differ = sum(not torch.equal(value, other[key]) for key, value in whole.items())
+        case = f"deterministic algorithms, {case}"
         yield judged("resume", f"{case}: tensors that differ", differ, f"of {len(whole)}", 0)
+        yield Finding("resume", f"{case}: weights", _apart(other, whole), "relative")
+    case = "default algorithms, against the deterministic ones: weights"
+    yield Finding("resume", case, _apart(trained("default"), whole), "relative")
+
+
+def _apart(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """How far apart two trainings' weights are."""
+    names = [key for key in expected if key.startswith("model.")]
+    first, second = (
+        torch.cat([each[key].flatten().double() for key in names]) for each in (found, expected)
+    )
+    return relative_error(first, second)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterator
 from functools import partial
 
@@ -11,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu.findings import Bench, Finding, judged, relative_error
 from benchmarks.speed import OBSERVATION, Case, Step, decision_transformer, interleave
-from mage_agent import GACModel, fit, optimize_for_inference
+from mage_agent import GACModel, MAGEModel, fit, optimize_for_inference
 from mage_agent.gac.queries import Query, make_plan
 
 __all__ = ["acting", "machine", "planning", "training"]
@@ -37,34 +38,47 @@ def machine(bench: Bench) -> Iterator[Finding]:
 
 
 def training(bench: Bench) -> Iterator[Finding]:
-    """Training steps of MAGE's second stage, and their share of the products' rate."""
-    config = bench.mage_config()
-    batches = (config.batch_size,) if bench.tiny else (128, config.batch_size)
-    for batch in batches:
-        step = Step(bench.mage().to(bench.device), plain=False, batch=batch)
-        with FlopCounterMode(display=False) as counter:
-            step()
-        cases: dict[str, Case] = {"as fit takes it": step, "sampling alone": step.sample}
-        timings = interleave(cases, 3 if bench.tiny else 20, bench.device)
-        group = f"training, batch {batch}"
-        for name, timing in timings.items():
-            yield Finding(group, name, timing.median, "ms")
-        rate = 1e3 * counter.get_total_flops() / timings["as fit takes it"].median
-        yield Finding(group, "rate", rate / 1e12, "TFLOP/s")
-        yield Finding(group, "share of the bfloat16 product's rate", rate / bench.peak, "")
-
-
-def training_compiled(bench: Bench) -> Iterator[Finding]:
-    """The same steps with a compiled loss: are they the same, and what do they gain?"""
+    """Training steps of MAGE's second stage as ``fit`` takes them."""
     batch = bench.mage_config().batch_size
-    plain = Step(bench.mage().to(bench.device), plain=False, batch=batch)
-    compiled = Step(bench.mage().to(bench.device), plain=False, batch=batch)
-    backend = "aot_eager" if bench.tiny else "inductor"  # a test waits for no compiler
-    compiled.stage.loss.compile(dynamic=False, backend=backend)
-    cases: dict[str, Case] = {"eager": plain, "compiled": compiled}
+    for size in (batch,) if bench.tiny else (batch, 4 * batch):
+        yield from _steps(
+            bench, "eager", Step(bench.mage().to(bench.device), plain=False, batch=size), size
+        )
+
+
+def training_compiled(bench: Bench, times: int = 1) -> Iterator[Finding]:
+    """The same steps with a compiled loss, replayed as CUDA graphs.
+
+    Args:
+        bench: what the sections share.
+        times: batch size, as a multiple of the configuration's.
+    """
+    options: dict[str, str] = {"mode": "reduce-overhead"}
+    if bench.tiny:
+        options = {"backend": "aot_eager"}  # a test waits for no compiler
+    size = times * bench.mage_config().batch_size
+    step = Step(bench.mage().to(bench.device), plain=False, batch=size)
+    step.stage.loss.compile(dynamic=False, **options)
+    began = time.perf_counter()
+    step()
+    seconds = time.perf_counter() - began
+    yield Finding(f"training, batch {size}, compiled", "first step", seconds, "s")
+    yield from _steps(bench, "compiled", step, size)
+
+
+def _steps(bench: Bench, kind: str, step: Step, size: int) -> Iterator[Finding]:
+    """Milliseconds of a step, and its share of the products' rate."""
+    plain = Step(bench.mage().to(bench.device), plain=False, batch=size)
+    with FlopCounterMode(display=False) as counter:  # sees nothing of what is compiled
+        plain()
+    cases: dict[str, Case] = {"step": step, "sampling alone": step.sample}
     timings = interleave(cases, 3 if bench.tiny else 20, bench.device)
+    group = f"training, batch {size}, {kind}"
     for name, timing in timings.items():
-        yield Finding(f"training, batch {batch}", f"{name} loss", timing.median, "ms")
+        yield Finding(group, name, timing.median, "ms")
+    rate = 1e3 * counter.get_total_flops() / timings["step"].median
+    yield Finding(group, "rate", rate / 1e12, "TFLOP/s")
+    yield Finding(group, "share of the bfloat16 product's rate", rate / bench.peak, "")
 
 
 def acting(bench: Bench) -> Iterator[Finding]:
@@ -79,37 +93,64 @@ def acting(bench: Bench) -> Iterator[Finding]:
         "DTActor, equal size": decision_transformer(device, **equal),
         "DTActor, default size": decision_transformer(device),
     }
-    graph = ", compiled" if device == "cuda" else ""
     for batch in (1, 2) if bench.tiny else (1, 64):
-        group = f"acting, batch {batch}"
         given = torch.randn(batch, OBSERVATION, device=device), torch.zeros(batch, device=device)
         cases: dict[str, Case] = {"MAGE, eager": partial(model.act, *given)}
+        if device == "cuda":
+            cases["MAGE, float32, captured as it is"] = _captured(model, *given)
+        cases |= {name: rival(batch) for name, rival in rivals.items()}
+        yield from _latencies(bench, cases, batch)
         # A graph takes a minute or more to compile, so float32 has one for a single row only.
         for weights in ("float32", "bfloat16") if batch == 1 else ("bfloat16",):
-            name, fast = f"MAGE, {weights}{graph}", optimize_for_inference(model, weights)
+            name, fast = f"MAGE, optimised, {weights}", optimize_for_inference(model, weights)
             for _ in range(3):  # the last call replays the graph on new numbers
                 asked = torch.randn_like(given[0]), given[1]
                 error = relative_error(fast.act(*asked), model.act(*asked))
             case = f"{name}: actions against eager float32"
+            group = f"acting, batch {batch}"
             yield judged(group, case, error, "relative", AGREE[weights])
-            cases[name] = partial(fast.act, *given)
-        cases |= {name: rival(batch) for name, rival in rivals.items()}
-        timings = interleave(cases, 3 if bench.tiny else 50, device)
-        default = timings["DTActor, default size"].median
-        for name, timing in timings.items():
-            yield Finding(group, name, timing.median, "ms")
-            yield Finding(group, f"{name}, over DTActor's default", timing.median / default, "")
+            yield from _latencies(bench, {name: partial(fast.act, *given)}, batch)
+
+
+def _latencies(bench: Bench, cases: dict[str, Case], batch: int) -> Iterator[Finding]:
+    """Milliseconds of a decision, and their ratio to a Decision Transformer of default size."""
+    against = decision_transformer(bench.device)(batch)
+    timings = interleave({**cases, "": against}, 3 if bench.tiny else 50, bench.device)
+    default = timings.pop("").median
+    for name, timing in timings.items():
+        yield Finding(f"acting, batch {batch}", name, timing.median, "ms")
+        case = f"{name}, over DTActor's default"
+        yield Finding(f"acting, batch {batch}", case, timing.median / default, "ratio")
+
+
+def _captured(model: MAGEModel, observation: torch.Tensor, target: torch.Tensor) -> Case:
+    """One CUDA graph of a decision's own kernels: what compiling has to beat."""
+    with torch.no_grad():
+        given = model.condition(observation, target)
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            model.greedy_action(*given)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            model.greedy_action(*given)
+
+    def replay(read: tuple[torch.Tensor, ...] = given) -> None:  # what the graph reads must live
+        graph.replay()
+
+    return replay
 
 
 def planning(bench: Bench) -> Iterator[Finding]:
-    """GAC's plans: 200 forward and backward passes of a small network, or 1000 at paper size."""
-    for batch in (1, 2) if bench.tiny else (1, 64, 512):
-        model: GACModel = bench.gac().to(bench.device)
+    """GAC's plans: 200 forward and backward passes of a small network."""
+    steps = 10 if bench.tiny else 200
+    model: GACModel = bench.gac().to(bench.device)
+    query = dataclasses.replace(Query.of(model.config, "max"), steps=steps, tolerance=0.0)
+    for batch in (1, 2) if bench.tiny else (1, 64):
         start = torch.randn(batch, OBSERVATION, device=bench.device)
-        for steps in (10,) if bench.tiny else (200, 1000):
-            query = dataclasses.replace(Query.of(model.config, "max"), steps=steps, tolerance=0.0)
-            case: Case = partial(make_plan, model, start, query)
-            timing = interleave({"plan": case}, 1 if bench.tiny else 3, bench.device)["plan"]
-            group = f"planning, {steps} steps of the query"
-            yield Finding(group, f"GAC, batch {batch}", timing.median, "ms")
-            yield Finding(group, f"GAC, batch {batch}", 1e3 * batch / timing.median, "plans/s")
+        case: Case = partial(make_plan, model, start, query)
+        timing = interleave({"plan": case}, 1 if bench.tiny else 3, bench.device)["plan"]
+        group = f"planning, {steps} steps of the query"
+        yield Finding(group, f"GAC, batch {batch}", timing.median, "ms")
+        yield Finding(group, f"GAC, batch {batch}", 1e3 * batch / timing.median, "plans/s")
