@@ -186,7 +186,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         assert message in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["maze2d-umaze-v1", "--help"])
-    assert "1000000" in capsys.readouterr().out
+    assert "250000" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+import tyro
 from minari.data_collector import EpisodeBuffer
 from tqdm import trange
 
@@ -40,8 +41,8 @@ class Maze2DRecipe:
         seed: seeds everything.
     """
 
-    maze: Maze
-    task: Task
+    maze: tyro.conf.Suppress[Maze]
+    task: tyro.conf.Suppress[Task]
     steps: int
     action_noise: float = 0.0
     seed: int = 0

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import gymnasium as gym
 import gymnasium_robotics
 import numpy as np
+import tyro
 from gymnasium_robotics.envs.maze import maps
 from minari.data_collector import EpisodeBuffer
 from tqdm import tqdm
@@ -53,7 +54,7 @@ class PointMazeRecipe:
         seed: seeds everything.
     """
 
-    dataset_id: str
+    dataset_id: tyro.conf.Suppress[str]
     maze: Maze = "umaze"
     task: Task = "multi2d"
     steps: int = 20_000

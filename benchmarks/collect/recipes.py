@@ -1,13 +1,21 @@
-"""The maze datasets of the paper's Tables 4 and 17, which have to be collected: D4RL's recipe.
+"""The datasets that have to be collected, by their Minari ids, and how each is made.
 
-In Maze2D the goal is fixed and cannot be seen, in Multi2D each episode has its own and sees it; the
-start is random in both.
+The mazes of the paper's Tables 4 and 17 are made by D4RL's recipe: in Maze2D the goal is fixed and
+cannot be seen, in Multi2D each episode has its own and sees it; the start is random in both.
+Locomotion is that of its Table 3.
 """
 
-from benchmarks.collect.maze2d import Maze2DRecipe, Task, collect
-from benchmarks.collect.pointmaze import Maze
+from pathlib import Path
+from typing import Any
 
-__all__ = ["D4RL_STEPS", "MAZE2D", "RECIPES", "collect"]
+from benchmarks.collect import locomotion, maze2d, pointmaze
+from benchmarks.collect.locomotion import LEVELS, ROBOTS, LocomotionRecipe
+from benchmarks.collect.maze2d import Maze2DRecipe, Task
+from benchmarks.collect.pointmaze import Maze, PointMazeRecipe
+
+__all__ = ["D4RL_STEPS", "MAZE2D", "RECIPES", "Recipe", "collect"]
+
+Recipe = PointMazeRecipe | Maze2DRecipe | LocomotionRecipe
 
 D4RL_STEPS: dict[Maze, int] = {"umaze": 1_000_000, "medium": 2_000_000, "large": 4_000_000}
 """Steps of D4RL's data; collected are a quarter of them by default, in 20 s to 2 minutes."""
@@ -18,5 +26,18 @@ MAZE2D = {
     for maze, steps in D4RL_STEPS.items()
 }
 """Recipes by D4RL's name of the dataset; Multi2D, which D4RL does not have, is named likewise."""
-RECIPES = {recipe.dataset_id: recipe for recipe in MAZE2D.values()}
-"""Recipes by the id of the dataset."""
+_LOCOMOTION = [LocomotionRecipe(robot=robot, level=level) for robot in ROBOTS for level in LEVELS]
+RECIPES: dict[str, Recipe] = {
+    **{recipe.dataset_id: recipe for recipe in MAZE2D.values()},
+    **{name: recipe for recipe in _LOCOMOTION for name in recipe.dataset_ids},
+}
+"""Recipes by the id of the dataset; one training makes two of locomotion."""
+
+
+def collect(recipe: Recipe, root: Path, **options: Any) -> Path:
+    """Collect by a recipe; see the module that defines it."""
+    if isinstance(recipe, Maze2DRecipe):
+        return maze2d.collect(recipe, root, **options)
+    if isinstance(recipe, LocomotionRecipe):
+        return locomotion.collect(recipe, root, **options)
+    return pointmaze.collect(recipe, root, **options)
