@@ -1,9 +1,18 @@
 """The papers whose tables the suite runs and whose numbers the report prints beside ours."""
 
 from benchmarks.papers.mage import PAPER as MAGE
-from benchmarks.papers.paper import Ablation, Paper, Published, Table, stand_in
+from benchmarks.papers.paper import Ablation, Paper, Published, Table, on_d4rl_scale, stand_in
 
-__all__ = ["PAPERS", "Ablation", "Paper", "Published", "Table", "find_paper", "stand_in"]
+__all__ = [
+    "PAPERS",
+    "Ablation",
+    "Paper",
+    "Published",
+    "Table",
+    "find_paper",
+    "on_d4rl_scale",
+    "stand_in",
+]
 
 PAPERS = {paper.agent: paper for paper in (MAGE,)}
 

@@ -11,9 +11,19 @@ from typing import Any, NamedTuple
 import minari
 
 from benchmarks.domains import split_id
-from mage_agent.d4rl import TASKS
+from mage_agent.d4rl import ALL_TASKS, TASKS
+from mage_agent.evaluation import normalized_score
 
-__all__ = ["Ablation", "Changes", "Paper", "Published", "Table", "read_published", "stand_in"]
+__all__ = [
+    "Ablation",
+    "Changes",
+    "Paper",
+    "Published",
+    "Table",
+    "on_d4rl_scale",
+    "read_published",
+    "stand_in",
+]
 
 Changes = dict[str, Any]
 
@@ -191,6 +201,18 @@ def read_published(path: Path) -> list[Published]:
                     "table,column,method,variant,dataset,value,error,note."
                 ) from error
     return rows
+
+
+def on_d4rl_scale(record: Mapping[str, Any]) -> bool:
+    """Whether the score of a record is D4RL's of its returns, wherever D4RL has the task."""
+    domain, kind = split_id(record["dataset"])
+    domain = domain.replace("multi2d", "maze2d").replace("pointmaze", "maze2d")
+    tasks = [t for name, t in ALL_TASKS.items() if name.startswith(f"{domain}-{kind}-v")]
+    if not tasks or not record.get("returns"):
+        return True
+    references = tasks[0].ref_min_score, tasks[0].ref_max_score
+    scores = normalized_score(record["returns"], *references)
+    return bool(abs(scores.mean() - record["score"]) < 0.5)
 
 
 def stand_in(dataset: str) -> str:

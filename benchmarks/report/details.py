@@ -67,8 +67,9 @@ def curve_section(results: Results) -> Section:
     return _drawings(
         results,
         Section(anchor="curves", title="Learning curves"),
-        "Score during training, measured in fewer episodes than the final one and used for nothing "
-        "but this picture. Thin: one seed; thick: mean of the seeds.",
+        "Score over the minutes of training (processor time; on a GPU, wall time), measured in "
+        "fewer episodes than the final one and used for nothing but this picture. Thin: one seed; "
+        "thick: mean of the seeds.",
         lambda record: len(record["learning_curve"]) > 1,
         figures.learning_curves,
     )

@@ -32,7 +32,7 @@ _COLORS = dict(  # mid tones, which show on white as on black
     zip(
         NAMES,
         (
-            *("#d1495b", "#8a8f98", "#a87f3f", "#3a86c8"),
+            *("#d1495b", "#2f6f4f", "#8a8f98", "#a87f3f", "#3a86c8"),
             *("#1f9e91", "#8e6bbf", "#e08a1e", "#5a9e3c"),
         ),
         strict=False,
@@ -170,21 +170,21 @@ def learning_curves(
         for cell in reversed(cells):
             look = _look(cell.method, methods)
             curves = [_curve(r["learning_curve"]) for r in cell.finished if r["learning_curve"]]
-            for share, score in curves:
-                axes.plot(share, score, color=look["color"], linewidth=0.7, alpha=0.45)
-            grid = np.unique(np.concatenate([share for share, _ in curves]))
-            grid = grid[grid >= max(share[0] for share, _ in curves)]
-            mean = np.mean([np.interp(grid, share, score) for share, score in curves], axis=0)
+            for minutes, score in curves:
+                axes.plot(minutes, score, color=look["color"], linewidth=0.7, alpha=0.45)
+            grid = np.unique(np.concatenate([minutes for minutes, _ in curves]))
+            grid = grid[grid >= max(minutes[0] for minutes, _ in curves)]
+            mean = np.mean([np.interp(grid, minutes, score) for minutes, score in curves], axis=0)
             axes.plot(grid, mean, markersize=4, **look)
-        axes.set(title=label, xlabel="share of the training's steps (%)", ylabel="score")
+        axes.set(title=label, xlabel="minutes of training", ylabel="score")
         finals = ", ".join(f"{display_name(cell.method)} {cell.mean:.1f}" for cell in cells)
         return Panel(svg=_svg(figure, name), title=label, description=f"final scores {finals}.")
 
 
 def _curve(points: Sequence[Mapping[str, float]]) -> tuple[NDArray[np.float64], ...]:
-    """Steps of methods do not compare; shares of the same budget do."""
-    steps, scores = np.array(sorted((p["step"], p["score"]) for p in points), dtype=float).T
-    return 100 * steps / max(steps[-1], 1), scores
+    """Minutes and scores; steps of methods do not compare."""
+    seconds, scores = np.array(sorted((p["seconds"], p["score"]) for p in points), dtype=float).T
+    return seconds / 60, scores
 
 
 def rank_correlation(cell: Trainings) -> float | None:

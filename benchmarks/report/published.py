@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.papers import Published
+from benchmarks.papers import Published, on_d4rl_scale
 from benchmarks.report.document import Block, Entry, Paragraph, Points, Section, Table
 from benchmarks.report.results import Results, Task, Trainings, display_name, numbers
 from benchmarks.report.scores import score_entry, usual_seeds
@@ -39,7 +39,7 @@ def published_section(results: Results) -> Section:
         return section
     shared = [m for m in results.methods if any(paper.score(m, n) for n in names.values())]
     seeds = usual_seeds(list(results.cells.values()))
-    ours: list[list[Entry | str]] = [
+    ours: list[list[Entry | str]] = [  # scores on another scale stand in the table of scores alone
         [
             results.label(task),
             *(
@@ -52,9 +52,10 @@ def published_section(results: Results) -> Section:
             ),
         ]
         for task, name in names.items()
+        if all(on_d4rl_scale(r) for r in results.records if r["dataset"] == task.dataset)
     ]
     blocks: list[Block] = [Paragraph(text=_NOT_COMPARABLE)]
-    if shared:
+    if shared and ours:
         blocks.append(
             Table(
                 caption=(

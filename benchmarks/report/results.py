@@ -16,6 +16,7 @@ __all__ = ["Results", "Task", "Trainings", "display_name", "read_records"]
 
 NAMES = {  # the order of the tables, and what the methods are called there
     **{paper.agent: paper.title for paper in PAPERS.values()},
+    "gac": "GAC",
     "bc": "BC",
     "ten_percent_bc": "10% BC",
     "td3_bc": "TD3+BC",
@@ -23,6 +24,14 @@ NAMES = {  # the order of the tables, and what the methods are called there
     "cql": "CQL",
     "iql": "IQL",
     "dt": "DT",
+    "fql": "FQL",
+    "diffusion_ql": "Diffusion-QL",
+    "diffuser": "Diffuser",
+    "hd": "HD",
+    "dv": "DV",
+    "adt": "V-ADT",
+    "tap": "TAP",
+    "hiql": "HIQL",
 }
 
 
@@ -61,6 +70,11 @@ class Task:
     dataset: str
     budget: str = ""
     minutes: float = 0.0
+
+    @property
+    def long(self) -> bool:
+        """Whether methods were given as long as they need, not the same minutes."""
+        return self.budget in ("long", "paper")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,8 +191,15 @@ class Results:
         return sorted(found)
 
     def competing(self, task: Task) -> dict[str, Trainings]:
-        """Methods, as they stand, with at least one finished training on a task."""
-        cells = {method: self.cell(task, method) for method in self.methods}
+        """Methods, as they stand, with at least one finished training on a task.
+
+        In the budget "long", a method that has no such training stands with its usual one.
+        """
+        usual = [t for t in self.tasks if t.dataset == task.dataset and not t.long]
+        places = [task, *usual[-1:]] if task.budget == "long" else [task]
+        cells = {
+            m: next(filter(None, (self.cell(t, m) for t in places)), None) for m in self.methods
+        }
         return {method: cell for method, cell in cells.items() if cell and cell.finished}
 
     def label(self, task: Task) -> str:
@@ -246,7 +267,7 @@ def _complete(raw: Record) -> Record:
         "learning_curve": [
             point
             for point in raw.get("learning_curve") or raw.get("curve") or []
-            if _is_number(point.get("step")) and _is_number(point.get("score"))
+            if _is_number(point.get("seconds")) and _is_number(point.get("score"))
         ],
         "asked": {k: v for k, v in (raw.get("asked") or {}).items() if _is_number(v)},
     }

@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmarks.report import figures
 from benchmarks.report.document import Block, Entry, Figures, Paragraph, Points, Section, Table
-from benchmarks.report.results import Results, Trainings, display_name
+from benchmarks.report.results import Results, Task, Trainings, display_name
 from benchmarks.report.statistics import (
     RESAMPLES,
     Estimate,
@@ -37,20 +37,9 @@ def headline_section(results: Results) -> Section:
         text = f"No dataset has scores of {subject} and of another method: nothing to compare yet."
         section.blocks = [Paragraph(text=text, lead=True)]
         return section
-    tested = [verdict for verdict in verdicts if verdict.over == "seeds"]
-    single = [verdict for verdict in verdicts if verdict.over == "episodes"]
-    leads = []
-    if tested:
-        leads.append(f"{subject} is best or statistically tied with the best on {_count(tested)}.")
-    if single:
-        leads.append(
-            f"On {f'{len(single)} more' if tested else 'every dataset'}, a method has one training "
-            f"only: over its episodes, which says nothing about other trainings, {subject} is best "
-            f"or tied on {_count(single)}."
-        )
     section.blocks = [
-        Paragraph(text=" ".join(leads), lead=True),
-        Paragraph(text=_power(verdicts) + _absent(results, verdicts)),
+        Paragraph(text=sentence(results, verdicts), lead=True),
+        Paragraph(text=_power(verdicts)),
         Table(
             caption=(
                 f"{subject} against the best of the other methods on each dataset: difference of "
@@ -63,18 +52,21 @@ def headline_section(results: Results) -> Section:
     return section
 
 
-def _datasets(verdicts: Sequence[Verdict]) -> str:
-    return f"{len(verdicts)} {'dataset' if len(verdicts) == 1 else 'datasets'}"
-
-
-def _count(verdicts: Sequence[Verdict]) -> str:
-    count = Counter(verdict.standing for verdict in verdicts)
-    text = (
-        f"{count['best'] + count['tied']} of {_datasets(verdicts)}: significantly best on "
-        f"{count['best']}, tied on {count['tied']}"
-    )
-    text += f", behind on {count['behind']}" if count["behind"] else ""
-    return text + (f", failed on {count['failed']}" if count["failed"] else "")
+def sentence(results: Results, verdicts: Sequence[Verdict]) -> str:
+    """Say who is best or tied with the best, at equal time and in the long run, how often."""
+    parts = []
+    for when, long in (("at equal time", False), ("in the long run", True)):
+        tasks = [verdict.task for verdict in verdicts if verdict.task.long is long]
+        count = Counter(method for t in tasks for method in best_and_tied(results.competing(t)))
+        first, *others = sorted(count, key=lambda m: (-count[m], results.methods.index(m))) or [""]
+        second = results.subject if first != results.subject else next(iter(others), "")
+        if tasks:
+            parts.append(
+                f"{when}, {display_name(first)} is best or tied with the best on {count[first]} of "
+                f"{len(tasks)} {'dataset' if len(tasks) == 1 else 'datasets'}, "
+                + (f"{display_name(second)} on {count[second]}" if second else "nobody else on any")
+            )
+    return (text := "; ".join(parts))[:1].upper() + text[1:] + "."
 
 
 def _power(verdicts: Sequence[Verdict]) -> str:
@@ -99,21 +91,6 @@ def _power(verdicts: Sequence[Verdict]) -> str:
     return text
 
 
-def _absent(results: Results, verdicts: Sequence[Verdict]) -> str:
-    """Say where the subject met fewer methods than elsewhere."""
-    rivals = {
-        verdict.task: [m for m in results.competing(verdict.task) if m != results.subject]
-        for verdict in verdicts
-    }
-    most = max(map(len, rivals.values()))
-    few = [
-        f"{results.label(task)} (against {', '.join(map(display_name, names))})"
-        for task, names in rivals.items()
-        if len(names) < most
-    ]
-    return f" Not every method was run on {', '.join(few)}." if few else ""
-
-
 def _verdict_row(results: Results, verdict: Verdict) -> list[Entry | str]:
     cells = results.competing(verdict.task)
     rival = cells[verdict.rival]
@@ -136,8 +113,10 @@ def _verdict_row(results: Results, verdict: Verdict) -> list[Entry | str]:
     ]
 
 
-def score_entry(cell: Trainings | None, usual_seeds: int, *, bold: bool = False) -> Entry:
-    """Write mean and standard error of a cell, or why there are none."""
+def score_entry(
+    cell: Trainings | None, usual_seeds: int, *, bold: bool = False, task: Task | None = None
+) -> Entry:
+    """Write mean and standard error of a cell, or why there are none; note another budget's."""
     if cell is None:
         return Entry("–", tone="missing")
     if not cell.finished:
@@ -148,6 +127,8 @@ def score_entry(cell: Trainings | None, usual_seeds: int, *, bold: bool = False)
         text += " †"
     if len(cell.finished) != usual_seeds:
         notes.append(f"{len(cell.finished)} {'seed' if len(cell.finished) == 1 else 'seeds'}")
+    if task is not None and cell.task != task:
+        notes.append(f"{cell.task.budget}, {cell.task.minutes:g} min")
     if cell.failed:
         notes.append(f"{len(cell.failed)} failed")
     if cell.unavailable:
@@ -171,9 +152,9 @@ def score_section(results: Results) -> Section:
     for task in results.tasks:
         competing = results.competing(task)
         marked = best_and_tied(competing) if len(competing) > 1 else []  # alone is not best
-        cells = {method: results.cell(task, method) for method in methods}
+        cells = {method: results.cell(task, method) for method in methods} | competing
         if any(cells.values()):
-            row = [score_entry(cells[m], seeds, bold=m in marked) for m in methods]
+            row = [score_entry(cells[m], seeds, bold=m in marked, task=task) for m in methods]
             rows.append([results.label(task), *row])
     if not rows:
         return section

@@ -164,15 +164,12 @@ class Verdict:
             significantly below it), ``behind``, or ``failed``.
         rival: the best of the other methods.
         difference: to that rival; None where the method failed.
-        over: what the tests behind the standing are over: training seeds, or episodes where the
-            method or any other has one seed only.
     """
 
     task: Task
     standing: Literal["best", "tied", "behind", "failed"]
     rival: str
     difference: Difference | None
-    over: Literal["seeds", "episodes"]
 
 
 def headline(results: Results) -> list[Verdict]:
@@ -181,29 +178,17 @@ def headline(results: Results) -> list[Verdict]:
     for task in results.tasks:
         cells = results.competing(task)
         own = cells.pop(method, None)
-        if not cells or results.cell(task, method) is None:
+        if not cells or (own is None and results.cell(task, method) is None):
             continue
         rival = max(cells, key=lambda name: cells[name].mean)
-        if own is None:
-            verdicts.append(
-                Verdict(task=task, standing="failed", rival=rival, difference=None, over="seeds")
-            )
-            continue
-        gaps = {name: difference(own, cell) for name, cell in cells.items()}
-        standing: Literal["best", "tied", "behind"] = "behind"
-        if all(gap.mean > 0 and gap.significant for gap in gaps.values()):
+        gaps = {name: difference(own, cell) for name, cell in cells.items()} if own else {}
+        standing: Literal["best", "tied", "behind", "failed"] = "behind" if own else "failed"
+        if own and all(gap.mean > 0 and gap.significant for gap in gaps.values()):
             standing = "best"
-        elif method in best_and_tied({method: own, **cells}):
+        elif own and method in best_and_tied({method: own, **cells}):
             standing = "tied"
-        verdicts.append(
-            Verdict(
-                task=task,
-                standing=standing,
-                rival=rival,
-                difference=gaps[rival],
-                over="episodes" if any(g.over == "episodes" for g in gaps.values()) else "seeds",
-            )
-        )
+        gap = gaps.get(rival)
+        verdicts.append(Verdict(task=task, standing=standing, rival=rival, difference=gap))
     return verdicts
 
 
@@ -216,7 +201,8 @@ def largest_block(results: Results) -> tuple[list[str], list[Task]]:
     Returns:
         Methods in the order of the tables, and sorted tasks; both empty without any score.
     """
-    tasks = [task for task in results.tasks if task not in results.by_return]
+    usual = [task for task in results.tasks if not task.long] or results.tasks
+    tasks = [task for task in usual if task not in results.by_return]
     covered = {
         method: frozenset(task for task in tasks if method in results.competing(task))
         for method in results.methods
