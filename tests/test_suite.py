@@ -258,6 +258,27 @@ def test_bad_input_names_what_is_allowed(
     assert message in refusal(capsys, *arguments)
 
 
+def test_long_cells_share_a_gpu(
+    suite: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def run_suite(cells: Any, settings: Settings, executor: Any, **options: Any) -> Any:
+        asked.update(options, cells=cells, settings=settings, executor=executor)
+        return [], tmp_path
+
+    monkeypatch.setattr(command, "run_suite", run_suite)
+    monkeypatch.setattr(command, "fitting_workers", lambda threads: 16 // threads)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    line = ("--seeds", "9", "--budget", "long", "--device", "cuda", "--gpus")
+    suite(*line, "0.25", "--threads", "2")
+    assert {(cell.budget, cell.minutes) for cell in asked["cells"]} == {("long", 60.0)}
+    assert asked["workers"] == 4
+    assert (asked["settings"].device, asked["settings"].gpus) == ("cuda", 0.25)
+    suite(*line, "0.05", "--threads", "4")
+    assert asked["workers"] == 4  # no more than there are cores for
+
+
 @pytest.mark.filterwarnings("ignore:the codebook has collapsed")  # which it has not learnt not to
 def test_mage_is_trained_within_its_minutes_and_asked_and_saved(
     suite: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
