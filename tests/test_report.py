@@ -19,6 +19,7 @@ pytest.importorskip("jinja2")
 from benchmarks.report import __main__ as command
 from benchmarks.report import read_records, write
 from benchmarks.report.figures import rank_correlation
+from benchmarks.report.leaderboard import write_page
 from benchmarks.report.results import Results
 from benchmarks.report.statistics import (
     best_and_tied,
@@ -29,6 +30,8 @@ from benchmarks.report.statistics import (
     largest_block,
     performance_profile,
 )
+
+ROOT = Path(__file__).parents[1]
 
 Record = dict[str, Any]
 
@@ -300,8 +303,9 @@ def test_headline_says_who_is_best_in_the_long_run(tmp_path: Path) -> None:
     ]
     html = page(records, tmp_path)
     sentence = (
-        "At equal time, MAGE is best or tied with the best on 2 of 2 datasets, nobody else on any; "
-        "in the long run, IQL is best or tied with the best on 1 of 1 dataset, MAGE on 0."
+        "At equal time (20 minutes), MAGE is best or tied with the best on 2 of 2 datasets, nobody "
+        "else on any; in the long run (60 minutes), IQL is best or tied with the best on 1 of 1 "
+        "dataset, MAGE on 0."
     )
     assert f"**{sentence}**" in (tmp_path / "report.md").read_text()
     row = Cells(html).row("x/a (long, 60 min)", 2)
@@ -494,6 +498,36 @@ def test_rank_correlation_of_asked_and_achieved() -> None:
     assert rank_correlation(constant.competing(constant.tasks[0])["mage"]) is None
 
 
+# The page of results
+
+
+def test_page_of_results_is_up_to_date(tmp_path: Path) -> None:
+    page = ROOT / "docs/results.md"
+    _, command, *_ = page.read_text().split("`")
+    folder, path = command.split()[3], tmp_path / "results.md"
+    write_page(read_records(ROOT / folder), path, command)
+    assert path.read_text() == page.read_text(), f"run: {command}"
+
+
+def test_page_of_results_names_the_command_of_every_cell(tmp_path: Path) -> None:
+    usual = {"budget": "standard", "minutes": 20.0, "steps": 50, "published_steps": 1000}
+    long = {"budget": "long", "minutes": 60.0, "device": "cuda", "episodes": 70}
+    records = [
+        *cells("mage", "x/a-v0", 40, 50, 60, training_seconds=90.0, **usual),
+        *cells("iql", "x/a-v0", 10, 11, 12, **usual),
+        *cells("iql", "x/a-v0", 90, **long),
+    ]
+    write_page(records, tmp_path / "page.md", "make it")
+    text = (tmp_path / "page.md").read_text()
+    suite = "* `python benchmarks/run_suite.py --datasets x/a-v0 --methods"
+    assert f"{suite} mage,iql --seeds 3 --budget standard`" in text
+    assert f"{suite} iql --seeds 1 --budget long --episodes 70 --device cuda`" in text
+    # Student's t with two degrees of freedom: 4.303 standard errors of 5.774.
+    assert "| MAGE | 50.0 | 25.2 to 74.8 | 3 | 50 | 1.5 | – |" in text
+    assert "| IQL | 90.0 | 85.0 to 95.0 † | 1 | – | – | – |" in text  # over 88, 90, 92
+    assert "MAGE, IQL took less than a tenth of their published steps" in text
+
+
 # Odd records
 
 
@@ -586,7 +620,9 @@ def test_command_writes_the_report_beside_the_records(
     with pytest.raises(FileNotFoundError, match="the suite writes its records to"):
         command.main()
     (tmp_path / "records.jsonl").write_text(json.dumps(record("mage", "x/a-v0", 0, 1.0)) + "\n")
+    monkeypatch.setattr("sys.argv", ["report", str(tmp_path), "--page", str(tmp_path / "page.md")])
     command.main()
+    assert (tmp_path / "page.md").read_text().startswith("# Results")
     assert str(tmp_path / "report.html") in capsys.readouterr().out
     assert (tmp_path / "report.html").exists()
     assert (tmp_path / "report.md").exists()

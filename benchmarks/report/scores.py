@@ -60,6 +60,8 @@ def sentence(results: Results, verdicts: Sequence[Verdict]) -> str:
         count = Counter(method for t in tasks for method in best_and_tied(results.competing(t)))
         first, *others = sorted(count, key=lambda m: (-count[m], results.methods.index(m))) or [""]
         second = results.subject if first != results.subject else next(iter(others), "")
+        minutes = " or ".join(f"{m:g}" for m in sorted({task.minutes for task in tasks}) if m)
+        when += f" ({minutes} minutes)" if minutes else ""
         if tasks:
             parts.append(
                 f"{when}, {display_name(first)} is best or tied with the best on {count[first]} of "
