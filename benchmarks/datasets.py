@@ -38,7 +38,7 @@ def collect_missing(dataset_id: str) -> Path | None:
     """Collect a maze dataset that has a recipe and is not there; return where it was put."""
     root = get_dataset_path()
     if (
-        not dataset_id.startswith(("local/maze2d/", "local/multi2d/"))
+        not dataset_id.startswith(("local/maze2d/", "local/multi2d/", "ogbench/pointmaze/"))
         or (root / dataset_id).exists()
     ):
         return None

@@ -16,7 +16,11 @@ from mage_agent.d4rl import ALL_TASKS, make
 from mage_agent.data import metadata
 from mage_agent.data.minari import open_minari
 
-__all__ = ["make_environment"]
+__all__ = ["OGBENCH_ID", "make_environment"]
+
+OGBENCH_ID = "mage_agent/OGBench-v0"
+"""An OGBench maze with its goal in view; ``name`` says which."""
+gym.register(OGBENCH_ID, entry_point="mage_agent.ogbench:OGBenchEnv")
 
 
 def make_environment(

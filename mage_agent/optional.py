@@ -12,6 +12,7 @@ from types import ModuleType
 
 EXTRAS: dict[str, tuple[str, ...]] = {
     "robotics": ("gymnasium_robotics", "mujoco"),
+    "ogbench": ("ogbench",),
     "visualize": ("matplotlib",),
     "benchmarks": ("rich",),
     "cluster": ("ray",),

@@ -55,6 +55,7 @@ ALLOWED: dict[str, set[str]] = {  # module -> modules of the package it may impo
     "evaluation": set(),  # of policies, it sees only the protocol in types
     "visualize": set(),
     "maze2d": {"data.d4rl_tasks"},
+    "ogbench": set(),
     "recording": {"data.storage", "evaluation"},
     # The seam: what every method is.
     "stage": {"data", "hardware"},
@@ -115,9 +116,10 @@ THIRD_PARTY: dict[str, set[str]] = {  # package -> the only modules that may nam
     "tyro": {"cli"},
     "gymnasium": {
         *("bounds", "cli", "d4rl", "data.*", "entries", "environment", "envs", "evaluation"),
-        *("maze2d", "online", "policy", "recording", "rewards"),
+        *("maze2d", "ogbench", "online", "policy", "recording", "rewards"),
     },
     "gymnasium_robotics": {"maze2d"},
+    "ogbench": {"ogbench"},
 }
 NN_SEES = {"torch", "vector_quantize_pytorch", *sys.stdlib_module_names}
 USERS = {"benchmarks", "examples", "tests"}

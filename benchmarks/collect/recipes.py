@@ -2,20 +2,21 @@
 
 The mazes of the paper's Tables 4 and 17 are made by D4RL's recipe: in Maze2D the goal is fixed and
 cannot be seen, in Multi2D each episode has its own and sees it; the start is random in both.
-Locomotion is that of its Table 3.
+Locomotion is that of its Table 18, OGBench's point mazes are of its Table 24.
 """
 
 from pathlib import Path
 from typing import Any
 
-from benchmarks.collect import locomotion, maze2d, pointmaze
+from benchmarks.collect import locomotion, maze2d, ogbench, pointmaze
 from benchmarks.collect.locomotion import LEVELS, ROBOTS, LocomotionRecipe
 from benchmarks.collect.maze2d import Maze2DRecipe, Task
+from benchmarks.collect.ogbench import LENGTHS, OGBenchRecipe
 from benchmarks.collect.pointmaze import Maze, PointMazeRecipe
 
 __all__ = ["D4RL_STEPS", "MAZE2D", "RECIPES", "Recipe", "collect"]
 
-Recipe = PointMazeRecipe | Maze2DRecipe | LocomotionRecipe
+Recipe = PointMazeRecipe | Maze2DRecipe | LocomotionRecipe | OGBenchRecipe
 
 D4RL_STEPS: dict[Maze, int] = {"umaze": 1_000_000, "medium": 2_000_000, "large": 4_000_000}
 """Steps of D4RL's data; collected are a quarter of them by default, in 20 s to 2 minutes."""
@@ -29,6 +30,7 @@ MAZE2D = {
 _LOCOMOTION = [LocomotionRecipe(robot=robot, level=level) for robot in ROBOTS for level in LEVELS]
 RECIPES: dict[str, Recipe] = {
     **{recipe.dataset_id: recipe for recipe in MAZE2D.values()},
+    **{recipe.dataset_id: recipe for recipe in (OGBenchRecipe(maze=maze) for maze in LENGTHS)},
     **{name: recipe for recipe in _LOCOMOTION for name in recipe.dataset_ids},
 }
 """Recipes by the id of the dataset; one training makes two of locomotion."""
@@ -40,4 +42,6 @@ def collect(recipe: Recipe, root: Path, **options: Any) -> Path:
         return maze2d.collect(recipe, root, **options)
     if isinstance(recipe, LocomotionRecipe):
         return locomotion.collect(recipe, root, **options)
+    if isinstance(recipe, OGBenchRecipe):
+        return ogbench.collect(recipe, root, **options)
     return pointmaze.collect(recipe, root, **options)

@@ -1,0 +1,164 @@
+"""OGBench's ``pointmaze-*-navigate`` by its recipe: a noisy point on its way from goal to goal."""
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+import tyro
+from minari.data_collector import EpisodeBuffer
+from tqdm import trange
+
+from mage_agent.recording import free_place, save_minari
+
+__all__ = ["LENGTHS", "OGBenchRecipe", "collect", "goal_cells"]
+
+LENGTHS = {"medium": 1000, "large": 1000, "giant": 2000, "teleport": 1000}
+"""Steps of a trajectory by maze; OGBench stores one observation more."""
+Cell = tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OGBenchRecipe:
+    """How a dataset is made.
+
+    OGBench's data are trajectories through one goal after another. Here each way to a goal is an
+    episode, which has that goal in its observations, and ends with the reward 1 when it is reached.
+
+    Attributes:
+        maze: one of ``LENGTHS``.
+        steps: environment steps, rounded up to whole trajectories; OGBench: a million.
+        action_noise: standard deviation of the Gaussian noise on actions, which lie in [-1, 1].
+        seed: seeds everything.
+    """
+
+    maze: tyro.conf.Suppress[str]
+    steps: int = 1_000_000
+    action_noise: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be collected.
+
+        Raises:
+            ValueError: a value is not allowed.
+        """
+        if self.maze not in LENGTHS:
+            raise ValueError(f"maze is {self.maze!r}; allowed: {', '.join(LENGTHS)}.")
+        if self.steps < 1:
+            raise ValueError(f"steps is {self.steps}; it must be at least 1.")
+        if self.action_noise < 0:
+            raise ValueError(f"action_noise is {self.action_noise}; it must not be negative.")
+
+    @property
+    def dataset_id(self) -> str:
+        """Minari id to save under."""
+        return f"ogbench/pointmaze/{self.maze}-navigate-v0"
+
+
+def collect(recipe: OGBenchRecipe, root: Path, *, progress_bar: bool = True) -> Path:
+    """Collect a dataset and save it under a Minari root; all or nothing.
+
+    Args:
+        recipe: what to collect.
+        root: folder that holds Minari datasets.
+        progress_bar: whether to show progress.
+
+    Returns:
+        The dataset's folder, ``root / recipe.dataset_id``.
+
+    Raises:
+        FileExistsError: the dataset is there already.
+        ImportError: ogbench is not installed; the message says how to install it.
+    """
+    free_place(root, recipe.dataset_id)  # before the work, not after it
+    env = gym.make("mage_agent/OGBench-v0", name=f"pointmaze-{recipe.maze}-v0")
+    env.reset(seed=recipe.seed)
+    goals: Any = env.unwrapped
+    rng = np.random.default_rng(recipe.seed)
+    episodes: list[EpisodeBuffer] = []
+    trajectories = -(-recipe.steps // LENGTHS[recipe.maze])
+    with goals.seeded():
+        for _ in trange(trajectories, unit="trajectory", disable=not progress_bar, desc="collect"):
+            episodes += _trajectory(goals.maze, recipe, rng, len(episodes))
+    path = save_minari(
+        root,
+        recipe.dataset_id,
+        episodes,
+        env=env,
+        eval_env=env.spec,
+        algorithm_name="noisy oracle",
+        author="mage_agent",
+        author_email="not given",
+        code_permalink="benchmarks/collect/ogbench.py",
+        description=f"{recipe}. By OGBench's recipe.",
+        requirements=[f"{package}=={version(package)}" for package in ("ogbench", "mujoco")],
+    )
+    env.close()
+    return path
+
+
+def goal_cells(maze_map: npt.NDArray[np.int64]) -> tuple[list[Cell], list[Cell]]:
+    """Free cells, and those of them that are goals: all but the inner parts of corridors."""
+    free = [(int(i), int(j)) for i, j in np.argwhere(maze_map == 0)]
+
+    def corridor(i: int, j: int) -> bool:
+        above, below = maze_map[i - 1, j], maze_map[i + 1, j]
+        left, right = maze_map[i, j - 1], maze_map[i, j + 1]
+        return bool(above == below != left == right)
+
+    return free, [cell for cell in free if not corridor(*cell)]
+
+
+def _trajectory(
+    env: Any, recipe: OGBenchRecipe, rng: np.random.Generator, first: int
+) -> list[EpisodeBuffer]:
+    """Walk from a random cell to random goals; return the ways, the last of them cut off."""
+    free, goals = goal_cells(env.maze_map)
+
+    @cache
+    def next_centre(cell: Cell, goal: Cell) -> npt.NDArray[np.float64]:
+        centre, _ = env.get_oracle_subgoal(env.ij_to_xy(cell), env.ij_to_xy(goal))
+        return np.asarray(centre)
+
+    start, goal = free[rng.integers(len(free))], goals[rng.integers(len(goals))]
+    observation, _ = env.reset(options={"task_info": {"init_ij": start, "goal_ij": goal}})
+    ways: list[EpisodeBuffer] = []
+    observations, actions = [observation], []
+    for step in range(LENGTHS[recipe.maze]):
+        place = env.get_xy()
+        way = next_centre(env.xy_to_ij(place), env.xy_to_ij(env.cur_goal_xy)) - place
+        action = way / (np.linalg.norm(way) + 1e-6) + recipe.action_noise * rng.standard_normal(2)
+        actions.append(action.clip(-1.0, 1.0).astype(np.float32))
+        observation, _, _, _, info = env.step(actions[-1])
+        observations.append(observation)
+        reached = bool(info["success"])
+        if reached or step == LENGTHS[recipe.maze] - 1:
+            ways.append(_way(first + len(ways), observations, actions, env.cur_goal_xy, reached))
+            observations, actions = [observation], []
+            env.set_goal(goal_ij=goals[rng.integers(len(goals))])
+    return ways
+
+
+def _way(
+    index: int,
+    observations: list[npt.NDArray[np.float64]],
+    actions: list[npt.NDArray[np.float32]],
+    goal: Any,
+    reached: bool,
+) -> EpisodeBuffer:
+    """Record the way to one goal."""
+    seen, last = np.stack(observations), np.arange(len(actions)) == len(actions) - 1
+    desired = np.tile(np.asarray(goal, dtype=np.float64), (len(seen), 1))
+    return EpisodeBuffer(
+        id=index,
+        observations={"observation": seen, "achieved_goal": seen[:, :2], "desired_goal": desired},
+        actions=np.stack(actions),
+        rewards=(last & reached).astype(float),
+        terminations=last & reached,
+        truncations=last & (not reached),
+    )
