@@ -64,6 +64,33 @@ def test_interrupted_training_goes_on_and_leaves_both_datasets(tmp_path: Path, l
         collect(longer, tmp_path, progress_bar=False)
 
 
+def test_the_expert_goes_on_from_medium_and_is_joined_with_it(
+    tmp_path: Path, level: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    level(-100.0)
+    monkeypatch.setitem(locomotion.LEVELS, "expert", 1000.0)
+    expert = dataclasses.replace(TINY, level="expert", most_steps=100)
+    with pytest.raises(RuntimeError, match="after 100 steps, and expert is 1000"):
+        collect(expert, tmp_path, progress_bar=False)
+    assert sorted(path.name for path in (tmp_path / "local/hopper").glob("*-v0")) == [
+        "medium-replay-v0",
+        "medium-v0",
+    ]
+    monkeypatch.setitem(locomotion.LEVELS, "expert", -100.0)
+    collect(expert, tmp_path, progress_bar=False)
+    with minari_root(tmp_path):
+        replay, policy, both = (minari.load_dataset(name) for name in expert.dataset_ids)
+        medium = minari.load_dataset(TINY.dataset_ids[1])
+        assert len(load_dataset(expert.dataset_ids[2])) == both.total_steps
+    assert replay.total_steps == 100
+    assert both.total_steps == medium.total_steps + policy.total_steps
+    joined = [*medium, *policy]
+    for ours, stored in zip(joined, both, strict=True):
+        np.testing.assert_array_equal(ours.observations, stored.observations)
+        np.testing.assert_array_equal(ours.actions, stored.actions)
+        assert ours.terminations.tolist() == stored.terminations.tolist()
+
+
 def test_episodes_are_what_the_environment_did() -> None:
     """Terminations end episodes, the time limit truncates them, and so does a resumed training."""
 
@@ -114,9 +141,16 @@ def test_checkpoint_killed_in_writing_is_not_taken(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["40"]
 
 
-def test_command_line(tmp_path: Path, level: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    level(-100.0)
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["local/hopper/medium-replay-v0", "--root", str(tmp_path), "--episodes", "1"]
+    with pytest.raises(SystemExit):
+        main([*arguments, "--most-steps", "10"])
+    assert "hopper scores" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["local/hopper/human-v0", *arguments[1:3]])
+    assert "of hopper: local/hopper/medium-replay-v0, local/hopper/medium-v0" in (
+        capsys.readouterr().err
+    )
     with pytest.raises(SystemExit):
         main([*arguments, "--evaluate-every", "0"])
     assert "evaluate_every is 0" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from benchmarks.collect.pointmaze import PointMazeRecipe
 from benchmarks.collect.recipes import MAZE2D, RECIPES, collect
+from benchmarks.domains import domain_of
 
 _NAMED: dict[str, Any] = {**MAZE2D, **RECIPES}
 
@@ -19,6 +20,10 @@ def main(arguments: list[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else arguments
     name = given[0] if given and not given[0].startswith("-") else "local/pointmaze/umaze-v0"
     root = get_dataset_path()
+    domain = domain_of(name)
+    if name not in _NAMED and domain.known and domain.preset != "maze2d":
+        known = [known for known in RECIPES if domain_of(known) == domain]
+        _refuse(f"no recipe makes {name!r}; of {domain.name}: {', '.join(known) or 'none'}.")
     recipe = _NAMED.get(name) or PointMazeRecipe(dataset_id=name)
 
     def run(
@@ -42,9 +47,13 @@ def main(arguments: list[str] | None = None) -> None:
             args=given,
             config=(tyro.conf.OmitArgPrefixes,),
         )
-    except (ValueError, FileExistsError, RuntimeError) as error:
-        print(f"python -m benchmarks.collect: error: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
+    except (ValueError, FileExistsError, ImportError, RuntimeError) as error:
+        _refuse(str(error))
+
+
+def _refuse(reason: str) -> None:
+    print(f"python -m benchmarks.collect: error: {reason}", file=sys.stderr)  # noqa: T201
+    sys.exit(2)
 
 
 if __name__ == "__main__":

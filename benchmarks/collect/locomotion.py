@@ -2,12 +2,13 @@
 
 import math
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import minari
 import numpy as np
 import tyro
 from minari.data_collector import EpisodeBuffer
@@ -16,24 +17,28 @@ from stable_baselines3 import SAC
 
 from mage_agent.d4rl import ALL_TASKS, D4RLTask
 from mage_agent.evaluation import evaluate, normalized_score
-from mage_agent.recording import free_place, record, save_minari
+from mage_agent.recording import free_place, minari_root, record, save_minari
 
 __all__ = ["LEVELS", "ROBOTS", "LocomotionRecipe", "collect", "episodes_of"]
 
 LEVELS = {"medium": 100 / 3, "expert": 100.0}
 """D4RL-normalised score at which training stops; D4RL: medium is "about a third" of the expert."""
 ROBOTS = tuple(name.removesuffix("-random-v2") for name in ALL_TASKS if "-random-" in name)
-_REPLAY = {"medium": "medium-replay", "expert": "full-replay"}
+_KINDS = {
+    "medium": ("medium-replay", "medium"),
+    "expert": ("full-replay", "expert", "medium-expert"),
+}
 _COLUMNS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocomotionRecipe:
-    """How the two datasets of a level are made, such as ``local/hopper/medium-replay-v0``.
+    """How the datasets of a level are made, such as ``local/hopper/medium-replay-v0``.
 
     SAC is trained with its published settings until its policy, sampled, scores the level. What it
-    saw until then, in order, is the replay dataset (medium-replay, full-replay); the other one
-    (medium, expert) is recorded with the sampled policy.
+    saw until then, in order, is the replay dataset (medium-replay, full-replay); medium and expert
+    are recorded with the sampled policy; medium-expert is both. The expert's training goes on from
+    that of medium, which is collected first.
 
     Attributes:
         robot: one of D4RL's: halfcheetah, hopper, walker2d, ant.
@@ -70,10 +75,9 @@ class LocomotionRecipe:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
 
     @property
-    def dataset_ids(self) -> tuple[str, str]:
-        """Minari ids of the replay dataset and of the policy's."""
-        kinds = _REPLAY[self.level], self.level
-        return f"local/{self.robot}/{kinds[0]}-v0", f"local/{self.robot}/{kinds[1]}-v0"
+    def dataset_ids(self) -> tuple[str, ...]:
+        """Minari ids of the replay dataset, of the policy's, and of the expert's with medium."""
+        return tuple(f"local/{self.robot}/{kind}-v0" for kind in _KINDS[self.level])
 
     @property
     def task(self) -> D4RLTask:
@@ -82,7 +86,7 @@ class LocomotionRecipe:
 
 
 def collect(recipe: LocomotionRecipe, root: Path, *, progress_bar: bool = True) -> Path:
-    """Train SAC and save both datasets under a Minari root, each all or nothing.
+    """Train SAC and save the level's datasets under a Minari root, each all or nothing.
 
     Training starts from the last checkpoint in ``root / ".training"``, where one level's training
     leaves its last for the next level's.
@@ -93,16 +97,19 @@ def collect(recipe: LocomotionRecipe, root: Path, *, progress_bar: bool = True) 
         progress_bar: whether to show progress.
 
     Returns:
-        The folder of both, ``root / "local" / recipe.robot``.
+        The folder of all, ``root / "local" / recipe.robot``.
 
     Raises:
-        FileExistsError: both datasets are there already.
+        FileExistsError: all datasets are there already.
         RuntimeError: the level was not reached within ``recipe.most_steps``.
     """
-    replay, policy = recipe.dataset_ids
-    missing = [name for name in (replay, policy) if not (root / name).exists()]
+    replay, policy, *mixed = recipe.dataset_ids
+    missing = [name for name in recipe.dataset_ids if not (root / name).exists()]
     for name in missing or [replay]:
         free_place(root, name)  # before the work, not after it
+    medium = replace(recipe, level="medium")
+    if mixed and not all((root / name).exists() for name in medium.dataset_ids):
+        collect(medium, root, progress_bar=progress_bar)
     checkpoints = root / ".training" / f"{recipe.robot}-{recipe.seed}"
     sac, score, length = _train(recipe, checkpoints, progress_bar=progress_bar)
     facts: dict[str, Any] = {
@@ -115,10 +122,9 @@ def collect(recipe: LocomotionRecipe, root: Path, *, progress_bar: bool = True) 
         "requirements": [f"{name}=={version(name)}" for name in ("mujoco", "stable-baselines3")],
         "description": f"{recipe}. Score {score:.1f} after {sac.num_timesteps} steps of training.",
     }
+    env = _make_env(recipe)
     if replay in missing:
-        env = _make_env(recipe)
         save_minari(root, replay, episodes_of(sac), env=env, eval_env=env.spec, **facts)
-        env.close()
     if policy in missing:
         record(
             sac,
@@ -130,7 +136,28 @@ def collect(recipe: LocomotionRecipe, root: Path, *, progress_bar: bool = True) 
             progress_bar=progress_bar,
             **facts,
         )
+    for name in set(mixed) & set(missing):
+        both = _stored(root, medium.dataset_ids[1]) + _stored(root, policy)
+        episodes = [replace(episode, id=index) for index, episode in enumerate(both)]
+        save_minari(root, name, episodes, env=env, eval_env=env.spec, **facts)
+    env.close()
     return root / "local" / recipe.robot
+
+
+def _stored(root: Path, dataset_id: str) -> list[EpisodeBuffer]:
+    """Read the episodes of a saved dataset."""
+    with minari_root(root):
+        dataset = minari.load_dataset(dataset_id)
+    return [
+        EpisodeBuffer(
+            observations=episode.observations,
+            actions=episode.actions,
+            rewards=episode.rewards,
+            terminations=episode.terminations,
+            truncations=episode.truncations,
+        )
+        for episode in dataset
+    ]
 
 
 def episodes_of(sac: SAC) -> list[EpisodeBuffer]:
@@ -187,7 +214,7 @@ def _train(
         score = float(normalized_score(returns, *references).mean())
         if progress_bar:
             Console().print(f"{recipe.robot}: {score:.1f} after {sac.num_timesteps} steps")
-        if score >= LEVELS[recipe.level]:
+        if sac.num_timesteps and score >= LEVELS[recipe.level]:
             return sac, score, float(np.mean([result.length for result in results]))
         if sac.num_timesteps >= recipe.most_steps:
             raise RuntimeError(
