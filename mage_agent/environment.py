@@ -33,7 +33,8 @@ def make_environment(
     """Make the environment that a dataset comes from.
 
     Args:
-        source: A dataset as `load_dataset` returns it, a Minari dataset or its id, or a D4RL id.
+        source: A dataset as `load_dataset` returns it, a Minari dataset or its id, or a D4RL id. Of
+            an OGBench file, the name says which of its tasks it is for.
         evaluation: The environment meant for evaluation, where the dataset names one, instead of
             the one the data was collected in.
         download: Whether Minari may fetch a dataset, given by its id, that is not on this machine.
@@ -54,8 +55,13 @@ def make_environment(
     )
     spec = (facts.get("eval_env_spec") if evaluation else None) or facts.get("env_spec")
     if spec is None:
-        if facts.get("dataset_id") in ALL_TASKS:
-            return make(str(facts["dataset_id"]), **kwargs)
+        name = str(facts.get("dataset_id", ""))
+        if name in ALL_TASKS:
+            return make(name, **kwargs)
+        data, single, task = name.partition("-singletask-")
+        if single:  # OGBench's, as in pointmaze-giant-navigate-singletask-task1-v0
+            gym.register_envs(optional.require("ogbench"))
+            return gym.make(f"{data.rpartition('-')[0]}{single}{task}", **kwargs)
         raise ValueError(
             f"the dataset {facts.get('dataset_id', 'given')!r} does not say which environment it "
             f"comes from; make that with gymnasium.make"

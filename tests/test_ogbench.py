@@ -1,5 +1,6 @@
 """OGBench's mazes: five goals in turn, and data by OGBench's recipe."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,26 @@ def test_evaluation_counts_successes(root: Path) -> None:
     results = evaluate(lambda _: towards(env)[None], lambda: env, episodes=5, num_envs=1)
     assert [result.success for result in results] == [True] * 5
     assert [result.episode_return for result in results] == [1.0] * 5
+
+
+def test_a_file_for_one_task_leads_to_its_environment(tmp_path: Path) -> None:
+    path = tmp_path / "pointmaze-medium-navigate-singletask-task2-v0.npz"
+    rows = {"observations": np.random.default_rng(0).normal(size=(6, 2)), "rewards": -np.ones(6)}
+    ends = np.arange(6) == 5
+    np.savez(path, **rows, actions=np.full((6, 2), 0.5), terminals=ends, masks=np.ones(6))
+    env = make_environment(load_dataset(path))
+    assert env.spec is not None
+    assert env.spec.id == "pointmaze-medium-singletask-task2-v0"
+    env.reset(seed=0)
+    assert env.unwrapped.cur_task_id == 2
+    env.close()
+
+
+def test_without_ogbench_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "mage_agent.ogbench", raising=False)
+    monkeypatch.setitem(sys.modules, "ogbench", None)
+    with pytest.raises(ImportError, match=r"pip install '\.\[ogbench\]'"):
+        gym.make(OGBENCH_ID)
 
 
 def test_goals_are_not_in_corridors() -> None:
