@@ -94,20 +94,19 @@ def test_data_are_ways_to_goals(root: Path) -> None:
     assert len(loaded) == 2000
     assert env.spec is not None
     assert env.spec.kwargs == {"name": "pointmaze-medium-v0"}
-    reached, before = 0, None
+    length, before = 0, None
     for episode in dataset:
         seen = episode.observations
         distance = np.linalg.norm(seen["achieved_goal"] - seen["desired_goal"], axis=1)[1:]
         assert np.ptp(seen["desired_goal"], axis=0).max() == 0
-        np.testing.assert_array_equal(episode.terminations, distance <= 1)  # but for the last
-        np.testing.assert_array_equal(episode.rewards, distance <= 1)
-        assert episode.truncations[-1] != episode.terminations[-1]
-        assert not episode.truncations[:-1].any()
-        if before is not None:  # a way begins where the last one ended
+        assert episode.terminations.tolist() == (distance <= 1).tolist()  # at its end alone
+        assert episode.rewards.tolist() == (distance <= 1).tolist()
+        assert not episode.truncations.any()
+        if length % 1000:  # a way begins where the last one of its trajectory ended
             np.testing.assert_array_equal(seen["observation"][0], before)
-        before = seen["observation"][-1] if episode.terminations[-1] else None
-        reached += int(episode.terminations[-1])
-    assert reached == loaded["next", "terminated"].sum() >= 10
+        before, length = seen["observation"][-1], length + len(episode)
+    assert length == 2000
+    assert loaded["next", "terminated"].sum() == dataset.total_episodes >= 6
     # The noise is OGBench's: of the actions' components, a part is clipped.
     assert 0.1 < (loaded["action"].abs() == 1).float().mean() < 0.5
     env.close()

@@ -1,5 +1,6 @@
 """OGBench's ``pointmaze-*-navigate`` by its recipe: a noisy point on its way from goal to goal."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -19,6 +20,9 @@ __all__ = ["LENGTHS", "OGBenchRecipe", "collect", "goal_cells"]
 
 LENGTHS = {"medium": 1000, "large": 1000, "giant": 2000, "teleport": 1000}
 """Steps of a trajectory by maze; OGBench stores one observation more."""
+REACHED = 1.0
+"""Distance from the goal at which OGBench's point has reached it, metres."""
+Array = npt.NDArray[Any]
 Cell = tuple[int, int]
 
 
@@ -26,8 +30,10 @@ Cell = tuple[int, int]
 class OGBenchRecipe:
     """How a dataset is made.
 
-    OGBench's data are trajectories through one goal after another. Here each way to a goal is an
-    episode, which has that goal in its observations, and ends with the reward 1 when it is reached.
+    OGBench's data are trajectories through one goal after another, which they do not tell: a method
+    takes for goals where a trajectory leads. So does each episode here. Its goal, in its
+    observations, is the position at a step drawn uniformly from the rest of the trajectory, and it
+    ends with the reward 1 when that is reached; the next one goes on from there.
 
     Attributes:
         maze: one of ``LENGTHS``.
@@ -79,12 +85,12 @@ def collect(recipe: OGBenchRecipe, root: Path, *, progress_bar: bool = True) -> 
     env = gym.make("mage_agent/OGBench-v0", name=f"pointmaze-{recipe.maze}-v0")
     env.reset(seed=recipe.seed)
     goals: Any = env.unwrapped
-    rng = np.random.default_rng(recipe.seed)
+    rng, cuts = (np.random.default_rng((recipe.seed, stream)) for stream in (0, 1))
     episodes: list[EpisodeBuffer] = []
     trajectories = -(-recipe.steps // LENGTHS[recipe.maze])
     with goals.seeded():
         for _ in trange(trajectories, unit="trajectory", disable=not progress_bar, desc="collect"):
-            episodes += _trajectory(goals.maze, recipe, rng, len(episodes))
+            episodes += _episodes(*_trajectory(goals.maze, recipe, rng), cuts, len(episodes))
     path = save_minari(
         root,
         recipe.dataset_id,
@@ -114,51 +120,51 @@ def goal_cells(maze_map: npt.NDArray[np.int64]) -> tuple[list[Cell], list[Cell]]
     return free, [cell for cell in free if not corridor(*cell)]
 
 
-def _trajectory(
-    env: Any, recipe: OGBenchRecipe, rng: np.random.Generator, first: int
-) -> list[EpisodeBuffer]:
-    """Walk from a random cell to random goals; return the ways, the last of them cut off."""
+def _trajectory(env: Any, recipe: OGBenchRecipe, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Walk from a random cell to random goals.
+
+    Returns:
+        Observations (steps + 1, 2), which are positions, and actions (steps, 2).
+    """
     free, goals = goal_cells(env.maze_map)
 
     @cache
-    def next_centre(cell: Cell, goal: Cell) -> npt.NDArray[np.float64]:
+    def next_centre(cell: Cell, goal: Cell) -> Array:
         centre, _ = env.get_oracle_subgoal(env.ij_to_xy(cell), env.ij_to_xy(goal))
         return np.asarray(centre)
 
     start, goal = free[rng.integers(len(free))], goals[rng.integers(len(goals))]
     observation, _ = env.reset(options={"task_info": {"init_ij": start, "goal_ij": goal}})
-    ways: list[EpisodeBuffer] = []
     observations, actions = [observation], []
-    for step in range(LENGTHS[recipe.maze]):
+    for _ in range(LENGTHS[recipe.maze]):
         place = env.get_xy()
         way = next_centre(env.xy_to_ij(place), env.xy_to_ij(env.cur_goal_xy)) - place
         action = way / (np.linalg.norm(way) + 1e-6) + recipe.action_noise * rng.standard_normal(2)
         actions.append(action.clip(-1.0, 1.0).astype(np.float32))
         observation, _, _, _, info = env.step(actions[-1])
         observations.append(observation)
-        reached = bool(info["success"])
-        if reached or step == LENGTHS[recipe.maze] - 1:
-            ways.append(_way(first + len(ways), observations, actions, env.cur_goal_xy, reached))
-            observations, actions = [observation], []
+        if info["success"]:
             env.set_goal(goal_ij=goals[rng.integers(len(goals))])
-    return ways
+    return np.stack(observations), np.stack(actions)
 
 
-def _way(
-    index: int,
-    observations: list[npt.NDArray[np.float64]],
-    actions: list[npt.NDArray[np.float32]],
-    goal: Any,
-    reached: bool,
-) -> EpisodeBuffer:
-    """Record the way to one goal."""
-    seen, last = np.stack(observations), np.arange(len(actions)) == len(actions) - 1
-    desired = np.tile(np.asarray(goal, dtype=np.float64), (len(seen), 1))
-    return EpisodeBuffer(
-        id=index,
-        observations={"observation": seen, "achieved_goal": seen[:, :2], "desired_goal": desired},
-        actions=np.stack(actions),
-        rewards=(last & reached).astype(float),
-        terminations=last & reached,
-        truncations=last & (not reached),
-    )
+def _episodes(
+    observations: Array, actions: Array, rng: np.random.Generator, first: int
+) -> Iterator[EpisodeBuffer]:
+    """Cut a trajectory into ways to goals in hindsight."""
+    start, index = 0, first
+    while start < len(actions):
+        goal = observations[rng.integers(start + 1, len(observations))]
+        distances = np.linalg.norm(observations[start + 1 :] - goal, axis=1)
+        stop = start + 1 + int(np.argmax(distances <= REACHED))
+        seen, last = observations[start : stop + 1], np.arange(start, stop) == stop - 1
+        desired = np.tile(goal, (len(seen), 1))
+        yield EpisodeBuffer(
+            id=index,
+            observations={"observation": seen, "achieved_goal": seen, "desired_goal": desired},
+            actions=actions[start:stop],
+            rewards=last.astype(float),
+            terminations=last,
+            truncations=np.zeros(len(last), dtype=bool),
+        )
+        start, index = stop, index + 1
