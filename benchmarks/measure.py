@@ -63,7 +63,7 @@ def measure(
         "success_rate": None if None in successes else float(np.mean([bool(s) for s in successes])),
         "episodes": episodes,
         "evaluation_seed": first,
-        "deterministic": domain.deterministic,
+        "deterministic": _acts_deterministically(method, domain),
         "asked": asked,
         "latency_ms": _time_decisions(method, dataset),
     }
@@ -95,9 +95,15 @@ def run_episodes(
         seed=seed,
         num_envs=50,
         target_return=target_return,
-        deterministic=domain.deterministic,
+        deterministic=_acts_deterministically(method, domain),
         progress_bar=False,
     )
+
+
+def _acts_deterministically(method: Method, domain: Domain) -> bool:
+    """Whether a method takes its best actions; the published scores of some are of sampled ones."""
+    agent = getattr(method, "model", None)
+    return domain.deterministic and not getattr(agent, "samples", False)
 
 
 def scores_of(results: Sequence[EpisodeResult], dataset: TensorDictBase) -> list[float]:

@@ -37,6 +37,8 @@ SMALL: dict[str, dict[str, Any]] = {  # what makes a method fast enough for a te
     },
     "iql": {"hidden": [64], "actor_learning_rate": 3e-3},
     "dt": {"context": 5, "width": 16, "layers": 1, "learning_rate": 1e-2},
+    "fql": {"hidden": [64], "distillation": 30.0, "actor_learning_rate": 1e-2},
+    "diffusion_ql": {"hidden": [64], "actor_learning_rate": 1e-2},
 }
 
 
@@ -87,12 +89,13 @@ def test_each_learns_and_acts_within_bounds(name: str, dataset: TensorDict) -> N
     assert method.describe(dataset)["action_error"] < 0.5 * before
     policy = AgentPolicy(method)
     observation = 10 * dataset["observation"].numpy()
-    action, _ = policy.predict(observation, episode_start=np.ones(len(observation), dtype=bool))
+    starts = np.ones(len(observation), dtype=bool)
+    action, _ = policy.predict(observation, episode_start=starts, deterministic=True)
     assert action.shape == (len(observation), 2)
     assert action.min() >= LOW
     assert action.max() <= HIGH
     assert action.max() > 1  # and reaches beyond the [-1, 1] that networks act in
-    single, _ = policy.predict(observation[0])
+    single, _ = policy.predict(observation[0], deterministic=True)
     np.testing.assert_allclose(single, action[0], atol=1e-5)
 
 

@@ -5,7 +5,9 @@ from typing import Any
 from benchmarks.baselines.base import Baseline
 from benchmarks.baselines.bc import BehaviourCloning, TenPercentCloning
 from benchmarks.baselines.cql import CQL
+from benchmarks.baselines.diffusion_ql import DiffusionQL
 from benchmarks.baselines.dt import DT
+from benchmarks.baselines.fql import FQL
 from benchmarks.baselines.iql import IQL
 from benchmarks.baselines.rebrac import ReBRAC
 from benchmarks.baselines.td3_bc import TD3BC
@@ -14,7 +16,11 @@ from mage_agent import Config
 __all__ = ["BASELINES", "Baseline", "configure"]
 
 BASELINES: dict[str, type[Baseline]] = {
-    cls.name: cls for cls in (BehaviourCloning, TenPercentCloning, TD3BC, ReBRAC, CQL, IQL, DT)
+    cls.name: cls
+    for cls in (
+        *(BehaviourCloning, TenPercentCloning, TD3BC, ReBRAC, CQL, IQL, DT),
+        *(FQL, DiffusionQL),
+    )
 }
 """Name on the command line and in records -> method."""
 

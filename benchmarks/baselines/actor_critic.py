@@ -1,18 +1,20 @@
 """What methods with a critic share: transitions, scaled rewards, two rates, target networks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from torch import nn
+from torch import Tensor, nn
 from torchrl.objectives import LossModule, SoftUpdate, ValueEstimators
 
 from benchmarks.baselines.base import Baseline, BaselineConfig
+from benchmarks.baselines.networks import Ensemble, follow
 from mage_agent import bounded
 
-__all__ = ["ActorCritic", "ActorCriticConfig"]
+__all__ = ["ActorCritic", "ActorCriticConfig", "OwnActorCritic"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,3 +86,33 @@ class ActorCritic(Baseline):
             "done": following["done"],
         }
         return super().columns(dataset).set("next", TensorDict(outcome, [len(dataset)]))
+
+
+class OwnActorCritic(ActorCritic):
+    """A baseline whose losses are written out, for which TorchRL has none.
+
+    ``critic`` and ``target``, a moving average of it, are ensembles Q(s, a).
+    """
+
+    def attach_critic(self, make: Callable[[], nn.Module]) -> None:
+        """Make two critics of new layers from (B, S + A) to (B, 1), and their targets."""
+        self.critic = Ensemble(make)
+        self.target = deepcopy(self.critic).requires_grad_(False)
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Adam with one rate for the actor and one for the critics."""
+        groups = [self.actor.parameters(), self.critic.parameters()]
+        return torch.optim.Adam([{"params": list(group)} for group in groups], fused=True)
+
+    def after_step(self, step: int) -> None:
+        """Move the target critics."""
+        follow(self.target, self.critic, self.config.target_rate)
+
+    def qvalue_loss(self, batch: TensorDictBase, following: Tensor) -> Tensor:
+        """Squared errors of the critics, against the values (B,) that follow."""
+        outcome = batch["next"]
+        alive = ~outcome["terminated"].squeeze(-1)
+        target = outcome["reward"].squeeze(-1) + self.config.discount * alive * following
+        errors = self.critic(batch["observation"], batch["action"]) - target.detach()
+        loss: Tensor = errors.square().mean(-1).sum()
+        return loss

@@ -47,6 +47,8 @@ class Baseline(Agent):
     told_return: ClassVar[bool] = False
     discounted: ClassVar[bool] = True
     """Whether the method has a discount factor, which is then that of the domain by default."""
+    samples: ClassVar[bool] = False
+    """Whether the publication scores sampled actions, not the best ones."""
     horizon: int = 1
     """Steps of the windows that the losses take."""
     gradient_clip: float = math.inf

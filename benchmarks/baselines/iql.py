@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import ProbabilisticTensorDictModule, ProbabilisticTensorDictSequential
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 from torchrl.objectives import IQLLoss
 
 from benchmarks.baselines.actor_critic import ActorCritic, ActorCriticConfig
 from benchmarks.baselines.base import cosine
-from benchmarks.baselines.networks import Network, critics, mlp
+from benchmarks.baselines.networks import Gaussian, Network, critics, mlp
 from mage_agent import bounded
 
 __all__ = ["IQL"]
@@ -66,7 +65,7 @@ class IQL(ActorCritic):
         hidden, state, action = settings.hidden, self.observation_dim, self.action_dim
         self.policy = mlp([state, *hidden, action], dropout=settings.dropout, tanh=True)
         self.actor = ProbabilisticTensorDictSequential(
-            Network(_Gaussian(self.policy, action), ["observation"], ["loc", "scale"]),
+            Network(Gaussian(self.policy, action), ["observation"], ["loc", "scale"]),
             ProbabilisticTensorDictModule(["loc", "scale"], ["action"], distribution_class=_normal),
         )
         self.attach(
@@ -103,19 +102,6 @@ class IQL(ActorCritic):
             "qvalue": self.loss.qvalue_loss(batch)[0],
             "value": self.loss.value_loss(batch)[0],
         }
-
-
-class _Gaussian(nn.Module):
-    """Mean and standard deviation, which does not depend on the state, of a Gaussian policy."""
-
-    def __init__(self, mean: nn.Module, action_dim: int) -> None:
-        super().__init__()
-        self.mean = mean
-        self.log_std = nn.Parameter(torch.zeros(action_dim))
-
-    def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
-        mean = self.mean(observation)
-        return mean, self.log_std.clamp(-5.0, 2.0).exp().expand_as(mean)
 
 
 def _normal(loc: Tensor, scale: Tensor) -> Distribution:
