@@ -17,6 +17,7 @@ import torch
 from filelock import FileLock
 from tensordict import TensorDictBase
 
+from benchmarks.baselines import UnsuitableError
 from benchmarks.budgets import Schedule, make_schedule
 from benchmarks.cells import Cell, Settings, folder_of
 from benchmarks.clock import TrainingClock, preserve_state, write_json
@@ -43,7 +44,7 @@ class DiskFullError(RuntimeError):
 
 
 def attempt(cell: Cell, settings: Settings) -> Record:
-    """Run a cell; what goes wrong becomes its record.
+    """Run a cell; what goes wrong, or that its data do not suit the method, becomes its record.
 
     Raises:
         DiskFullError: there is no room for checkpoints.
@@ -51,6 +52,8 @@ def attempt(cell: Cell, settings: Settings) -> Record:
     started = _now()
     try:
         return run(cell, settings)
+    except UnsuitableError as error:
+        return {**failure(cell, error, started), "status": "unavailable"}
     except Exception as error:
         if os.strerror(errno.ENOSPC) in str(error):
             raise DiskFullError(f"{cell}: {error}") from error

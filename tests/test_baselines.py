@@ -26,6 +26,7 @@ from mage_agent import (
 )
 
 LOW, HIGH = -0.5, 1.5
+FLAT = [name for name in BASELINES if name != "hiql"]  # which learns from data with goals alone
 SMALL: dict[str, dict[str, Any]] = {  # what makes a method fast enough for a test
     "td3_bc": {"hidden": [64], "alpha": 0.5, "actor_learning_rate": 3e-3},
     "rebrac": {"hidden": [64], "actor_penalty": 1.0, "actor_learning_rate": 3e-3},
@@ -37,6 +38,10 @@ SMALL: dict[str, dict[str, Any]] = {  # what makes a method fast enough for a te
     },
     "iql": {"hidden": [64], "actor_learning_rate": 3e-3},
     "dt": {"context": 5, "width": 16, "layers": 1, "learning_rate": 1e-2},
+    "adt": {
+        **{"context": 5, "width": 16, "layers": 1, "learning_rate": 1e-2},
+        **{"critic_steps": 50, "steps": 100},
+    },
     "fql": {"hidden": [64], "distillation": 30.0, "actor_learning_rate": 1e-2},
     "diffusion_ql": {"hidden": [64], "actor_learning_rate": 1e-2},
 }
@@ -82,7 +87,7 @@ def train(method: Baseline, dataset: TensorDict, steps: int, **options: Any) -> 
     return method
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", FLAT)
 def test_each_learns_and_acts_within_bounds(name: str, dataset: TensorDict) -> None:
     before = make(name, dataset).describe(dataset)["action_error"]
     method = train(make(name, dataset), dataset, 150)
@@ -103,7 +108,7 @@ def interrupt(progress: Progress) -> None:
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", FLAT)
 def test_resumed_equals_uninterrupted(name: str, dataset: TensorDict, tmp_path: Path) -> None:
     path = tmp_path / "state"
     whole = train(make(name, dataset), dataset, 60, seed=3)
@@ -121,7 +126,7 @@ def test_resumed_equals_uninterrupted(name: str, dataset: TensorDict, tmp_path: 
         assert [key for key in expected if not torch.equal(expected[key], found[key])] == []
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", FLAT)
 def test_each_is_saved_and_loaded(name: str, dataset: TensorDict, tmp_path: Path) -> None:
     policy = AgentPolicy(train(make(name, dataset), dataset, 5))
     policy.save(tmp_path / "policy")
@@ -180,7 +185,7 @@ def test_domain_and_dataset_select_what_was_published() -> None:
     )
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", FLAT)
 def test_each_trains_in_every_domain(name: str, dataset: TensorDict) -> None:
     cls = BASELINES[name]
     published = {key for table in cls.config_class.PRESETS.values() for key in table}

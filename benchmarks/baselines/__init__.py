@@ -2,24 +2,26 @@
 
 from typing import Any
 
-from benchmarks.baselines.base import Baseline
+from benchmarks.baselines.adt import ADT
+from benchmarks.baselines.base import Baseline, UnsuitableError
 from benchmarks.baselines.bc import BehaviourCloning, TenPercentCloning
 from benchmarks.baselines.cql import CQL
 from benchmarks.baselines.diffusion_ql import DiffusionQL
 from benchmarks.baselines.dt import DT
 from benchmarks.baselines.fql import FQL
+from benchmarks.baselines.hiql import HIQL
 from benchmarks.baselines.iql import IQL
 from benchmarks.baselines.rebrac import ReBRAC
 from benchmarks.baselines.td3_bc import TD3BC
 from mage_agent import Config
 
-__all__ = ["BASELINES", "Baseline", "configure"]
+__all__ = ["BASELINES", "Baseline", "UnsuitableError", "configure"]
 
 BASELINES: dict[str, type[Baseline]] = {
     cls.name: cls
     for cls in (
         *(BehaviourCloning, TenPercentCloning, TD3BC, ReBRAC, CQL, IQL, DT),
-        *(FQL, DiffusionQL),
+        *(FQL, DiffusionQL, ADT, HIQL),
     )
 }
 """Name on the command line and in records -> method."""

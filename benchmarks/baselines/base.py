@@ -14,7 +14,11 @@ from torch import Tensor, nn
 
 from mage_agent import Agent, Config, Stage, bounded
 
-__all__ = ["Baseline", "BaselineConfig", "cosine"]
+__all__ = ["Baseline", "BaselineConfig", "UnsuitableError", "cosine"]
+
+
+class UnsuitableError(ValueError):
+    """A dataset lacks what a method learns from."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
+from torch.distributions import Normal
 
 __all__ = ["Ensemble", "Gaussian", "Network", "critics", "follow", "frozen", "mlp", "xavier"]
 
@@ -111,6 +112,21 @@ class Gaussian(nn.Module):
         """Both (..., A), for observations (..., S)."""
         mean = self.mean(observation)
         return mean, self.log_std.clamp(-5.0, 2.0).exp().expand_as(mean)
+
+    def log_prob(self, observation: Tensor, action: Tensor) -> Tensor:
+        """Log-densities (...) of actions (..., A)."""
+        mean, deviation = self(observation)
+        density: Tensor = Normal(mean, deviation, validate_args=False).log_prob(action)
+        return density.sum(-1)
+
+    def draw(
+        self, observation: Tensor, temperature: float, generator: torch.Generator | None
+    ) -> Tensor:
+        """Actions (..., A), whose deviation ``temperature`` scales."""
+        mean, deviation = self(observation)
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+        drawn: Tensor = mean + temperature * deviation * noise
+        return drawn
 
 
 def xavier(layers: nn.Sequential) -> nn.Sequential:
