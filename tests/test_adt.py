@@ -32,12 +32,12 @@ def dataset() -> TensorDict:
 @pytest.fixture
 def agent(dataset: TensorDict) -> Any:
     cls = BASELINES["adt"]
-    small = {"context": 5, "width": 16, "layers": 1, "dropout": 0.0, "batch_size": 12}
-    steps = {"steps": 5, "critic_steps": 30, "expectile": 0.8, "inverse_temperature": 0.5}
+    small = {"context": 5, "width": 16, "layers": 1, "batch_size": 12}
+    steps = {"steps": 5, "critic_steps": 30, "expectile": 0.8, "inverse_temperature": 5.0}
     config = configure(cls, "none", "", discount=0.9, **small, **steps)
     agent = cls.from_dataset(dataset, config, seed=0)
     fit(agent, dataset, device="cpu", progress_bar=False)
-    return agent.train()
+    return agent.eval()  # the embeddings' dropout is not ours to set
 
 
 def perceptron(weights: Any, row: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ def test_the_transformer_is_told_values_and_weighs_its_errors(
                 continue
             state, action = window["observation"][step], window["action"][step]
             action_value, value = judged(agent, state, action)
-            weights.append(float((0.5 * (action_value - value)).exp().clamp(max=100).detach()))
+            weights.append(float((5.0 * (action_value - value)).exp().clamp(max=100).detach()))
             total = total + weights[-1] * (predicted[0, step] - action).square().mean()
             count += 1
     assert count < 60  # some steps lie past the ends of episodes
@@ -115,7 +115,6 @@ def test_values_are_iqls(dataset: TensorDict, agent: Any) -> None:
 
 
 def test_it_acts_on_the_present_value(dataset: TensorDict, agent: Any) -> None:
-    agent.eval()
     observation = dataset["observation"][:4]
     seen = agent.units.observation(observation)
     with torch.no_grad():
