@@ -27,17 +27,19 @@ AGENTS: dict[str, type[Agent]] = {
     MAGEModel.name: MAGEModel,
     GACModel.name: GACModel,
     **baselines.BASELINES,
+    **baselines.OPEN_LOOP,
 }
 """Name on the command line and in records -> agent."""
 
 
 def expand(names: Sequence[str]) -> list[str]:
-    """Check names of methods; ``all`` stands for every bundled one.
+    """Check names of methods; ``all`` stands for every bundled one that runs on any dataset.
 
     Raises:
         ValueError: a name is unknown; the message lists the known ones.
     """
-    expanded = [known for name in names for known in (AGENTS if name == "all" else [name])]
+    everywhere = [name for name in AGENTS if name not in baselines.OPEN_LOOP]
+    expanded = [known for name in names for known in (everywhere if name == "all" else [name])]
     for name in expanded:
         find_method(name)
     return list(dict.fromkeys(expanded))
@@ -93,7 +95,9 @@ def configure(
     domain = domain_of(dataset_id)
     keys = {"observation_keys": domain.observation_keys}
     if issubclass(agent, baselines.Baseline):
-        published = baselines.configure(agent, *split_id(dataset_id), discount=domain.discount)
+        published = baselines.configure(
+            agent, *split_id(dataset_id), discount=domain.discount, paper_size=paper_size
+        )
         return published.replace(**{**keys, **changes})
     known, (_, kind) = agent.config_class.PRESETS, split_id(dataset_id)
     names = domain.presets(kind, paper_size=paper_size)

@@ -12,6 +12,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 pytest.importorskip("transformers")
+pytest.importorskip("diffusers")
 
 from benchmarks import methods
 from benchmarks.baselines import BASELINES, Baseline, configure
@@ -27,6 +28,26 @@ from mage_agent import (
 
 LOW, HIGH = -0.5, 1.5
 FLAT = [name for name in BASELINES if name != "hiql"]  # which learns from data with goals alone
+TOKENS: dict[str, Any] = {
+    "horizon": 2,
+    "stride": 1,
+    "codes": 64,
+    "width": 32,
+    "layers": 1,
+    "heads": 2,
+    "dropout": 0.0,
+    "beam": 2,
+    "penalty": 1.0,
+    "learning_rate": 3e-3,
+}
+UNET: dict[str, Any] = {
+    "width": 8,
+    "multipliers": [8],
+    "diffusion_steps": 5,
+    "candidates": 1,
+    "guide_steps": 1,
+    "learning_rate": 1e-2,
+}
 SMALL: dict[str, dict[str, Any]] = {  # what makes a method fast enough for a test
     "td3_bc": {"hidden": [64], "alpha": 0.5, "actor_learning_rate": 3e-3},
     "rebrac": {"hidden": [64], "actor_penalty": 1.0, "actor_learning_rate": 3e-3},
@@ -44,6 +65,20 @@ SMALL: dict[str, dict[str, Any]] = {  # what makes a method fast enough for a te
     },
     "fql": {"hidden": [64], "distillation": 30.0, "actor_learning_rate": 1e-2},
     "diffusion_ql": {"hidden": [64], "actor_learning_rate": 1e-2},
+    "diffuser": {**UNET, "horizon": 2},
+    "hd": {**UNET, "horizon": 2, "jump": 2},
+    "tap": TOKENS,
+    "dv": {
+        "horizon": 3,
+        "stride": 1,
+        "width": 64,
+        "depth": 1,
+        "candidates": 2,
+        "planner_steps": 2,
+        "hidden": 64,
+        "learning_rate": 3e-3,
+        "critic_learning_rate": 3e-3,
+    },
 }
 
 
@@ -96,6 +131,8 @@ def test_each_learns_and_acts_within_bounds(name: str, dataset: TensorDict) -> N
     observation = 10 * dataset["observation"].numpy()
     starts = np.ones(len(observation), dtype=bool)
     action, _ = policy.predict(observation, episode_start=starts, deterministic=True)
+    start = np.ones(len(observation), dtype=bool)
+    action, _ = policy.predict(observation, episode_start=start, deterministic=True)
     assert action.shape == (len(observation), 2)
     assert action.min() >= LOW
     assert action.max() <= HIGH

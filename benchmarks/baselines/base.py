@@ -33,6 +33,9 @@ class BaselineConfig(Config):
         batch_size: transitions, or windows, per step.
     """
 
+    SMALL: ClassVar[dict[str, dict[str, Any]]] = {}
+    """What differs besides where a training takes minutes, not days; "" stands for all domains."""
+
     steps: int = bounded(1_000_000, 1)
     batch_size: int = bounded(256, 1)
 

@@ -1,0 +1,69 @@
+"""Planners that act with a moving average of their weights, as diffusion models do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from benchmarks.baselines.planner import Generators, Planner, PlannerConfig, sources
+from mage_agent import bounded
+
+__all__ = ["AveragedPlanner", "AveragedPlannerConfig", "averaged"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AveragedPlannerConfig(PlannerConfig):
+    """Settings of planners with averaged weights.
+
+    Attributes:
+        average_decay: of the moving average of the weights, which acts; it is smaller at first.
+        average_interval: steps between two of its moves.
+        candidates: plans that the one with the highest value is chosen from.
+    """
+
+    average_decay: float = bounded(0.995, 0.0, 1.0)
+    average_interval: int = bounded(10, 1)
+    candidates: int = bounded(50, 1)
+
+
+class AveragedPlanner(Planner):
+    """A planner whose ``average`` acts, of the networks ``trained``."""
+
+    config: AveragedPlannerConfig
+    average: AveragedModel
+
+    @property
+    def acting(self) -> Any:
+        """The networks by name, with averaged weights."""
+        return self.average.module
+
+    def sources(
+        self, count: int, temperature: float, generator: torch.Generator | None
+    ) -> Generators:
+        """Where the noise of all candidates comes from."""
+        return sources(count, temperature, generator, candidates=self.config.candidates)
+
+    def after_step(self, step: int) -> None:
+        """Move the average."""
+        if step % self.config.average_interval == 0:
+            self.average.update_parameters(self.trained)
+
+
+def averaged(networks: nn.Module, decay: float) -> AveragedModel:
+    """Networks whose weights are a moving average of others'.
+
+    The n-th move has the decay min(decay, (1 + n) / (10 + n)), so that short trainings end with
+    little of their first weights. (The publications start to average after some thousand steps.)
+    """
+    average = AveragedModel(networks, multi_avg_fn=partial(_move, decay))
+    return average.requires_grad_(False)
+
+
+def _move(decay: float, average: list[Tensor], current: list[Tensor], moves: Tensor) -> None:
+    count = int(moves)
+    get_ema_multi_avg_fn(min(decay, (1 + count) / (10 + count)))(average, current, moves)

@@ -1,0 +1,110 @@
+"""Hierarchical Diffuser: one diffusion model plans subgoals, another one the ways between them.
+
+Chen et al., 2024, https://arxiv.org/abs/2401.02644; written from the paper.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor, nn
+
+from benchmarks.baselines.diffuser import Diffuser, DiffuserConfig
+from benchmarks.baselines.planner import Generators, sources
+from mage_agent import bounded
+
+__all__ = ["HD", "HDConfig"]
+
+_MAZES = ("maze2d", "multi2d", "pointmaze")
+_HORIZONS = {"umaze": 120, "medium": 255, "large": 390}
+_LOCOMOTION: dict[str, Any] = {"horizon": 32, "jump": 4}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HDConfig(DiffuserConfig):
+    """The publication's settings.
+
+    Attributes:
+        horizon: steps that the subgoals span, a multiple of ``jump``.
+        jump: steps K between two subgoals.
+    """
+
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
+        **{
+            domain: {**settings, **({"horizon": 120, "jump": 15} if domain in _MAZES else {})}
+            for domain, settings in DiffuserConfig.PRESETS.items()
+            if domain not in ("halfcheetah", "antmaze")
+        },
+        **{
+            f"{domain}/{maze}": {
+                **DiffuserConfig.PRESETS.get(f"{domain}/{maze}", {}),
+                "horizon": horizon,
+            }
+            for domain in _MAZES
+            for maze, horizon in _HORIZONS.items()
+        },
+        "halfcheetah": {"guide_scale": 1e-3},
+        "antmaze": {"horizon": 240, "jump": 15, "guide_scale": 1e-3},
+    }
+
+    horizon: int = bounded(32, 2)
+    jump: int = bounded(4, 2)
+
+
+class HD(Diffuser):
+    """Hierarchical Diffuser: two of Diffuser's models.
+
+    The upper one plans every K-th state; where values guide it, with all actions until the next one
+    (its "dense actions", which its returns need). The lower one plans the K + 1 steps between two
+    subgoals, of which it knows both; all segments of a plan are denoised together.
+    """
+
+    name: ClassVar[str] = "hd"
+    config_class: ClassVar[type[HDConfig]] = HDConfig
+    config: HDConfig
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The two denoisers, with values on the upper one where no goal is known."""
+        horizon, jump, ends = self.config.horizon, self.config.jump, self.layout.ends
+        if horizon % jump:
+            raise ValueError(f"horizon is {horizon}; it must be a multiple of jump, {jump}.")
+        self.horizon = horizon + jump  # the last subgoal has actions, too
+        dense = 0 if ends else jump * self.action_dim
+        return {
+            "planner": self.denoiser(horizon // jump + 1, dense, ends, valued=not ends),
+            "segments": self.denoiser(jump + 1, self.action_dim, range(len(self.layout.planned))),
+        }
+
+    def losses(self, batch: TensorDictBase, step: int) -> dict[str, Tensor]:
+        """Errors of the subgoals that a window holds, and of its first segment."""
+        action, state, mask = batch["action"], batch["state"], batch["collector", "mask"]
+        jump, planner = self.config.jump, self.trained["planner"]
+        dense = action.unflatten(1, (-1, jump)).flatten(2)[..., : planner.actions]
+        subgoals = torch.cat([dense, state[:, ::jump]], -1)
+        value = None if self.layout.ends else batch["value"][:, 0, 0]
+        segment = torch.cat([action, state], -1)[:, : jump + 1]
+        return {
+            "planner": planner.loss(subgoals, mask[:, ::jump], value),
+            "segments": self.trained["segments"].loss(segment, mask[:, : jump + 1]),
+        }
+
+    @property
+    def plan_shape(self) -> tuple[int, int]:
+        """Steps and entries of a plan: standardised actions, then states."""
+        return self.config.horizon + 1, self.action_dim + len(self.layout.planned)
+
+    def plan(self, observation: Tensor, noise: Generators) -> Tensor:
+        """Plans (B, H + 1, X): the segments between the best subgoals, one after the other."""
+        subgoals = self.best(observation, noise)[..., self.acting["planner"].actions :]
+        count = subgoals.shape[1] - 1
+        segments = self.acting["segments"]
+        known = subgoals.new_zeros(len(subgoals) * count, *segments.shape)
+        known[:, 0, segments.actions :] = subgoals[:, :-1].flatten(0, 1)
+        known[:, -1, segments.actions :] = subgoals[:, 1:].flatten(0, 1)
+        if isinstance(noise, list):
+            noise = sources(len(known), 0.0, None)
+        ways: Tensor = segments.sample(known, noise).unflatten(0, (-1, count))
+        return torch.cat([ways[:, :, :-1].flatten(1, 2), ways[:, -1, -1:]], 1)
