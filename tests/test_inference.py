@@ -9,6 +9,7 @@ import torch
 from tensordict import TensorDict
 
 from mage_agent import Agent, MAGEActor, MAGEPolicy, checkpoint, fit, optimize_for_inference
+from mage_agent.mage import inference
 from mage_agent.mage.inference import Weights
 from tests.acting import make_model
 
@@ -122,3 +123,21 @@ def test_on_a_gpu_it_is_a_graph(weights: Weights) -> None:
     for _ in range(3):  # recorded, then replayed
         error = (fast.act(*asked) - expected).square().mean().sqrt() / expected.std()
         assert error < 0.1
+
+
+@pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="the processor has no bfloat16"
+)
+def test_bfloat16_weights_are_packed_once_and_act_as_unpacked_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = make_model(code_temperature=1.0)
+    packed = optimize_for_inference(model, "bfloat16")
+    monkeypatch.setattr(inference, "_onednn_has_bfloat16", lambda: False)
+    plain = optimize_for_inference(model, "bfloat16")
+    kinds = [
+        {type(part).__name__ for part in each.transformer.modules()} for each in (packed, plain)
+    ]
+    assert "_PackedLinear" in kinds[0] - kinds[1]
+    assert "Linear" in kinds[1] - kinds[0]
+    torch.testing.assert_close(packed.act(*ask(64)), plain.act(*ask(64)), atol=0.02, rtol=0.02)

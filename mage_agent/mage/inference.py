@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
@@ -27,8 +28,9 @@ def optimize_for_inference(
 
     Args:
         model: the model; it stays as it is.
-        weights: of the transformer. "bfloat16" halves them, for GPUs. "int8" quarters them, each
-            row with a scale of its own, and rounds the layers' inputs as well; for CPUs only.
+        weights: of the transformer. "bfloat16" halves them, for GPUs and for CPUs with native
+            bfloat16. "int8" quarters them, each row with a scale of its own, and rounds the layers'
+            inputs as well; for CPUs only.
         compiled: whether to compile deterministic acting into one graph (for each batch size, at
             its first call, which takes a minute), replayed as a CUDA graph on a GPU. None does so
             on GPUs, where most of the time goes into launching kernels.
@@ -54,9 +56,12 @@ def optimize_for_inference(
     fast.only_acts = True
     if weights == "bfloat16":
         fast.transformer.bfloat16()
-    elif weights == "int8":
-        _quantize(fast.transformer)
-    if device == "cuda" if compiled is None else compiled:
+    compiled = device == "cuda" if compiled is None else compiled
+    if weights == "int8":
+        _replace_linear(fast.transformer, _Int8Linear)
+    elif weights == "bfloat16" and device == "cpu" and not compiled and _onednn_has_bfloat16():
+        _replace_linear(fast.transformer, _PackedLinear)
+    if compiled:
         compile_mode = "reduce-overhead" if device == "cuda" else "default"
         fast.greedy_action = torch.compile(  # type: ignore[method-assign]
             fast.greedy_action, mode=compile_mode, fullgraph=True, dynamic=False
@@ -87,10 +92,36 @@ class _Int8Linear(nn.Module):
         return result
 
 
-def _quantize(network: nn.Module) -> None:
+class _PackedLinear(nn.Module):
+    """A linear layer whose bfloat16 weights lie in oneDNN's own order.
+
+    ``nn.Linear`` brings them into that order anew at every call: a fifth of the time of an action
+    at the paper's size (measured). Float32 weights gain nothing from it.
+    """
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), 8)
+        self.bias = layer.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer, (..., size) to (..., size)."""
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(
+            x, self.packed, self.bias, "none", [], ""
+        )
+        return result
+
+
+def _onednn_has_bfloat16() -> bool:
+    """Whether this processor has oneDNN's kernels for bfloat16."""
+    available = torch.backends.mkldnn.is_available()
+    return available and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _replace_linear(network: nn.Module, layer_class: Callable[[nn.Linear], nn.Module]) -> None:
     """Replace all linear layers of a network, in place."""
     for name, layer in list(network.named_children()):
         if isinstance(layer, nn.Linear):
-            setattr(network, name, _Int8Linear(layer))
+            setattr(network, name, layer_class(layer))
         else:
-            _quantize(layer)
+            _replace_linear(layer, layer_class)
