@@ -98,9 +98,7 @@ class Agent(nn.Module, ABC):
         """Action size A."""
         return len(self.units.action_low)
 
-    def optimize_for_inference(
-        self, weights: str = "float32", *, compiled: bool | None = None
-    ) -> Self:
+    def optimize_for_inference(self, weights: str = "float32", *, compiled: bool = False) -> Self:
         """A copy that acts faster, and can be neither trained nor saved.
 
         Raises:

@@ -126,6 +126,7 @@ class AgentPolicy(BasePolicy):
         checkpoint_path: str | Path | None = None,
         checkpoint_interval: int = 1000,
         resume: bool = False,
+        compiled: bool = False,
     ) -> Self:
         """Train all stages on a dataset.
 
@@ -144,6 +145,7 @@ class AgentPolicy(BasePolicy):
             checkpoint_path: file that keeps the state of training.
             checkpoint_interval: steps between two checkpoints.
             resume: go on from ``checkpoint_path`` if it exists.
+            compiled: whether to compile the losses; see ``mage_agent.fit``.
 
         Returns:
             The policy itself.
@@ -174,6 +176,7 @@ class AgentPolicy(BasePolicy):
             checkpoint_path=checkpoint_path,
             checkpoint_interval=checkpoint_interval,
             resume=resume,
+            compiled=compiled,
             callback=adapter,
         )
         self.set_training_mode(False)
@@ -237,14 +240,12 @@ class AgentPolicy(BasePolicy):
         """Seed the sampling of actions."""
         self._generator = torch.Generator(self.device).manual_seed(seed)
 
-    def optimize_for_inference(
-        self, weights: str = "float32", *, compiled: bool | None = None
-    ) -> Self:
+    def optimize_for_inference(self, weights: str = "float32", *, compiled: bool = False) -> Self:
         """A copy of the policy that acts faster; it can be neither trained nor saved.
 
         Args:
             weights: "float32", "bfloat16" or "int8"; see ``mage_agent.optimize_for_inference``.
-            compiled: whether to compile deterministic acting; None does so on GPUs.
+            compiled: whether to compile deterministic acting, which takes a minute.
 
         Raises:
             ValueError: there is no faster way for this agent, or not with these weights.

@@ -97,6 +97,7 @@ class Stage:
         optimizer: makes another optimiser of the loss.
         updates_per_batch: consecutive steps that see the same batch.
         low_precision: whether to compute the loss in bfloat16 where that is native.
+        one_graph: whether the loss does nothing but tensor arithmetic, so that compiling it pays.
         acts: whether the agent can act while this stage is trained; callbacks that evaluate wait
             for it.
         begin: called once before the first step, not when training is taken up again.
@@ -119,6 +120,7 @@ class Stage:
     optimizer: Callable[[], torch.optim.Optimizer] | None = None
     updates_per_batch: int = 1
     low_precision: bool = False
+    one_graph: bool = False
     acts: bool = True
     begin: Callable[[], None] = lambda: None
     prepare: Callable[[TensorDictBase], TensorDictBase] = lambda batch: batch

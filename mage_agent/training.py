@@ -68,6 +68,7 @@ def fit(
     checkpoint_path: str | Path | None = None,
     checkpoint_interval: int = 1000,
     resume: bool = False,
+    compiled: bool = False,
     callback: Callable[[Progress], bool | None] | None = None,
 ) -> Agent:
     """Train an agent in all its stages, in place.
@@ -85,7 +86,11 @@ def fit(
             ``checkpoint_interval`` steps and at the end of a stage.
         checkpoint_interval: steps between two checkpoints.
         resume: go on from ``checkpoint_path`` if it exists, to weights that equal an uninterrupted
-            run's bit for bit on CPU.
+            run's bit for bit; on a GPU only under ``torch.use_deterministic_algorithms(True)``,
+            without which no two trainings are alike there.
+        compiled: whether to compile the losses of stages that are ``one_graph``, which takes a
+            minute each, and on a GPU to replay them as CUDA graphs: a quarter of the time of a step
+            (measured for MAGE's second stage at the paper's size). They agree within rounding.
         callback: called with the progress at every 50th step and at the end of a stage; training
             ends early, with a checkpoint, when it returns False.
 
@@ -117,7 +122,7 @@ def fit(
         closing(logger.experiment) if logger is not None else nullcontext(),
     ):
         stages = _share_out(agent.stages(dataset), steps)
-        run = _Run(agent, stages, dataset, seed, target, checkpoint_path)
+        run = _Run(agent, stages, dataset, seed, target, checkpoint_path, compiled)
         if resume and checkpoint_path is not None and Path(checkpoint_path).is_file():
             run.restore()
         while run.number < len(stages):
@@ -180,7 +185,9 @@ class _Run:
         seed: int,
         device: torch.device,
         path: str | Path | None,
+        compiled: bool,
     ) -> None:
+        self.compiled = compiled
         self.agent, self.stages, self.seed, self.device = agent, stages, seed, device
         for stage in stages:
             parallel.check_share(stage.batch_size)
@@ -206,6 +213,9 @@ class _Run:
         stage.loss.to(self.device)
         if self._restored is None:
             stage.begin()
+        if self.compiled and stage.one_graph:
+            graphs = "reduce-overhead" if self.device.type == "cuda" else "default"
+            stage.loss.compile(dynamic=False, mode=graphs)
         self.optimizer = stage.make_optimizer()
         self.batches = stage.make_batches(self.seed + self.number)
         self.batch: TensorDictBase | None

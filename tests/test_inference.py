@@ -1,6 +1,7 @@
 """Faster acting: the same actions within a tolerance, from one graph, and nothing but acting."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,31 @@ def test_wrong_weights_are_named() -> None:
 def test_an_agent_that_knows_no_faster_way_says_so() -> None:
     with pytest.raises(ValueError, match="there is no copy of 'mage' that acts faster"):
         Agent.optimize_for_inference(make_model())  # what an agent of one's own inherits
+
+
+def test_graphs_are_recorded_once_a_size_and_results_are_copies(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recorded = []
+
+    def record(function: Any, inputs: Any) -> Any:
+        """A graph without a GPU: what it replays reads and writes the same memory each time."""
+        kept = tuple(part.clone() for part in inputs)
+        result = function(*kept)
+        recorded.append(len(result))
+        replay = SimpleNamespace(replay=lambda: result.copy_(function(*kept)))
+        return replay, kept, result
+
+    monkeypatch.setattr(inference, "_record", record)
+    model = make_model()
+    graph = inference._Replayed(model.greedy_action)
+    inputs = [model.condition(*ask(count)) for count in (4, 4, 2)]
+    inputs[1] = (inputs[1][0] + 1, inputs[1][1])
+    found = [graph(*given) for given in inputs]
+    assert recorded == [4, 2]
+    for result, given in zip(found, inputs, strict=True):
+        torch.testing.assert_close(result, model.greedy_action(*given))
+    assert not torch.equal(found[0], found[1])
 
 
 @pytest.mark.gpu

@@ -105,6 +105,21 @@ class TestRepeatability:
         assert same(first, state_of(train(config=config)))
         assert not same(first, state_of(train(seed=1, config=config)))
 
+    @pytest.mark.slow
+    def test_compiled_losses_give_the_same_model(
+        self, train: Train, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        compile_, asked = torch.compile, []
+
+        def without_a_compiler(function: Any, **options: Any) -> Any:
+            asked.append(options)
+            return compile_(function, backend="eager", dynamic=options["dynamic"])
+
+        monkeypatch.setattr(torch, "compile", without_a_compiler)
+        assert same(state_of(train(compiled=True)), state_of(train()))
+        # The tokenizer's codebook is no one graph.
+        assert asked == [{"dynamic": False, "mode": "default"}] * len(STAGES[1:])
+
     def test_weights_and_training_have_seeds_of_their_own(self, toy_dataset: TensorDict) -> None:
         built = [
             MAGEModel.from_dataset(toy_dataset, tiny_config(), seed=seed) for seed in (0, 0, 1)

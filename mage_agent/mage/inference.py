@@ -19,7 +19,7 @@ Weights = Literal["float32", "bfloat16", "int8"]
 
 
 def optimize_for_inference(
-    model: MAGEModel, weights: str = "float32", *, compiled: bool | None = None
+    model: MAGEModel, weights: str = "float32", *, compiled: bool = False
 ) -> MAGEModel:
     """A copy of a model that acts faster; it can be neither trained nor saved.
 
@@ -31,9 +31,9 @@ def optimize_for_inference(
         weights: of the transformer. "bfloat16" halves them, for GPUs and for CPUs with native
             bfloat16. "int8" quarters them, each row with a scale of its own, and rounds the layers'
             inputs as well; for CPUs only.
-        compiled: whether to compile deterministic acting into one graph (for each batch size, at
-            its first call, which takes a minute), replayed as a CUDA graph on a GPU. None does so
-            on GPUs, where most of the time goes into launching kernels.
+        compiled: whether to compile deterministic acting, for each batch size at its first call,
+            which takes a minute. On GPUs, where most of the time goes into launching kernels, it is
+            replayed as a CUDA graph in either case.
 
     Returns:
         The copy, in evaluation mode, with float32 inputs and outputs.
@@ -56,17 +56,61 @@ def optimize_for_inference(
     fast.only_acts = True
     if weights == "bfloat16":
         fast.transformer.bfloat16()
-    compiled = device == "cuda" if compiled is None else compiled
     if weights == "int8":
         _replace_linear(fast.transformer, _Int8Linear)
     elif weights == "bfloat16" and device == "cpu" and not compiled and _onednn_has_bfloat16():
         _replace_linear(fast.transformer, _PackedLinear)
+    decide: Callable[..., Tensor] = fast.greedy_action
     if compiled:
-        compile_mode = "reduce-overhead" if device == "cuda" else "default"
-        fast.greedy_action = torch.compile(  # type: ignore[method-assign]
-            fast.greedy_action, mode=compile_mode, fullgraph=True, dynamic=False
-        )
+        decide = torch.compile(decide, fullgraph=True, dynamic=False)
+    if device == "cuda":
+        decide = _Replayed(decide)
+    fast.greedy_action = decide  # type: ignore[method-assign]
     return fast
+
+
+class _Replayed:
+    """A function of tensors as CUDA graphs, one for each size of its inputs, from its first call.
+
+    An action at the paper's size is some thousand kernels, each of which takes longer to launch
+    than to run.
+    """
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        self.function = function
+        self.graphs: dict[tuple[torch.Size, ...], tuple[torch.cuda.CUDAGraph, _Kept, Tensor]] = {}
+
+    @torch.no_grad()
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """What the function makes of the inputs."""
+        sizes = tuple(part.shape for part in inputs)
+        if sizes not in self.graphs:
+            self.graphs[sizes] = _record(self.function, inputs)
+        graph, kept, result = self.graphs[sizes]
+        for own, part in zip(kept, inputs, strict=True):
+            own.copy_(part)
+        graph.replay()
+        return result.clone()  # the next replay overwrites it
+
+
+_Kept = tuple[Tensor, ...]
+
+
+def _record(
+    function: Callable[..., Tensor], inputs: _Kept
+) -> tuple[torch.cuda.CUDAGraph, _Kept, Tensor]:
+    """A CUDA graph of a function, the inputs that it reads, and the result that it writes."""
+    kept = tuple(part.clone() for part in inputs)
+    with torch.cuda.device(inputs[0].device):
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # libraries set themselves up, which no graph may hold
+            function(*kept)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            result = function(*kept)
+    return graph, kept, result
 
 
 class _Int8Linear(nn.Module):

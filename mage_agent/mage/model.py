@@ -209,7 +209,7 @@ class MAGEModel(MAGENetworks):
         return self.read_action(sums[-1], state, return_to_go)
 
     def optimize_for_inference(
-        self, weights: str = "float32", *, compiled: bool | None = None
+        self, weights: str = "float32", *, compiled: bool = False
     ) -> MAGEModel:
         """A copy that acts faster; see ``mage_agent.mage.inference``."""
         return inference.optimize_for_inference(self, weights, compiled=compiled)

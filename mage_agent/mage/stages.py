@@ -68,6 +68,7 @@ def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
             columns=lambda: _with_tokens(model, columns),
             rates=rates,
             low_precision=True,
+            one_graph=True,
             # Deviation 11: stage 2 trains a new inverse dynamics, on generated plans.
             # That of stage 1 relies on fine tokens, which the generator cannot predict.
             begin=model.inverse_dynamics.reset_parameters,
@@ -83,6 +84,7 @@ def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
                 steps=config.inverse_dynamics_steps,
                 columns=lambda: _with_plans(model, columns),
                 rates=warm_up_and_cosine(peak, low, config.warmup_steps),
+                one_graph=True,
             )
         )
     return stages
