@@ -109,7 +109,8 @@ def decision_transformer(device: str, **sizes: int) -> Callable[[int], Case]:
     from torchrl.modules import DTActor
     from transformers.utils import logging
 
-    logging.set_verbosity_error()  # it warns of the tokens of a language, which there are none of
+    # It warns of the special tokens of a language, where there are none.
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     config = DTActor.default_config()
     for name, value in sizes.items():
         setattr(config, name, value)
@@ -126,7 +127,7 @@ def decision_transformer(device: str, **sizes: int) -> Callable[[int], Case]:
 def acting(device: str, rounds: int) -> Iterator[Row]:
     """Latency of an action: ours in its variants, and the Decision Transformer's."""
     paper, small = make_model("adroit", device), make_model("adroit-small", device)
-    # Optimised float32 is compiled on GPUs, and the model itself on CPUs.
+    # Optimised float32 is a graph on GPUs, and the model itself on CPUs.
     weights = ("float32", "bfloat16") if device == "cuda" else ("bfloat16", "int8")
     models = {
         "MAGE, paper size": paper,

@@ -19,11 +19,9 @@ from mage_agent import (
     MAGETokenizerLoss,
     Progress,
     fit,
+    total_loss,
 )
 from mage_agent.checkpoint import load_tensors
-from mage_agent.gac.inference import Posterior
-from mage_agent.hardware import seeded
-from mage_agent.stage import total_loss
 
 __all__ = ["bfloat16", "numerics", "resume"]
 
@@ -53,7 +51,7 @@ def numerics(bench: Bench) -> Iterator[Finding]:
 def _whole_episodes(bench: Bench) -> GACModel:
     """A GAC that learns from whole episodes: which windows are drawn differs between devices."""
     return bench.gac(
-        window=None, inference="fresh", outer_steps=1, inner_steps=2, batch_size=16, query_steps=50
+        window=None, inference="amortised", outer_steps=1, batch_size=16, query_steps=50
     )
 
 
@@ -80,11 +78,8 @@ def _outputs(agent: Agent, bench: Bench) -> dict[str, Tensor]:
         batch = next(replace(stage, batch_size=2).make_batches(0)).to(device)
         trajectories = loss.trajectories(batch)
         noise = torch.randn(2, *agent.noise_shape, generator=torch.Generator().manual_seed(0))
-        standard = Posterior(*torch.zeros(2, *noise.shape, device=device))
-        evidence = agent.evidence(
-            trajectories, standard, noise.to(device), agent.draw(trajectories)
-        )
-        bound = evidence.bound()
+        posterior, steps = agent.encode(trajectories), agent.draw(trajectories)
+        bound = agent.evidence(trajectories, posterior, noise.to(device), steps).bound()
         gradient = torch.autograd.grad(bound.sum(), list(agent.parameters()), allow_unused=True)
         found |= {"bound": bound, "gradient": _flat(gradient)}
     return found
@@ -101,7 +96,8 @@ def bfloat16(bench: Bench) -> Iterator[Finding]:
     for narrow in (False, True):
         model = bench.mage(batch_size=8 if bench.tiny else 128).to(bench.device)
         ends[narrow] = {}
-        with seeded(0, torch.device(bench.device)):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
             for stage in model.stages(bench.dataset())[:2]:
                 stage = replace(stage, steps=steps)
                 stage.begin()

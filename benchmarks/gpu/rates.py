@@ -12,8 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu.findings import Bench, Finding, judged, relative_error
 from benchmarks.speed import OBSERVATION, Case, Step, decision_transformer, interleave
-from mage_agent import GACModel, MAGEModel, fit, optimize_for_inference
-from mage_agent.gac.queries import Query, make_plan
+from mage_agent import Query, fit, optimize_for_inference
 
 __all__ = ["acting", "machine", "planning", "training"]
 
@@ -96,13 +95,13 @@ def acting(bench: Bench) -> Iterator[Finding]:
     for batch in (1, 2) if bench.tiny else (1, 64):
         given = torch.randn(batch, OBSERVATION, device=device), torch.zeros(batch, device=device)
         cases: dict[str, Case] = {"MAGE, eager": partial(model.act, *given)}
-        if device == "cuda":
-            cases["MAGE, float32, captured as it is"] = _captured(model, *given)
         cases |= {name: rival(batch) for name, rival in rivals.items()}
         yield from _latencies(bench, cases, batch)
-        # A graph takes a minute or more to compile, so float32 has one for a single row only.
-        for weights in ("float32", "bfloat16") if batch == 1 else ("bfloat16",):
-            name, fast = f"MAGE, optimised, {weights}", optimize_for_inference(model, weights)
+        for weights, compiled in (("float32", False), ("bfloat16", False), ("bfloat16", True)):
+            if compiled and (device == "cpu" or batch > 1):  # it takes a minute
+                continue
+            name = f"MAGE, optimised, {weights}" + ", compiled" * compiled
+            fast = optimize_for_inference(model, weights, compiled=compiled)
             for _ in range(3):  # the last call replays the graph on new numbers
                 asked = torch.randn_like(given[0]), given[1]
                 error = relative_error(fast.act(*asked), model.act(*asked))
@@ -123,33 +122,14 @@ def _latencies(bench: Bench, cases: dict[str, Case], batch: int) -> Iterator[Fin
         yield Finding(f"acting, batch {batch}", case, timing.median / default, "ratio")
 
 
-def _captured(model: MAGEModel, observation: torch.Tensor, target: torch.Tensor) -> Case:
-    """One CUDA graph of a decision's own kernels: what compiling has to beat."""
-    with torch.no_grad():
-        given = model.condition(observation, target)
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            model.greedy_action(*given)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            model.greedy_action(*given)
-
-    def replay(read: tuple[torch.Tensor, ...] = given) -> None:  # what the graph reads must live
-        graph.replay()
-
-    return replay
-
-
 def planning(bench: Bench) -> Iterator[Finding]:
     """GAC's plans: 200 forward and backward passes of a small network."""
     steps = 10 if bench.tiny else 200
-    model: GACModel = bench.gac().to(bench.device)
-    query = dataclasses.replace(Query.of(model.config, "max"), steps=steps, tolerance=0.0)
+    model = bench.gac().to(bench.device)
+    model.query = dataclasses.replace(Query.of(model.config, "max"), steps=steps, tolerance=0.0)
     for batch in (1, 2) if bench.tiny else (1, 64):
-        start = torch.randn(batch, OBSERVATION, device=bench.device)
-        case: Case = partial(make_plan, model, start, query)
+        observation = torch.randn(batch, OBSERVATION, device=bench.device)
+        case: Case = partial(model.act, observation)  # an episode begins, so a plan is made
         timing = interleave({"plan": case}, 1 if bench.tiny else 3, bench.device)["plan"]
         group = f"planning, {steps} steps of the query"
         yield Finding(group, f"GAC, batch {batch}", timing.median, "ms")
