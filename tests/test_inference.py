@@ -151,9 +151,7 @@ def test_on_a_gpu_it_is_a_graph(weights: Weights) -> None:
         assert error < 0.1
 
 
-@pytest.mark.skipif(
-    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="the processor has no bfloat16"
-)
+@pytest.mark.skipif(not inference._onednn_has_bfloat16(), reason="the processor has no bfloat16")
 def test_bfloat16_weights_are_packed_once_and_act_as_unpacked_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
