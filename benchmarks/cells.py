@@ -24,10 +24,12 @@ class Cell:
         budget: name of the budget.
         minutes: of training, see ``seconds_on``; None is the published number of steps.
         variant: name of a changed method; empty for the method as published.
+        stage: stages of online fine-tuning that follow the training.
         changes: the settings that the variant changes.
         equal_steps: whether all such cells of the dataset take the same number of steps, which is
             how ablations compare: as many as the minutes leave room for without the changes. Else
             each takes as many as they leave room for with its own.
+        shared: whether other cells are scored on the same training, so that its model is kept.
     """
 
     dataset: str
@@ -36,14 +38,22 @@ class Cell:
     budget: str
     minutes: float | None
     variant: str = ""
+    stage: int = 0
     changes: Mapping[str, Any] = field(default_factory=dict, hash=False)
     equal_steps: bool = False
+    shared: bool = field(default=False, compare=False)
 
     @property
     def facts(self) -> Record:
         """The part of the record that tells this cell from others."""
-        facts = {name: value for name, value in vars(self).items() if name != "changes"}
-        return {**facts, "changes": dict(self.changes)}
+        facts = {k: v for k, v in vars(self).items() if k not in ("changes", "shared")}
+        return {**facts, "variant": self.name, "changes": dict(self.changes)}
+
+    @property
+    def name(self) -> str:
+        """Of the variant and the stage; empty for the method as published."""
+        stage = f"stage {self.stage}" if self.stage else ""
+        return ", ".join(filter(None, (self.variant, stage)))
 
     @property
     def key(self) -> Key:
@@ -51,7 +61,7 @@ class Cell:
         return key_of(self.facts)
 
     def __str__(self) -> str:
-        variant = f" [{self.variant}]" if self.variant else ""
+        variant = f" [{self.name}]" if self.name else ""
         return f"{self.dataset} {self.method}{variant} seed {self.seed}"
 
 
@@ -87,6 +97,6 @@ def folder_of(cell: Cell, settings: Settings) -> Path:
     digest = hashlib.sha256(json.dumps(cell.key).encode()).hexdigest()[
         :8
     ]  # names may clash, or be too long for a folder
-    parts = (cell.dataset, cell.method, cell.variant, f"seed{cell.seed}", cell.budget)
+    parts = (cell.dataset, cell.method, cell.name, f"seed{cell.seed}", cell.budget)
     name = "_".join(re.sub(r"[^\w.=+-]+", "-", part) for part in parts if part)
     return settings.output / "cells" / f"{name[:150]}_{digest}"

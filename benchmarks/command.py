@@ -16,7 +16,14 @@ from benchmarks.cluster import RayExecutor
 from benchmarks.datasets import check_name
 from benchmarks.domains import DOMAINS, domain_of
 from benchmarks.executors import Executor, LocalExecutor, fitting_workers
-from benchmarks.methods import check_changes, configure, expand, find_method
+from benchmarks.methods import (
+    QUESTIONS,
+    check_changes,
+    configure,
+    expand,
+    find_method,
+    training_of,
+)
 from benchmarks.papers import PAPERS, Paper, find_paper, stand_in
 from benchmarks.records import renamed
 from benchmarks.suite import SuiteError, run_suite
@@ -114,7 +121,8 @@ def select(args: argparse.Namespace) -> list[Cell]:
         if minutes is None:
             raise ValueError("--minutes does not go with --budget paper, which counts steps.")
         minutes = args.minutes
-    return [
+    stages = tuple(range(args.stages + 1)) if table is None or args.stages else table.stages
+    cells = [
         Cell(
             dataset=dataset,
             method=method,
@@ -122,14 +130,21 @@ def select(args: argparse.Namespace) -> list[Cell]:
             budget=args.budget,
             minutes=minutes,
             variant=variant,
+            stage=stage,
             changes=changed,
             equal_steps=method == paper.agent and len(variants) > 1,
+            shared=len(stages) > 1 or method in {question.agent for question in QUESTIONS.values()},
         )
         for dataset in dict.fromkeys(datasets)
         for seed in range(args.seeds)
         for method in methods
         for variant, changed in _variants(paper, method, dataset, args.budget, variants).items()
+        for stage in stages
     ]
+    # Of a dataset, trainings come first, then the cells that are scored on one of them.
+    order = list(dict.fromkeys(cell.dataset for cell in cells))
+    cells.sort(key=lambda cell: (order.index(cell.dataset), training_of(cell) != cell))
+    return cells
 
 
 def _variants(
@@ -184,6 +199,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--paper", choices=tuple(PAPERS), default=find_paper().agent, help="whose tables are meant")
     tables = "; ".join(f"{p.title}: {', '.join(map(str, p.tables))}" for p in PAPERS.values())
     add("--table", type=int, help=f"run a table of the paper ({tables})")
+    add("--stages", type=int, default=0, help="score after as many stages of online fine-tuning")
     add("--seeds", type=_positive, default=5, help="number of training seeds (default: 5)")
     add("--budget", choices=tuple(MINUTES), default="standard", help="length of a training")
     add("--minutes", type=_above_zero, help="of a training; default: the budget's")

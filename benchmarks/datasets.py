@@ -12,7 +12,8 @@ import torch
 from minari.storage.datasets_root_dir import get_dataset_path
 from tensordict import TensorDictBase
 
-from mage_agent import load_dataset
+from benchmarks.domains import FINAL_RETURN, base_id
+from mage_agent import cut_episodes, delayed_rewards, load_dataset, step_limit
 from mage_agent.d4rl import TASKS, make
 
 __all__ = ["check_name", "collect_missing", "fetch", "hold_out", "load_split"]
@@ -24,6 +25,7 @@ def check_name(dataset_id: str) -> None:
     Raises:
         ValueError: the message lists the known names.
     """
+    dataset_id = base_id(dataset_id)
     if "/" in dataset_id or dataset_id in TASKS or dataset_id in minari.list_local_datasets():
         return
     close = difflib.get_close_matches(dataset_id, TASKS, n=1)
@@ -36,7 +38,7 @@ def check_name(dataset_id: str) -> None:
 
 def collect_missing(dataset_id: str) -> Path | None:
     """Collect a maze dataset that has a recipe and is not there; return where it was put."""
-    root = get_dataset_path()
+    root, dataset_id = get_dataset_path(), base_id(dataset_id)
     if (
         not dataset_id.startswith(("local/maze2d/", "local/multi2d/", "ogbench/pointmaze/"))
         or (root / dataset_id).exists()
@@ -62,6 +64,7 @@ def fetch(dataset_ids: Sequence[str]) -> dict[str, str]:
 
 def _is_here(dataset_id: str, here: Collection[str]) -> bool:
     """Whether a dataset is among those of Minari, or where D4RL keeps its file."""
+    dataset_id = base_id(dataset_id)
     task = TASKS.get(dataset_id)
     if task is None:
         return dataset_id in here
@@ -111,7 +114,11 @@ def hold_out(dataset: TensorDictBase, share: float) -> tuple[TensorDictBase, Ten
 
 
 def _open(dataset_id: str) -> TensorDictBase:
-    """Load a dataset by its id on Minari, or by D4RL's."""
+    """Load a dataset by its id on Minari, or by D4RL's; with delayed rewards if it says so."""
+    if dataset_id.endswith(FINAL_RETURN):
+        dataset = _open(base_id(dataset_id))
+        steps = step_limit(dataset)
+        return delayed_rewards(dataset if steps is None else cut_episodes(dataset, steps))
     task = TASKS.get(dataset_id)
     if task is None or task.minari_id is not None:
         name = dataset_id if task is None else str(task.minari_id)

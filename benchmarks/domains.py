@@ -4,7 +4,11 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["DOMAINS", "Domain", "domain_of", "split_id"]
+__all__ = ["DOMAINS", "FINAL_RETURN", "Domain", "base_id", "domain_of", "split_id"]
+
+FINAL_RETURN = "@final-return"
+"""At the end of a dataset's id: the same data, where the return of an episode is the reward of its
+last step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +20,7 @@ class Domain:
         preset: which preset agents take, at the paper's size, or at the small one with "-small"
             appended; empty stands for the generic one, "small".
         episodes: evaluation episodes per training seed.
+        online_episodes: episodes that a stage of online fine-tuning collects.
         discount: of methods whose publication names none.
         observation_keys: observation entries, concatenated in this order; empty takes all that the
             dataset has.
@@ -26,6 +31,7 @@ class Domain:
     name: str
     preset: str = ""
     episodes: int = 20
+    online_episodes: int = 100
     discount: float = 0.99
     observation_keys: tuple[str, ...] = ()
     deterministic: bool = True
@@ -49,7 +55,7 @@ class Domain:
 
 _LONE: dict[str, Any] = {"observation_keys": ("observation",)}
 _GOALS = ("observation", "achieved_goal", "desired_goal")
-_MAZE: dict[str, Any] = {"observation_keys": _GOALS, "episodes": 100}
+_MAZE: dict[str, Any] = {"observation_keys": _GOALS, "episodes": 100, "online_episodes": 500}
 _ADROIT = {"preset": "adroit", **_LONE}
 _ANTMAZE = {"preset": "antmaze", "discount": 0.998, **_MAZE}
 _LOCOMOTION = {"preset": "locomotion", **_LONE}
@@ -64,7 +70,7 @@ DOMAINS = {
         "antmaze": _ANTMAZE,
         "humanoidmaze": _ANTMAZE,
         "pointmaze": {"preset": "maze2d", **_MAZE},
-        "maze2d": {"preset": "maze2d", "episodes": 100, **_LONE},  # sees no goal
+        "maze2d": {**_MAZE, "preset": "maze2d", **_LONE},  # sees no goal
         "multi2d": {"preset": "maze2d", **_MAZE},
         "halfcheetah": _LOCOMOTION,
         "hopper": _LOCOMOTION,
@@ -74,11 +80,17 @@ DOMAINS = {
 }
 
 
+def base_id(dataset_id: str) -> str:
+    """The id without what ``FINAL_RETURN`` adds to it."""
+    return dataset_id.removesuffix(FINAL_RETURN)
+
+
 def split_id(dataset_id: str) -> tuple[str, str]:
     """Domain and kind of a dataset: "pen", "expert" of ``local/pen/expert-v0``, ``pen-expert-v1``.
 
     The kind is empty where the id names none.
     """
+    dataset_id = base_id(dataset_id)
     parts = dataset_id.split("/")[-2:] if "/" in dataset_id else dataset_id.split("-", 1)
     domain, kind = (*parts, "")[:2]
     return domain, re.sub(r"-?v\d+$", "", kind)

@@ -1,7 +1,6 @@
 """Running a cell: train, measure, and give the record; an interrupted run is taken up again."""
 
 import errno
-import hashlib
 import json
 import os
 import time
@@ -24,18 +23,17 @@ from benchmarks.clock import TrainingClock, preserve_state, write_json
 from benchmarks.datasets import load_split
 from benchmarks.domains import Domain, domain_of
 from benchmarks.measure import measure, run_episodes, scores_of
-from benchmarks.methods import build_method
+from benchmarks.methods import QUESTIONS, build_method, training_of
 from benchmarks.protocol import Method
 from benchmarks.provenance import provenance
 from benchmarks.records import Record
+from benchmarks.sharing import SAVED, digest, stage_file, take_up
 from mage_agent import make_environment
 
 __all__ = ["SAVED", "DiskFullError", "attempt", "clear", "failure", "is_saved", "run"]
 
 _INTERIM = {"episodes": 5, "seed": 5_000}  # apart from the seeds of the report
 _CHECKPOINT, _CLOCK = "checkpoint", "clock.json"
-SAVED = "policy.mage"
-"""Name of the file in which a trained agent is kept, for ``AgentPolicy.load``."""
 _BETWEEN_CHECKPOINTS = 30.0  # seconds
 
 
@@ -84,22 +82,29 @@ def run(cell: Cell, settings: Settings) -> Record:
     domain = domain_of(cell.dataset)
     training, held = load_split(cell.dataset, settings.hold_out)
     make_environment(training, **domain.environment).close()  # before the work, not after it
-    folder = folder_of(cell, settings)
+    source = training_of(cell)
+    folder = folder_of(source, settings)
     folder.mkdir(parents=True, exist_ok=True)
+    train = partial(_train, source, settings, domain, training, folder)
     with FileLock(folder / ".lock"):  # an orphan of a killed suite may be dying in here
-        method, about = _train(cell, settings, domain, training, folder)
-        measured = measure(
-            method,
-            training,
-            domain,
-            seed=cell.seed,
-            episodes=settings.episodes or domain.episodes,
-            targets=settings.targets,
-        )
-        diagnosis = method.describe(held) if len(held) else {}
-        diagnosis = {name: float(value) for name, value in diagnosis.items()}
-        if settings.save and hasattr(method, "save"):
-            method.save(folder / SAVED)
+        method: Method
+        if cell.shared or source != cell:
+            method, about = take_up(cell, settings, domain, training, folder, train)
+        else:
+            method, about = train()
+            if settings.save and hasattr(method, "save"):
+                method.save(folder / SAVED)
+    measured = measure(
+        method,
+        training,
+        domain,
+        seed=cell.seed,
+        episodes=settings.episodes or domain.episodes,
+        targets=settings.targets,
+    )
+    # What a training knows of data it has not seen does not depend on the question.
+    diagnosis = method.describe(held) if len(held) and cell.method not in QUESTIONS else {}
+    diagnosis = {name: float(value) for name, value in diagnosis.items()}
     about["learning_curve"].append(
         {
             "step": about["steps"],
@@ -165,11 +170,10 @@ def _train(
     )
     clock.save()
     used = method.hyperparameters
-    text = json.dumps(used, sort_keys=True).encode()
     samples = schedule.steps * used["batch_size"] if "batch_size" in used else None
     return method, {
         "hyperparameters": used,
-        "config_digest": hashlib.sha256(text).hexdigest()[:12],
+        "config_digest": digest(used),
         "steps": schedule.steps,
         "published_steps": method.published_steps,
         "seconds_per_step": schedule.seconds_per_step,
@@ -221,7 +225,7 @@ def _kept(path: Path, method: Method, make: Callable[[], Schedule]) -> Schedule:
 
 def clear(cell: Cell, settings: Settings) -> None:
     """Remove what a cell needed in order to be taken up again, once its record is safe."""
-    folder = folder_of(cell, settings)
+    folder = folder_of(training_of(cell), settings)
     (folder / _CHECKPOINT).unlink(missing_ok=True)
     for part in folder.glob(".*.part"):  # of writes that were interrupted
         part.unlink()
@@ -229,7 +233,7 @@ def clear(cell: Cell, settings: Settings) -> None:
 
 def is_saved(cell: Cell, settings: Settings) -> bool:
     """Whether the trained model of a cell was kept."""
-    return (folder_of(cell, settings) / SAVED).exists()
+    return stage_file(folder_of(training_of(cell), settings), cell.stage).exists()
 
 
 def _now() -> str:

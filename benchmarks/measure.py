@@ -63,7 +63,7 @@ def measure(
         "success_rate": None if None in successes else float(np.mean([bool(s) for s in successes])),
         "episodes": episodes,
         "evaluation_seed": first,
-        "deterministic": _acts_deterministically(method, domain),
+        "deterministic": _is_deterministic(method, domain),
         "asked": asked,
         "latency_ms": _time_decisions(method, dataset),
     }
@@ -95,15 +95,15 @@ def run_episodes(
         seed=seed,
         num_envs=50,
         target_return=target_return,
-        deterministic=_acts_deterministically(method, domain),
+        deterministic=_is_deterministic(method, domain),
         progress_bar=False,
     )
 
 
-def _acts_deterministically(method: Method, domain: Domain) -> bool:
-    """Whether a method takes its best actions; the published scores of some are of sampled ones."""
-    agent = getattr(method, "model", None)
-    return domain.deterministic and not getattr(agent, "samples", False)
+def _is_deterministic(method: Method, domain: Domain) -> bool:
+    """Whether a method takes its best action; one that stands for a draw says so itself."""
+    own = getattr(method, "deterministic", None)
+    return domain.deterministic if own is None else bool(own)
 
 
 def scores_of(results: Sequence[EpisodeResult], dataset: TensorDictBase) -> list[float]:

@@ -2,25 +2,30 @@
 
 import importlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
 from benchmarks import baselines
+from benchmarks.cells import Cell
 from benchmarks.domains import domain_of, split_id
 from benchmarks.protocol import AgentMethod, Method
 from mage_agent import Agent, Config, GACModel, MAGEModel
 
 __all__ = [
     "AGENTS",
+    "QUESTIONS",
+    "Question",
     "build_method",
     "check_changes",
     "configure",
     "expand",
     "find_method",
     "is_told_return",
+    "training_of",
 ]
 
 AGENTS: dict[str, type[Agent]] = {
@@ -30,6 +35,25 @@ AGENTS: dict[str, type[Agent]] = {
     **baselines.OPEN_LOOP,
 }
 """Name on the command line and in records -> agent."""
+
+
+class Question(NamedTuple):
+    """A method without a training of its own: a trained agent that is asked something else.
+
+    Attributes:
+        agent: name of the agent that is trained.
+        changes: settings that its decisions read, and its training does not.
+    """
+
+    agent: str
+    changes: dict[str, Any]
+
+
+QUESTIONS = {
+    f"{GACModel.name}-{kind}": Question(GACModel.name, {"query": kind})
+    for kind in ("plus", "target", "prior")
+}
+"""The queries that GAC's paper compares with its own. Their plans are drawn."""
 
 
 def expand(names: Sequence[str]) -> list[str]:
@@ -55,13 +79,15 @@ def find_method(name: str) -> Any:
     Raises:
         ValueError: there is no such method.
     """
+    if name in QUESTIONS:
+        name = QUESTIONS[name].agent
     if name in AGENTS:
         return AGENTS[name]
     module, colon, attribute = name.partition(":")
     if not colon:
         raise ValueError(
-            f"unknown method {name!r}; known: {', '.join(AGENTS)}, and all. A class of your own "
-            "is named by module:Class, for example my_module:MyPolicy."
+            f"unknown method {name!r}; known: {', '.join([*AGENTS, *QUESTIONS])}, and all. A class "
+            "of your own is named by module:Class, for example my_module:MyPolicy."
         )
     try:
         return getattr(importlib.import_module(module), attribute)
@@ -141,6 +167,8 @@ def build_method(
     """
     found, changes = find_method(name), changes or {}
     if _is_agent(found):
+        question = QUESTIONS.get(name)
+        changes = {**changes, **(question.changes if question else {})}
         config = configure(found, dataset_id, paper_size=paper_size, **changes)
         agent = found.from_dataset(dataset, config, seed=seed).to(device)
         paper = configure(found, dataset_id, paper_size=True)
@@ -148,7 +176,9 @@ def build_method(
             keys = agent.config.observation_keys
             published = found(paper.replace(observation_keys=keys), **agent.sizes)
         steps = sum(stage.steps for stage in published.stages(dataset))
-        return AgentMethod(agent, published_steps=steps, seed=seed)
+        # Published scores of these are of sampled actions.
+        deterministic = False if question or getattr(found, "samples", False) else None
+        return AgentMethod(agent, published_steps=steps, seed=seed, deterministic=deterministic)
     domain = domain_of(dataset_id)
     entries = [k for k in dataset["next"].keys() if isinstance(dataset.get(k, None), Tensor)]  # noqa: SIM118
     own = {
@@ -157,6 +187,12 @@ def build_method(
     }
     method: Method = found(dataset, seed=seed, domain=domain.name, **{**own, **changes})
     return method
+
+
+def training_of(cell: Cell) -> Cell:
+    """The cell whose training another one is scored on: itself, but for questions and stages."""
+    question = QUESTIONS.get(cell.method)
+    return replace(cell, method=question.agent if question else cell.method, stage=0)
 
 
 def _is_agent(method: Any) -> bool:

@@ -59,11 +59,20 @@ class AgentMethod(AgentPolicy):
         model: the untrained agent.
         published_steps: gradient steps of its publication.
         seed: of sampled actions.
+        deterministic: whether it is scored by its best action; None leaves that to the domain.
     """
 
-    def __init__(self, model: Agent, *, published_steps: int, seed: int = 0) -> None:
+    def __init__(
+        self,
+        model: Agent,
+        *,
+        published_steps: int,
+        seed: int = 0,
+        deterministic: bool | None = None,
+    ) -> None:
         super().__init__(model, seed=seed)
         self.published_steps = published_steps
+        self.deterministic = deterministic
 
     @property
     def hyperparameters(self) -> dict[str, Any]:

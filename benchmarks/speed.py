@@ -340,9 +340,17 @@ def markdown(table: Sequence[Row], args: argparse.Namespace) -> str:
     return "\n".join(lines)
 
 
+def planning(device: str, rounds: int) -> Iterator[Row]:
+    """GAC's seconds per gradient step, per plan and per action."""
+    from benchmarks.gac.speed import measure  # which imports this module
+
+    return measure(device, rounds)
+
+
 GROUPS: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
     "act": lambda args: acting(args.device, args.rounds),
     "predict": lambda args: deciding(args.device, args.rounds),
+    "gac": lambda args: planning(args.device, args.rounds),
     "draw": lambda args: windows(args.rounds),
     "train": lambda args: training(args.device, args.steps, args.batch),
     "grow": lambda args: growth(args.device, max(5, args.rounds // 2)),

@@ -4,11 +4,13 @@ from mage_agent.actor import AgentActor
 from mage_agent.agent import Agent, evaluating
 from mage_agent.config import Config, bounded
 from mage_agent.data import (
+    cut_episodes,
     dataset_from_arrays,
     delayed_rewards,
     load_dataset,
     replay_buffer,
     returns_to_go,
+    step_limit,
 )
 from mage_agent.environment import make_environment
 from mage_agent.envs import DiscountedTargetReturn, ReturnToGoVecWrapper, ReturnToGoWrapper
@@ -61,6 +63,7 @@ __all__ = [
     "Stage",
     "TrainingError",
     "bounded",
+    "cut_episodes",
     "dataset_from_arrays",
     "delayed_rewards",
     "evaluate",
@@ -73,5 +76,6 @@ __all__ = [
     "record",
     "replay_buffer",
     "returns_to_go",
+    "step_limit",
     "total_loss",
 ]

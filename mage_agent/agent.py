@@ -106,6 +106,16 @@ class Agent(nn.Module, ABC):
         """
         raise ValueError(f"there is no copy of {self.name!r} that acts faster than the agent.")
 
+    def changed(self, **settings: Any) -> Self:
+        """A copy with other settings, of those that decisions read.
+
+        Raises:
+            ValueError: a setting is unknown, or its value is not allowed.
+        """
+        copy = type(self)(self.config.replace(**settings), **self.sizes)
+        copy.load_state_dict(self.state_dict())
+        return copy.to(self.device).eval()
+
     @property
     def device(self) -> torch.device:
         """Where the agent's statistics are, and so all of it."""
@@ -194,6 +204,10 @@ class Agent(nn.Module, ABC):
     def returns_to_go(self, dataset: TensorDictBase) -> Tensor:
         """Returns-to-go of every step for the agent's discount, shape (N, 1)."""
         return returns_to_go(dataset["next", "reward"], dataset["episode"], self.config.discount)
+
+    def trajectories(self, dataset: TensorDictBase) -> TensorDictBase:
+        """A dataset in the episodes that the agent learns from; here its own."""
+        return dataset
 
     # -------------------------------------------------------------------------------- to be trained
 

@@ -188,6 +188,7 @@ def evaluate(
     episodes: int = 20,
     seed: int = 0,
     target_return: float | None = None,
+    query: str | None = None,
     sample: bool = False,
     max_episode_steps: int | None = None,
     num_envs: int = 16,
@@ -206,7 +207,9 @@ def evaluate(
         episodes: number of episodes.
         seed: episode i is reset with this plus i.
         target_return: discounted return to ask for instead of the policy's own.
-        sample: sample the actions instead of taking the best ones.
+        query: what plans are asked for instead of the policy's own question; of GAC: max, plus,
+            target, prior or best.
+        sample: sample the actions instead of taking the best ones; of GAC, the plans.
         max_episode_steps: step limit instead of the environment's own.
         num_envs: episodes to run side by side.
         weights: act with smaller, faster weights; see ``AgentPolicy.optimize_for_inference``.
@@ -216,6 +219,8 @@ def evaluate(
     if (dataset is None) == (env is None):
         raise ValueError("give either --dataset or --env, to say where the policy shall act.")
     loaded = AgentPolicy.load(policy, device=device)
+    if query is not None:
+        loaded = AgentPolicy(loaded.model.changed(query=query), seed=seed)
     if weights != "float32":
         loaded = loaded.optimize_for_inference(weights)
     make_env, references = (
@@ -232,7 +237,10 @@ def evaluate(
         progress_bar=not quiet,
     )
     asked = loaded.target_return if target_return is None else target_return
-    print(f"asked for {asked:.4g} (discounted)")
+    if loaded.told_return:
+        print(f"asked for {asked:.4g} (discounted)")
+    if query is not None:
+        print(f"query     {query}")
     _print_results(results, references)
 
 

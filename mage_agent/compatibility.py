@@ -63,7 +63,8 @@ def _check_ranges(agent: Agent, dataset: TensorDictBase) -> None:
         )
     if not agent.told_return:
         return
-    returns, (smallest, largest) = agent.returns_to_go(dataset), units.return_to_go_range
+    returns = agent.returns_to_go(agent.trajectories(dataset))
+    smallest, largest = units.return_to_go_range
     found = float(returns.min()), float(returns.max())
     slack = TOLERANCE * (largest - smallest)
     if found[0] < smallest - slack or found[1] > largest + slack:

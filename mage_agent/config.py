@@ -39,6 +39,8 @@ class Config:
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {}
     """Named configurations, as changes to the defaults."""
+    FINE_TUNING: ClassVar[dict[str, tuple[dict[str, Any], ...]]] = {}
+    """By preset, what changes in each stage of online fine-tuning."""
     ADJUSTABLE: ClassVar[frozenset[str]] = frozenset(
         ("learning_rate", "warmup_steps", "weight_decay", "gradient_clip")
     )

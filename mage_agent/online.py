@@ -71,6 +71,7 @@ def learn_online(
     steps: int | None = None,
     quantile: float | Sequence[float] = 0.8,
     increment: float | Sequence[float] | None = None,
+    elite_fraction: float = 1.0,
     changes: Sequence[Mapping[str, Any]] = (),
     num_envs: int = 16,
     seed: int = 0,
@@ -90,6 +91,8 @@ def learn_online(
         quantile: returns above it are asked for; one number, or one for each stage.
         increment: what is added to them, in the data's units; None is a tenth of their standard
             deviation. One number, or one for each stage.
+        elite_fraction: share of the buffer's episodes, those with the largest returns, that a stage
+            learns from; 1 is all of them (the paper's prioritised buffer has no formula).
         changes: of the configuration, for each stage, such as ``FINE_TUNING["hopper-medium"]`` of
             ``mage_agent.gac.presets``; only of what training reads.
         num_envs: environments to run side by side.
@@ -107,8 +110,10 @@ def learn_online(
     """
     if stages < 1 or episodes < 1:
         raise ValueError(f"stages is {stages} and episodes is {episodes}; each must be at least 1.")
+    if not 0 < elite_fraction <= 1:
+        raise ValueError(f"elite_fraction is {elite_fraction}; it must lie in (0, 1].")
     agent = policy.model
-    buffer = _columns(agent, dataset)
+    buffer = _columns(agent, agent.trajectories(dataset))
     total = sum(stage.steps for stage in agent.stages(buffer))
     budget = max(1, total // 5) if steps is None else steps
     place = None if folder is None else Path(folder)
@@ -127,7 +132,7 @@ def learn_online(
             agent.config = agent.config.replace(**changes[number - 1])
         fit(
             agent,
-            buffer,
+            _elite(agent, buffer, elite_fraction),
             seed=seed + number,
             steps=budget,
             device=agent.device,
@@ -285,6 +290,18 @@ def _columns(agent: Agent, dataset: TensorDictBase) -> TensorDict:
     chosen: TensorDict = columns.copy()
     chosen.set_non_tensor("metadata", dict(metadata(dataset)))
     return chosen
+
+
+def _elite(agent: Agent, buffer: TensorDict, share: float) -> TensorDict:
+    """The episodes with the largest returns, a share of all and at least one, in their order."""
+    if share == 1:
+        return buffer
+    starts = buffer["step_count"].flatten() == 0
+    returns = agent.returns_to_go(buffer)[starts].flatten()
+    chosen = torch.zeros(len(returns), dtype=torch.bool)
+    count = max(1, round(share * len(returns)))
+    chosen[returns.argsort(descending=True, stable=True)[:count]] = True
+    return buffer[chosen[starts.long().cumsum(0) - 1]]
 
 
 def _append(buffer: TensorDict, new: TensorDict) -> TensorDict:

@@ -1,5 +1,7 @@
 """Algorithm 2: what is asked for, what is collected, and that a killed run loses nothing."""
 
+import functools
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +10,11 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from mage_agent import MAGEConfig, MAGEPolicy
+from mage_agent import MAGEConfig, MAGEPolicy, online
 from mage_agent.gac.policy import GACPolicy
 from mage_agent.online import OnlineStage, _asked, _columns, learn_online
 from mage_agent.policy import AgentPolicy
+from mage_agent.stage import Stage
 from tests.gac.point import PointEnv
 from tests.gac.tiny import tiny_config, tiny_dataset
 
@@ -124,6 +127,58 @@ def test_a_killed_run_loses_nothing(tmp_path: Path) -> None:
     assert env_steps <= 5 * 9, "the first stage's episodes are not run again"
 
 
+@pytest.mark.parametrize(
+    ("owner", "call"),
+    [
+        (PointEnv, 20),  # while the first stage collects
+        (Stage, 12 + 7),  # while the second one trains, after a checkpoint
+    ],
+)
+def test_a_run_killed_within_a_stage_loses_nothing(
+    owner: type[Any], call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = gac_policy()
+    expected = run(whole, folder=tmp_path / "whole")
+    often = functools.partial(online.fit, checkpoint_interval=4)
+    monkeypatch.setattr(online, "fit", often)
+    policy, calls, step = gac_policy(), itertools.count(), owner.step
+
+    def die(*args: Any) -> Any:
+        if next(calls) == call:
+            raise KeyboardInterrupt
+        return step(*args)
+
+    with monkeypatch.context() as killing:
+        killing.setattr(owner, "step", die)
+        with pytest.raises(KeyboardInterrupt):
+            run(policy, folder=tmp_path / "killed")
+    again = gac_policy()
+    found = run(again, folder=tmp_path / "killed")
+    for one, other in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(one.asked, other.asked)
+        np.testing.assert_array_equal(one.returns, other.returns)
+    for key, value in whole.model.state_dict().items():
+        assert torch.equal(value, again.model.state_dict()[key]), key
+
+
+def test_stages_may_learn_from_the_best_episodes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, seen = gac_policy(), []
+    real = online.fit
+
+    def fit(agent: Any, dataset: TensorDict, **options: Any) -> Any:
+        starts = dataset["step_count"].flatten() == 0
+        seen.append(agent.returns_to_go(dataset)[starts].flatten())
+        return real(agent, dataset, **options)
+
+    monkeypatch.setattr(online, "fit", fit)
+    (result,) = run(policy, stages=1, elite_fraction=0.5)
+    dataset = tiny_dataset()
+    starts = dataset["step_count"].flatten() == 0
+    old = policy.model.returns_to_go(dataset)[starts].flatten().tolist()
+    best = sorted([*old, *result.returns.tolist()])[-6:]  # of 8 and 5
+    assert sorted(seen[0].tolist()) == pytest.approx(best, abs=1e-5)
+
+
 def test_configurations_and_targets_may_change_by_stage() -> None:
     policy = gac_policy()
     changes = [{"learning_rate": 1e-5, "batch_size": 2}, {"learning_rate": 1e-4}]
@@ -159,6 +214,8 @@ def test_mage_learns_online_too() -> None:
 def test_bad_numbers_are_named() -> None:
     with pytest.raises(ValueError, match="stages is 0"):
         run(gac_policy(), stages=0)
+    with pytest.raises(ValueError, match="elite_fraction is 0"):
+        run(gac_policy(), elite_fraction=0.0)
 
 
 def test_recorded_episodes_are_what_happened() -> None:

@@ -152,5 +152,5 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_paper_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"no paper 'gpt'; known: \['mage'"):
+    with pytest.raises(ValueError, match=r"no paper 'gpt'; known: \['gac', 'mage'"):
         find_paper("gpt")

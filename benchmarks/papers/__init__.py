@@ -1,5 +1,6 @@
 """The papers whose tables the suite runs and whose numbers the report prints beside ours."""
 
+from benchmarks.papers.gac import PAPER as GAC
 from benchmarks.papers.mage import PAPER as MAGE
 from benchmarks.papers.paper import Ablation, Paper, Published, Table, on_d4rl_scale, stand_in
 
@@ -14,7 +15,7 @@ __all__ = [
     "stand_in",
 ]
 
-PAPERS = {paper.agent: paper for paper in (MAGE,)}
+PAPERS = {paper.agent: paper for paper in (MAGE, GAC)}
 
 
 def find_paper(agent: str = MAGE.agent) -> Paper:

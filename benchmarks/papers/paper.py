@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import minari
 
-from benchmarks.domains import split_id
+from benchmarks.domains import FINAL_RETURN, base_id, split_id
 from mage_agent.d4rl import ALL_TASKS, TASKS
 from mage_agent.evaluation import normalized_score
 
@@ -37,11 +37,13 @@ class Table:
         methods: its methods that are bundled.
         variants: changes of the paper's agent by name, as JSON has them; the empty name is the
             agent as published.
+        stages: numbers of online stages after which methods are scored; 0 is before the first.
     """
 
     datasets: tuple[str, ...]
     methods: tuple[str, ...]
     variants: dict[str, Changes] = field(default_factory=lambda: {"": {}})
+    stages: tuple[int, ...] = (0,)
 
 
 class Ablation(NamedTuple):
@@ -94,6 +96,12 @@ class Paper:
         remade: the same for datasets that were collected anew.
         environments: what today's environments change, by domain.
         data: what data that were collected anew change, by domain.
+        names: what tables call methods that only this paper compares.
+        errors: what the print gives beside its scores.
+        settings: variants in the print that stand for a whole method, on a dataset as it is and on
+            one with final returns only, the first ones first.
+        online_tables: numbers of the tables of scores after online fine-tuning, whose variants are
+            "stage 1" and so on, or those of ``settings`` for the last stage.
     """
 
     agent: str
@@ -108,6 +116,10 @@ class Paper:
     remade: str
     environments: Mapping[str, Sequence[str]]
     data: Mapping[str, Sequence[str]]
+    names: Mapping[str, str] = field(default_factory=dict)
+    errors: str = "5 seeds, mean ± standard error"
+    settings: tuple[Sequence[str], Sequence[str]] = (("",), ("",))
+    online_tables: Sequence[int] = ()
 
     @cached_property
     def published(self) -> list[Published]:
@@ -147,15 +159,34 @@ class Paper:
         minari = re.sub(r"^pointmaze/", "maze2d/", name) if dataset.startswith("D4RL/") else name
         return next((candidate for candidate in (name, minari) if candidate in known), None)
 
-    def score(self, method: str, dataset: str) -> Published | None:
+    def score(self, method: str, dataset: str, *, delayed: bool = False) -> Published | None:
         """Find the score of a whole method on a dataset, by the paper's name of it.
 
         A method that stands in several tables has the same numbers in each.
+
+        Args:
+            method: name of the method.
+            dataset: the paper's name.
+            delayed: whether only the return of an episode is known.
         """
-        for cell in self.published:
-            whole = cell.table in self.score_tables and not cell.variant and cell.value is not None
-            if whole and (cell.method, cell.dataset) == (method, dataset):
-                return cell
+        return self._find(self.score_tables, method, dataset, self.settings[delayed])
+
+    def online(
+        self, method: str, dataset: str, stage: int, *, delayed: bool = False
+    ) -> Published | None:
+        """Find the score of a method after a stage of online fine-tuning; arguments as above."""
+        last = max(stage for table in self.tables.values() for stage in table.stages)
+        variants = [f"stage {stage}", *(self.settings[delayed] if stage == last else ())]
+        return self._find(self.online_tables, method, dataset, variants)
+
+    def _find(
+        self, tables: Sequence[int], method: str, dataset: str, variants: Sequence[str]
+    ) -> Published | None:
+        for variant in variants:
+            for cell in self.published:
+                found = (cell.method, cell.dataset, cell.variant) == (method, dataset, variant)
+                if found and cell.table in tables and cell.value is not None:
+                    return cell
         return None
 
     def differences(self, names: Mapping[str, str]) -> list[str]:
@@ -221,6 +252,8 @@ def stand_in(dataset: str) -> str:
     The same data on Minari under D4RL's name, unless only a remake is on this machine: that of
     ``D4RL/pen/expert-v2`` is ``local/pen/expert-v0``.
     """
+    if dataset.endswith(FINAL_RETURN):
+        return stand_in(base_id(dataset)) + FINAL_RETURN
     task = TASKS.get(dataset)
     if task is None:
         return dataset

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from benchmarks.domains import FINAL_RETURN
 from benchmarks.papers import Published, on_d4rl_scale
 from benchmarks.report.document import Block, Entry, Paragraph, Points, Section, Table
-from benchmarks.report.results import Results, Task, Trainings, display_name, numbers
+from benchmarks.report.results import Results, Task, Trainings, display_name, numbers, stage_of
 from benchmarks.report.scores import score_entry, usual_seeds
 from benchmarks.report.statistics import blocked_difference, rising_trend
 
@@ -47,7 +48,7 @@ def published_section(results: Results) -> Section:
                 for method in shared
                 for entry in (
                     score_entry(results.cell(task, method), seeds),
-                    _published(paper.score(method, name)),
+                    _published(paper.score(method, name, delayed=_is_delayed(task))),
                 )
             ),
         ]
@@ -59,8 +60,8 @@ def published_section(results: Results) -> Section:
         blocks.append(
             Table(
                 caption=(
-                    "Ours beside the paper's (in italics: published, on D4RL's original data, 5 "
-                    "seeds, mean ± standard error). –: no number."
+                    "Ours beside the paper's (in italics: published, on D4RL's original data, "
+                    f"{paper.errors}). –: no number."
                 ),
                 header=[
                     "dataset",
@@ -69,6 +70,7 @@ def published_section(results: Results) -> Section:
                 rows=ours,
             )
         )
+    blocks += _online(results, names)
     blocks += [_all_published(results, names), Paragraph(text="What differs from the originals:")]
     by_id = {task.dataset: name for task, name in names.items()}
     blocks.append(Points(items=paper.differences(by_id)))
@@ -76,16 +78,59 @@ def published_section(results: Results) -> Section:
     return section
 
 
+def _is_delayed(task: Task) -> bool:
+    return task.dataset.endswith(FINAL_RETURN)
+
+
+def _online(results: Results, names: dict[Task, str]) -> list[Block]:
+    """Tabulate scores after the stages of online fine-tuning beside the paper's, if there are."""
+    paper, seeds = results.paper, usual_seeds(list(results.cells.values()))
+    stages = sorted({stage_of(variant) for _, _, variant in results.cells})
+    if stages in ([], [0]):
+        return []
+    rows: list[list[Entry | str]] = []
+    for task in results.tasks:
+        for method in results.methods:
+            found = {
+                stage_of(variant): cell
+                for (where, who, variant), cell in results.cells.items()
+                if (where, who) == (task, method) and variant in ("", f"stage {stage_of(variant)}")
+            }
+            if not any(found):
+                continue
+            row: list[Entry | str] = [Entry(results.label(task), note=display_name(method))]
+            for stage in stages:
+                printed = None
+                if task in names and stage:
+                    where = (method, names[task], stage)
+                    printed = paper.online(*where, delayed=_is_delayed(task))
+                elif task in names:
+                    printed = paper.score(method, names[task], delayed=_is_delayed(task))
+                row += [score_entry(found.get(stage), seeds), _published(printed)]
+            rows.append(row)
+    return [
+        Table(
+            caption=(
+                "Online fine-tuning: scores after each stage, ours and, in italics, the paper's. "
+                "Stage 0 is the training on the dataset alone."
+            ),
+            header=["dataset", *(f"stage {n}{w}" for n in stages for w in ("", ", paper"))],
+            rows=rows,
+        )
+    ]
+
+
 def _all_published(results: Results, names: dict[Task, str]) -> Table:
     datasets, paper = list(dict.fromkeys(names.values())), results.paper
     whole = [c for c in paper.published if c.table in paper.score_tables and c.dataset in datasets]
+    delayed = all(map(_is_delayed, names))
     columns = {cell.method: cell.column.replace("DQL", "D-QL") for cell in reversed(whole)}
     methods = sorted(columns, key=lambda m: (m != paper.agent, columns[m].lower()))
     rows: list[list[Entry | str]] = []
     for dataset in datasets:
         tables = sorted({cell.table for cell in whole if cell.dataset == dataset})
         source = f"Table {', '.join(map(str, tables))}"
-        row = [_published(paper.score(method, dataset)) for method in methods]
+        row = [_published(paper.score(m, dataset, delayed=delayed)) for m in methods]
         rows.append([Entry(dataset, note=source), *row])
     return Table(
         caption="All that the paper prints for these datasets, with its names and tables.",
@@ -110,7 +155,11 @@ def ablation_section(results: Results) -> Section:
             if number == paper.rising:
                 blocks += _trend(results, variants)
     others = sorted(
-        {(method, variant) for _, method, variant in results.cells if variant}
+        {
+            (method, variant)
+            for _, method, variant in results.cells
+            if variant and not stage_of(variant)
+        }
         - {(subject, variant) for variant in shown}
     )
     if others:

@@ -1,6 +1,7 @@
 """Records as the suite wrote them, put in order: which method did how well on which task."""
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ import numpy as np
 from benchmarks.papers import PAPERS, Paper, find_paper
 from benchmarks.records import Record, read
 
-__all__ = ["Results", "Task", "Trainings", "display_name", "read_records"]
+__all__ = ["Results", "Task", "Trainings", "display_name", "read_records", "stage_of"]
 
 NAMES = {  # the order of the tables, and what the methods are called there
     **{paper.agent: paper.title for paper in PAPERS.values()},
@@ -35,6 +36,7 @@ NAMES = {  # the order of the tables, and what the methods are called there
     "adt": "V-ADT",
     "tap": "TAP",
     "hiql": "HIQL",
+    **{name: text for paper in PAPERS.values() for name, text in paper.names.items()},
 }
 
 
@@ -219,6 +221,12 @@ class Results:
     def label_of(self, record: Record) -> str:
         """Label of the task of a record."""
         return self.label(_task(record))
+
+
+def stage_of(variant: str) -> int:
+    """The stage of online fine-tuning that the name of a variant ends with, or 0."""
+    found = re.search(r"(?:^|, )stage (\d+)$", variant)
+    return int(found[1]) if found else 0
 
 
 def _short(dataset: str) -> str:

@@ -1,6 +1,7 @@
 """Offline datasets: read from where they are, checked, and drawn from in windows."""
 
 from mage_agent.data.checks import check_dataset
+from mage_agent.data.cutting import cut_episodes, step_limit
 from mage_agent.data.delayed import delayed_rewards
 from mage_agent.data.load import as_dataset, dataset_from_arrays, load_dataset
 from mage_agent.data.replay import Batches, Starts, WindowSampler, replay_buffer
@@ -13,6 +14,7 @@ __all__ = [
     "WindowSampler",
     "as_dataset",
     "check_dataset",
+    "cut_episodes",
     "dataset_from_arrays",
     "delayed_rewards",
     "load_dataset",
@@ -20,4 +22,5 @@ __all__ = [
     "observation_keys",
     "replay_buffer",
     "returns_to_go",
+    "step_limit",
 ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from mage_agent.config import Config, bounded
-from mage_agent.gac.presets import PRESETS
+from mage_agent.gac.presets import FINE_TUNING, PRESETS
 
 __all__ = ["GACConfig", "InferenceKind", "QueryKind", "ReplanMode", "Trigger"]
 
@@ -48,6 +48,9 @@ class GACConfig(Config):
             (appendix B).
         window: steps of a trajectory whose likelihood is computed at a time, scaled up to the whole
             trajectory; None takes all (the paper). The expectation is the same.
+        trajectory_steps: longer episodes of the data are cut into trajectories of so many steps;
+            None is the step limit of the dataset's environment, if it names one (chosen: the paper
+            does not say how it parts the single run that Maze2D's data are).
         steps: batches of trajectories, each for ``outer_steps`` gradient steps (chosen: the paper
             trains until convergence).
         outer_steps: gradient steps of the model on the same batch (Table 6).
@@ -85,6 +88,7 @@ class GACConfig(Config):
     """
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = PRESETS
+    FINE_TUNING: ClassVar[dict[str, tuple[dict[str, Any], ...]]] = FINE_TUNING
 
     discount: float = bounded(1.0, 1e-6, 1.0)
     # Networks.
@@ -105,6 +109,7 @@ class GACConfig(Config):
     inner_learning_rate: float = bounded(0.1, 1e-12)
     inner_tolerance: float = bounded(1e-4, 0.0)
     window: int | None = bounded(100, 1, 10**6)
+    trajectory_steps: int | None = bounded(None, 1, 10**9)
     # Optimisation.
     steps: int = bounded(20_000, 1, 10**9)
     outer_steps: int = bounded(1, 1, 10**4)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mage_agent.agent import Agent
 from mage_agent.config import LARGEST, Config
+from mage_agent.data import cut_episodes, step_limit
 from mage_agent.gac import stages
 from mage_agent.gac.config import GACConfig, ReplanMode, Trigger
 from mage_agent.gac.evidence import Evidence, log_normal
@@ -213,16 +214,23 @@ class GACModel(Agent):
 
     def fit_units(self, dataset: TensorDictBase) -> None:
         """Take statistics, bounds and ranges from a dataset, in place."""
+        dataset = self.trajectories(dataset)
         super().fit_units(dataset)
         stages.fit_statistics(self, dataset)
 
+    def trajectories(self, dataset: TensorDictBase) -> TensorDictBase:
+        """A dataset whose episodes are no longer than those that plans are made for."""
+        # Deviation 28: an endless run is cut to the length of an evaluation's episodes.
+        steps = self.config.trajectory_steps or step_limit(dataset)
+        return dataset if steps is None else cut_episodes(dataset, steps)
+
     def stages(self, dataset: TensorDictBase) -> Sequence[Stage]:
         """One stage: q and the model, in turns or at once (Algorithm 1)."""
-        return stages.make_stages(self, dataset)
+        return stages.make_stages(self, self.trajectories(dataset))
 
     def describe(self, dataset: TensorDictBase) -> dict[str, float]:
         """The parts of the bound of data the model has not seen, and how well it acts on them."""
-        return stages.describe(self, dataset)
+        return stages.describe(self, self.trajectories(dataset))
 
     # ---------------------------------------------------------------------- to act (Algorithm 3)
 

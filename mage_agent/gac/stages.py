@@ -23,7 +23,14 @@ from mage_agent.stage import Stage, warm_up_and_cosine
 if TYPE_CHECKING:
     from mage_agent.gac.model import GACModel
 
-__all__ = ["calibrate", "describe", "fit_statistics", "hold_out", "make_stages"]
+__all__ = [
+    "calibrate",
+    "describe",
+    "fit_statistics",
+    "hold_out",
+    "make_stages",
+    "sample_trajectories",
+]
 
 JUDGED = 128
 """Trajectories that describe and calibrate look at, at most."""
@@ -152,10 +159,10 @@ def describe(model: GACModel, dataset: TensorDictBase) -> dict[str, float]:
         ``log_return``, ``kl``; mean squared errors of the actions in environment units, given q of
         the trajectory, ``action_error``, or a sample of the prior, ``action_error_prior``; and the
         correlation of E[y | z] with y where z comes from the trajectory alone,
-        ``return_correlation`` (0 where all returns are the same).
+        ``return_correlation`` (0 where all returns are the same, and of a single trajectory).
     """
     with evaluating(model), seeded(0, model.device):
-        trajectories = _sample(model, dataset)
+        trajectories = sample_trajectories(model, dataset)
         start = torch.zeros(len(trajectories.length), 2, *model.noise_shape, device=model.device)
         ascent, _ = infer(model, trajectories, Ascent.start(start), steps=EVALUATION_STEPS)
         posterior = ascent.posterior
@@ -175,6 +182,7 @@ def describe(model: GACModel, dataset: TensorDictBase) -> dict[str, float]:
         )
         told = model.value(model.latents(first, blind.posterior.mean))
         pair = torch.stack([told, trajectories.value])
+        varied = pair.shape[1] > 1  # of one trajectory there is no correlation
         return {
             "elbo": float(evidence.bound().mean()),
             "log_action": float(evidence.action.mean()),
@@ -183,7 +191,7 @@ def describe(model: GACModel, dataset: TensorDictBase) -> dict[str, float]:
             "kl": float(evidence.kl.mean()),
             "action_error": action_error(posterior.mean),
             "action_error_prior": action_error(noise),
-            "return_correlation": float(torch.corrcoef(pair)[0, 1].nan_to_num()),
+            "return_correlation": float(torch.corrcoef(pair)[0, 1].nan_to_num()) if varied else 0.0,
         }
 
 
@@ -200,7 +208,7 @@ def calibrate(model: GACModel, dataset: TensorDictBase) -> None:
     """
     interval = model.config.replan_interval
     with evaluating(model), seeded(0, model.device):
-        trajectories = _sample(model, dataset)
+        trajectories = sample_trajectories(model, dataset)
         first = trajectories.observation[:, 0]
         start = torch.zeros(len(first), 2, *model.noise_shape, device=model.device)
         ascent, _ = infer(model, trajectories, Ascent.start(start), steps=EVALUATION_STEPS)
@@ -268,7 +276,7 @@ def _cuts(longest: int, interval: int) -> list[int]:
     return looks[:: max(1, -(-len(looks) // CUTS))]
 
 
-def _sample(model: GACModel, dataset: TensorDictBase) -> Trajectories:
+def sample_trajectories(model: GACModel, dataset: TensorDictBase) -> Trajectories:
     """At most ``JUDGED`` whole trajectories of a dataset, always the same."""
     columns = _columns(model, dataset)
     number = int(columns["episode"][-1]) + 1

@@ -203,7 +203,7 @@ def test_calibration_is_the_quantile_over_held_out_steps() -> None:
 
     model.eval()
     with seeded(0, model.device):
-        data = stages._sample(model, dataset)
+        data = stages.sample_trajectories(model, dataset)
         start = Ascent.start(torch.zeros(4, 2, *model.noise_shape))
         ascent, _ = infer(model, data, start, steps=150)
     means = []

@@ -1,0 +1,160 @@
+"""Figure 5: from A to the goal, with and without a new plan on the way."""
+
+from collections import deque
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from benchmarks.gac.maze import _PALETTE, _walls, layout_of, rollouts
+from benchmarks.gac.trained import Trained
+from mage_agent import GACPolicy, make_environment
+from mage_agent.memory import from_arrays
+
+__all__ = ["Replanning", "draw", "measure", "way_to"]
+
+NEAR = 0.5
+"""Distance from B at which a new plan is made by hand, metres."""
+
+
+class Replanning:
+    """A policy that makes a new plan once, where it first comes near a place.
+
+    Args:
+        policy: acts.
+        place: position, shape (2,).
+        mode: see ``GACModel.replan``.
+    """
+
+    def __init__(
+        self, policy: GACPolicy, place: NDArray[np.float64], mode: Literal["posterior", "restart"]
+    ) -> None:
+        self.policy, self.place, self.mode = policy, place, mode
+        self.due = np.zeros(0, dtype=bool)
+        self.count = 0
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: Any = 0
+    ) -> tuple[Any, Any]:
+        """Act, after a new plan where one is due."""
+        count = len(observation)
+        begins = np.ones(count, dtype=bool) if state is None else np.asarray(episode_start)
+        self.due = begins if len(self.due) != count else self.due | begins
+        near = np.linalg.norm(np.asarray(observation)[:, :2] - self.place, axis=1) < NEAR
+        rows = np.flatnonzero(near & self.due & ~begins)
+        if state is not None and len(rows):
+            model = self.policy.model
+            memory = from_arrays(model.initial_state(count), state)
+            assert memory is not None
+            memory = model.replan(memory, torch.as_tensor(rows), mode=self.mode)
+            state = tuple(part.cpu().numpy() for part in memory.values())
+            self.due[rows] = False
+            self.count += len(rows)
+        return self.policy.predict(observation, state, episode_start, bool(deterministic))
+
+
+def way_to(maze: list[list[int]], goal: tuple[int, int]) -> dict[tuple[int, int], int]:
+    """Steps from cell to cell to the goal, for every cell that can reach it."""
+    steps, queue = {goal: 0}, deque([goal])
+    while queue:
+        row, column = queue.popleft()
+        for cell in ((row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)):
+            if not maze[cell[0]][cell[1]] and cell not in steps:
+                steps[cell] = steps[row, column] + 1
+                queue.append(cell)
+    return steps
+
+
+def measure(trained: Trained, episodes: int = 50, query: str = "max") -> dict[str, Any]:
+    """Success rates from A, the cell farthest from the goal, and from B, half way.
+
+    Args:
+        trained: the model, of which the last stage acts.
+        episodes: for each case.
+        query: what plans are asked for.
+
+    Returns:
+        By case, the rate of ``success`` and the mean ``return``; ``A``, ``B``, the ``maze``; and
+        ``paths`` of a plan from A, one mended at B, and one from B.
+    """
+    maze, _ = layout_of(trained)
+    env = make_environment(trained.dataset, **trained.domain.environment)
+    goal = tuple(int(x) for x in env.get_wrapper_attr("fixed_goal"))
+    env.close()
+    steps = way_to(maze, (goal[0], goal[1]))
+    cells = sorted(steps, key=lambda cell: (steps[cell], cell))
+    far = cells[-1]
+    half, cell = steps[far] // 2, far
+    while steps[cell] > half:  # along a shortest way
+        row, column = cell
+        beside = ((row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1))
+        cell = min((c for c in beside if c in steps), key=lambda c: (steps[c], c))
+    start, middle = np.array(far, dtype=float), np.array(cell, dtype=float)
+    plain = trained.asking(trained.last, query)
+    model = plain.model
+    cases: dict[str, Any] = {
+        "A, no new plan": (plain, start),
+        "A, new plan at B (Eq. 3)": (Replanning(plain, middle, "posterior"), start),
+        "A, new plan at B (restart)": (Replanning(plain, middle, "restart"), start),
+        "B": (plain, middle),
+    }
+    found: dict[str, Any] = {"cases": {}, "A": start.tolist(), "B": middle.tolist(), "maze": maze}
+    model.remembers_episodes = True  # Eq. 3 explains the whole way since A
+    for name, (policy, place) in cases.items():
+        found["cases"][name] = _outcome(trained, policy, query, episodes, place)
+    for trigger in ("surprise", "promise"):
+        limit = model.surprise_limit if trigger == "surprise" else model.shortfall_limit
+        if float(limit) < 1e9:  # calibrated, on episodes held out in training
+            for mode in ("posterior", "restart"):
+                model.trigger = trigger
+                config, model.config = model.config, model.config.replace(replan=mode)
+                name = f"A, {trigger} ({'Eq. 3' if mode == 'posterior' else mode})"
+                found["cases"][name] = _outcome(trained, plain, query, episodes, start)
+                model.config = config
+    model.trigger = "never"
+    mended = Replanning(plain, middle, "restart")
+    found["paths"] = {
+        name: rollouts(trained, [place.tolist()], 1, policy=policy)[0]
+        for name, policy, place in (
+            ("A", plain, start),
+            ("mended", mended, start),
+            ("B", plain, middle),
+        )
+    }
+    return found
+
+
+def _outcome(
+    trained: Trained, policy: Any, query: str, episodes: int, place: NDArray[np.float64]
+) -> dict[str, float]:
+    results = trained.run(policy, query, episodes, starts=[place.tolist()])
+    success = float(np.mean([bool(result.success) for result in results]))
+    total = float(np.mean([result.episode_return for result in results]))
+    return {"success": success, "return": round(total, 3), "episodes": float(episodes)}
+
+
+def draw(found: dict[str, Any]) -> Figure:
+    """Three paths in the maze, and the success rates."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _walls(left, found["maze"])
+    for number, (name, path) in enumerate(found["paths"].items()):
+        rows, columns = np.array(path).T
+        left.plot(columns, rows, color=_PALETTE[number], label=f"plan from {name}", linewidth=1.5)
+    for name in ("A", "B"):
+        row, column = found[name]
+        left.annotate(name, (column, row), ha="center", va="center", weight="bold")
+    left.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3)
+    names = list(found["cases"])
+    rates = [100 * found["cases"][name]["success"] for name in names]
+    right.barh(range(len(names)), rates, color="#3a86c8")
+    right.set_yticks(range(len(names)), names)
+    right.invert_yaxis()
+    right.set(xlim=(0, 100), xlabel="episodes that reach the goal (%)")
+    for row, (name, rate) in enumerate(zip(names, rates, strict=True)):
+        mean = found["cases"][name]["return"]
+        right.annotate(f" {rate:.0f}%, return {mean:.0f}", (0, row), va="center", fontsize=8)
+    right.spines[["top", "right"]].set_visible(False)
+    return figure

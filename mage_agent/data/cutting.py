@@ -1,0 +1,63 @@
+"""Episodes that outlast those of an evaluation, cut to their length."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+from tensordict import TensorDictBase
+
+from mage_agent.data.d4rl_tasks import TASKS
+from mage_agent.data.ted import episode_lengths, metadata
+
+__all__ = ["cut_episodes", "step_limit"]
+
+
+def step_limit(dataset: TensorDictBase) -> int | None:
+    """Steps after which the environment of a dataset ends an episode; None if it names none.
+
+    Args:
+        dataset: As `load_dataset` returns it.
+    """
+    facts = metadata(dataset)
+    spec = facts.get("eval_env_spec") or facts.get("env_spec")
+    if spec:
+        limit = json.loads(spec).get("max_episode_steps")
+        return None if limit is None else int(limit)
+    task = TASKS.get(facts.get("dataset_id", ""))
+    return None if task is None else task.max_episode_steps
+
+
+def cut_episodes(dataset: TensorDictBase, steps: int) -> TensorDictBase:
+    """Cut each episode of more than ``steps`` steps into episodes of exactly so many.
+
+    What is left over at its end is dropped: its return would be that of a shorter episode.
+
+    Args:
+        dataset: As `load_dataset` returns it; it stays as it is.
+        steps: At most so many steps are left in an episode.
+
+    Returns:
+        The dataset itself where no episode is longer.
+    """
+    lengths = episode_lengths(dataset["episode"])
+    if int(lengths.max()) <= steps:
+        return dataset
+    length = lengths.repeat_interleave(lengths)
+    first = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+    place = torch.arange(len(length)) - first
+    piece = place // steps
+    long = length > steps
+    kept = ~long | ((piece + 1) * steps <= length)
+    pieces = dataset[kept]
+    long, place = long[kept], place[kept]
+    cut: TensorDictBase = pieces.copy()
+    cut["episode"] = ((place == 0) | (long & (place % steps == 0))).long().cumsum(0) - 1
+    count = pieces["step_count"].flatten()
+    cut["step_count"] = torch.where(long, place % steps, count)[:, None]
+    ends = (long & (place % steps == steps - 1))[:, None]
+    cut["next"] = pieces["next"].copy()
+    terminated = pieces["next", "terminated"]
+    cut["next", "truncated"] = pieces["next", "truncated"] | (ends & ~terminated)
+    cut["next", "done"] = pieces["next", "done"] | ends
+    return cut

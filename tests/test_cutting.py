@@ -1,0 +1,88 @@
+"""Episodes that are cut to the length of an evaluation's."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tensordict import TensorDict
+
+from mage_agent.data import check_dataset, cut_episodes, dataset_from_arrays, step_limit
+from tests.gac.tiny import tiny_config
+
+
+def endless(*lengths: int, limit: int | None = None) -> TensorDict:
+    """Episodes of a number that counts up; the reward of every step is 1."""
+    last = np.concatenate([np.arange(n) == n - 1 for n in lengths])
+    count = np.concatenate([np.arange(n + 1, dtype=np.float32)[:-1] for n in lengths])
+    terminated = last & (np.arange(len(last)) == len(last) - 1)
+    dataset = dataset_from_arrays(
+        count[:, None],
+        np.linspace(-1, 1, len(last), dtype=np.float32)[:, None],
+        np.ones(len(last), np.float32),
+        terminated,
+        last & ~terminated,
+        next_observations=count[:, None] + 1,
+    )
+    facts = dict(dataset.get_non_tensor("metadata"))
+    if limit is not None:
+        facts["env_spec"] = json.dumps({"id": "a", "max_episode_steps": limit})
+    dataset.set_non_tensor("metadata", facts)
+    return dataset
+
+
+def test_long_episodes_become_whole_pieces() -> None:
+    dataset = endless(25, 3, 10, 21)
+    cut = cut_episodes(dataset, 10)
+    check_dataset(cut)
+    assert cut["episode"].bincount().tolist() == [10, 10, 3, 10, 10, 10]
+    assert cut["observation"].flatten().tolist() == [
+        *range(20),
+        *range(3),
+        *range(10),
+        *range(20),
+    ]
+    starts = (cut["step_count"].flatten() == 0).nonzero().flatten()
+    assert starts.tolist() == [0, 10, 20, 23, 33, 43]
+    assert cut["next", "done"].flatten().nonzero().flatten().tolist() == [9, 19, 22, 32, 42, 52]
+    assert cut["next", "terminated"].sum() == 0, "the last step was left over"
+    assert torch.equal(cut["next", "done"], cut["next", "truncated"])
+    assert dataset["episode"].bincount().tolist() == [25, 3, 10, 21], "it stays as it is"
+    assert cut_episodes(cut, 10) is cut
+
+
+def test_an_end_that_a_piece_meets_stays_what_it_was() -> None:
+    cut = cut_episodes(endless(20), 10)
+    assert cut["next", "terminated"].flatten().nonzero().flatten().tolist() == [19]
+    assert cut["next", "truncated"].flatten().nonzero().flatten().tolist() == [9]
+
+
+def test_a_part_of_a_run_is_cut_from_where_it_begins() -> None:
+    part = endless(40)[13:]
+    cut = cut_episodes(part, 10)
+    assert cut["observation"].flatten().tolist() == list(range(13, 33))
+    assert (cut["step_count"].flatten() == 0).nonzero().flatten().tolist() == [0, 10]
+
+
+@pytest.mark.parametrize("limit", [None, 10])
+def test_the_step_limit_is_the_environments(limit: int | None) -> None:
+    assert step_limit(endless(5, limit=limit)) == limit
+
+
+def test_gac_learns_from_the_pieces_of_a_run() -> None:
+    from mage_agent.gac.model import GACModel
+
+    dataset = endless(45, limit=10)
+    model = GACModel.from_dataset(dataset, tiny_config())
+    assert int(model.longest) == 10
+    assert model.returns.unique().tolist() == [10.0], "of a piece, not of the run"
+    assert model.units.default_target == 10.0
+    with pytest.warns(UserWarning, match="all 4 episodes"):
+        (stage,) = model.stages(dataset)
+    batch = next(stage.batches())
+    assert batch["collector", "mask"].sum(1).tolist() == [10] * 4
+    model = GACModel.from_dataset(dataset, tiny_config(trajectory_steps=15))
+    assert int(model.longest) == 15
+    with pytest.warns(UserWarning, match="all 3 episodes"):
+        model.stages(dataset)
+    assert np.isfinite(list(model.describe(dataset[3:]).values())).all()
