@@ -225,6 +225,7 @@ ALIVE: dict[str, dict[str, Any]] = {
     "adapter_dim": {"adapter_dim": 2},
     "context": {"context": "own"},
     "return_expectile": {"return_expectile": 0.9},
+    "bootstrap_steps": {"return_expectile": 0.9, "bootstrap_steps": 2},
     "gumbel_temperature": {"gumbel_temperature": 5.0},
     "commitment_weight": {"commitment_weight": 5.0},
     "q_value_weight": {"q_value_weight": 1.0, "return_conditioning": ()},
@@ -232,12 +233,15 @@ ALIVE: dict[str, dict[str, Any]] = {
     "condition_weight": {"condition_weight": 5.0},
     "codebook_decay": {"codebook_decay": 0.5},
     "code_temperature": {"code_temperature": 1.0},
+    "candidates": {"return_expectile": 0.9, "candidates": 3},
+    "lookahead": {"return_expectile": 0.9, "candidates": 3, "lookahead": 2},
     "learning_rate": {"learning_rate": 1e-3},
     "inverse_dynamics_learning_rate": {"inverse_dynamics_learning_rate": 1e-4},
     "warmup_steps": {"warmup_steps": 5},
     "weight_decay": {"weight_decay": 0.5},
     "gradient_clip": {"gradient_clip": 1e-6},
     "batch_size": {"batch_size": 8},
+    "value_steps": {"return_expectile": 0.9, "value_steps": 3},
     "tokenizer_steps": {"tokenizer_steps": 3},
     "generator_steps": {"generator_steps": 3},
     "inverse_dynamics_steps": {"inverse_dynamics_steps": 3},
@@ -246,6 +250,9 @@ ALIVE: dict[str, dict[str, Any]] = {
 # What these need beside them is not what is under test.
 BESIDE: dict[str, dict[str, Any]] = {
     "q_value_weight": {"return_conditioning": ()},
+    **{name: {"return_expectile": 0.9} for name in ("bootstrap_steps", "candidates")},
+    "lookahead": {"return_expectile": 0.9, "candidates": 3},
+    "value_steps": {"return_expectile": 0.9},
 }
 
 

@@ -340,10 +340,6 @@ class TestWhoMovesWhom:
                 ("transformer.", "inverse_dynamics.", "decoder."),
             ),
             ({"condition_guidance": "none"}, ("transformer.", "inverse_dynamics.")),
-            (
-                {"return_expectile": 0.9},
-                ("transformer.", "inverse_dynamics.", "decoder.adapters.", "return_value."),
-            ),
             ({"context": "own"}, ("transformer.", "inverse_dynamics.", "decoder.adapters.")),
             (
                 {"inverse_dynamics": "explicit"},
@@ -377,7 +373,6 @@ class TestWhoMovesWhom:
             (MAGELoss, "loss_q_value", ("transformer",)),
             (MAGELoss, "loss_condition", ("transformer", "decoder.adapters")),
             (MAGELoss, "loss_inverse_dynamics", ("inverse_dynamics",)),
-            (MAGELoss, "loss_return_value", ("return_value",)),
         ],
     )
     def test_each_term_has_gradients_for_its_own_networks_only(
@@ -586,30 +581,6 @@ class TestClosedForms:
         drift = (bent[:, 1:] - trained[:, 1:]).square().mean((1, 2))
         torch.testing.assert_close(found[:2], 0.3 * 4 * (miss + drift)[:2])
         assert (found[2:] == 0).all()
-
-    def test_expectile_of_the_return(self) -> None:
-        model, td = tiny_model(return_expectile=0.9), tiny_windows()
-        found = MAGELoss(model, reduction="none").eval()(td)["loss_return_value"]
-        state, target = model.units.standardize(td["observation"][:, 0], td["return_to_go"][:, 0])
-        for row in range(8):
-            error = target[row, 0] - model.return_value(state)[row, 0]
-            weight = 0.9 if error > 0 else 0.1
-            torch.testing.assert_close(found[row], weight * error**2)
-
-    def test_an_expectile_is_found_between_mean_and_maximum(self) -> None:
-        model = tiny_model(return_expectile=0.9)
-        loss = MAGELoss(model)
-        state = torch.zeros(256, STATE)
-        target = torch.randn(256, 1)
-        optimizer = torch.optim.Adam(model.return_value.parameters(), lr=3e-2)
-        for _ in range(100):
-            error = target - model.return_value(state)
-            optimizer.zero_grad()
-            torch.where(error > 0, 0.9, 0.1).mul(error.square()).mean().backward()
-            optimizer.step()
-        ceiling = model.return_value(state)[0]
-        assert target.mean() + 0.3 < ceiling < target.max()
-        assert loss.out_keys[3] == "loss_return_value"
 
     def test_tokens_of_the_batch_stand_for_tokens_of_the_windows(self) -> None:
         model, td = tiny_model(), tiny_windows()

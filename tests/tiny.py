@@ -42,6 +42,7 @@ CORE: dict[str, Any] = {
     "tokenizer_steps": 4,
     "generator_steps": 4,
     "inverse_dynamics_steps": 4,
+    "value_steps": 4,
 }
 
 

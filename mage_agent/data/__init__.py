@@ -5,7 +5,13 @@ from mage_agent.data.cutting import cut_episodes, step_limit
 from mage_agent.data.delayed import delayed_rewards
 from mage_agent.data.load import as_dataset, dataset_from_arrays, load_dataset
 from mage_agent.data.replay import Batches, Starts, WindowSampler, replay_buffer
-from mage_agent.data.ted import DatasetMetadata, metadata, observation_keys, returns_to_go
+from mage_agent.data.ted import (
+    DatasetMetadata,
+    metadata,
+    n_step_returns,
+    observation_keys,
+    returns_to_go,
+)
 
 __all__ = [
     "Batches",
@@ -19,6 +25,7 @@ __all__ = [
     "delayed_rewards",
     "load_dataset",
     "metadata",
+    "n_step_returns",
     "observation_keys",
     "replay_buffer",
     "returns_to_go",

@@ -36,7 +36,14 @@ from torch import Tensor
 
 from mage_agent.data.merging import distinct, merged
 
-__all__ = ["Bounds", "DatasetMetadata", "metadata", "observation_keys", "returns_to_go"]
+__all__ = [
+    "Bounds",
+    "DatasetMetadata",
+    "metadata",
+    "n_step_returns",
+    "observation_keys",
+    "returns_to_go",
+]
 
 OUTCOMES = ("reward", "terminated", "truncated", "done")
 """What stands under ``next`` besides the observations."""
@@ -123,6 +130,37 @@ def returns_to_go(reward: Tensor, episode: Tensor, discount: float) -> Tensor:
         total = torch.cat([total[:-span] + later, total[-span:]])
         span *= 2
     return total.to(reward.dtype).reshape(reward.shape)
+
+
+def n_step_returns(
+    dataset: TensorDictBase, discount: float, steps: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""What the next n steps bring, and from where on what follows has to be estimated.
+
+    :math:`R_t = \sum_{i=0}^{k-1} \gamma^i r_{t+i} + \gamma^k V(s_{t+k})` with k = n, or fewer steps
+    at an episode's end; after a termination nothing follows, after a truncation the state does.
+
+    Args:
+        dataset: (N,) with ``episode`` and, under ``next``, ``reward`` and ``terminated``.
+        discount: Discount factor per step.
+        steps: n, at least 1.
+
+    Returns:
+        The discounted sum of the rewards, (N, 1), the factor of what follows, (N, 1), and the row
+        whose next observation that is, (N,).
+    """
+    reward, episode = dataset["next", "reward"], dataset["episode"]
+    lengths = episode_lengths(episode)
+    final = (lengths.cumsum(0) - 1).repeat_interleave(lengths)
+    row = torch.arange(len(episode))
+    last = (row + steps - 1).minimum(final)
+    beyond = (last + 1).clamp_max(len(episode) - 1)
+    left = discount ** (last + 1 - row).double().unsqueeze(1)  # (N, 1)
+    # Rewards to the episode's end, less those after the n steps.
+    total = returns_to_go(reward.double(), episode, discount)
+    total = total - torch.where((last < final).unsqueeze(1), left * total[beyond], 0.0)
+    factor = torch.where(dataset["next", "terminated"].view(-1, 1)[last], 0.0, left)
+    return total.to(reward.dtype), factor.to(reward.dtype), last
 
 
 def check_contiguous(episode: Tensor) -> None:

@@ -61,9 +61,15 @@ class MAGEConfig(Config):
         code_temperature: a deterministic policy acts on the mean of the codes, weighted by their
             probabilities at this temperature: at 0 the likeliest code (the paper), at 1 the mean
             of the token's distribution (measured).
-        return_expectile: expectile of the return-to-go given the state that bounds what is asked
-            for, so that no return is asked for that the data never reached from there; None bounds
-            by the whole dataset only (measured).
+        return_expectile: expectile of the return-to-go given the state, the value of the state. It
+            bounds what is asked for, so that no return is asked for that the data never reached
+            from there; None has no values and bounds by the whole dataset only (measured).
+        bootstrap_steps: steps n after which a step's return-to-go goes on with the value of the
+            state that they lead to, so that good parts of different episodes add up; 0 takes the
+            return that followed (the paper).
+        candidates: plans that are sampled for a decision, of which the one whose lookahead leads to
+            the most valuable state is acted on; 1 acts on the mean or likeliest codes (the paper).
+        lookahead: environment steps after which a plan is judged.
         gumbel_temperature: temperature of the straight-through samples of Algorithm 5.
         commitment_weight: weight of the commitment loss (Eq. A.2, beta).
         q_value_weight: weight of the error of the token logits, read as Q values, to the
@@ -80,14 +86,16 @@ class MAGEConfig(Config):
         weight_decay: decoupled weight decay; 0 is the paper's Adam.
         gradient_clip: largest gradient norm.
         batch_size: windows per step (Tables 10-14).
+        value_steps: gradient steps of the values, which come first where there are any.
         tokenizer_steps: gradient steps of stage 1.
         generator_steps: gradient steps of stage 2.
         inverse_dynamics_steps: gradient steps of inverse dynamics alone on the trained model's
             plans; 0 leaves this stage out (measured: it is worth it where inverse dynamics sees
             s_0).
-        data_scales: how many of the coarse scales of these plans are those of the data's own
-            window; the finer ones are generated. 0 generates all: a plan may then disagree with
-            the action that is learnt from it. Helps where the generator is well trained (measured).
+        data_scales: how many of the coarse scales of the plans that inverse dynamics learns from
+            are those of the data's own window; the finer ones are generated. None takes the data's
+            windows whole, which sampled plans look like; 0 generates all: a plan may then disagree
+            with the action that is learnt from it (measured).
     """
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = PRESETS
@@ -119,6 +127,7 @@ class MAGEConfig(Config):
     # Training of the generator.
     context: Literal["teacher", "own"] = "teacher"
     return_expectile: float | None = bounded(None, 1e-6, 1 - 1e-6)
+    bootstrap_steps: int = bounded(0, 0)
     gumbel_temperature: float = bounded(1.0, 1e-6, LARGEST)
     commitment_weight: float = bounded(0.25, 0.0, LARGEST)
     q_value_weight: float = bounded(0.0, 0.0, LARGEST)
@@ -127,6 +136,8 @@ class MAGEConfig(Config):
     codebook_decay: float = bounded(0.99, 0.0, 0.99999)
     # Acting.
     code_temperature: float = bounded(1.0, 0.0, LARGEST)
+    candidates: int = bounded(1, 1, 10_000)
+    lookahead: int = bounded(8, 1)
     # Optimisation.
     learning_rate: float = bounded(2e-4, 1e-12, LARGEST)
     inverse_dynamics_learning_rate: float = bounded(3e-3, 1e-12, LARGEST)
@@ -134,10 +145,11 @@ class MAGEConfig(Config):
     weight_decay: float = bounded(0.0, 0.0, LARGEST)
     gradient_clip: float = bounded(1.0, 1e-12, LARGEST)
     batch_size: int = bounded(512, 1)
+    value_steps: int = bounded(10_000, 1)
     tokenizer_steps: int = bounded(50_000, 1)
     generator_steps: int = bounded(100_000, 1)
     inverse_dynamics_steps: int = bounded(0, 0)
-    data_scales: int = bounded(0, 0)
+    data_scales: int | None = bounded(0, 0)
 
     def __post_init__(self) -> None:
         """Check every field, and what they must be together."""
@@ -155,7 +167,7 @@ class MAGEConfig(Config):
                 f"temporal_stride {self.temporal_stride} = {self.latent_length} steps has room for "
                 f"at most {self.latent_length}; lower num_scales or temporal_stride."
             )
-        if self.data_scales > self.num_scales:
+        if self.data_scales is not None and self.data_scales > self.num_scales:
             raise ValueError(
                 f"data_scales is {self.data_scales}; of {self.num_scales} scales, at most all can "
                 "be the data's."
@@ -169,6 +181,12 @@ class MAGEConfig(Config):
                 "values of a transformer that is told the return would be that return. Leave them "
                 "out."
             )
+        for name, neutral in (("bootstrap_steps", 0), ("candidates", 1)):
+            if self.return_expectile is None and getattr(self, name) != neutral:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, which takes values of states: set "
+                    "return_expectile, for instance to 0.95."
+                )
         self._check_trajectory()
 
     def _check_trajectory(self) -> None:
@@ -182,6 +200,15 @@ class MAGEConfig(Config):
             raise ValueError(
                 "inverse_dynamics='direction' reads actions off the path to decoded goals, but "
                 f"trajectory={self.trajectory!r} holds none; use 'RG'."
+            )
+        if self.candidates > 1 and not set("SG") & set(self.trajectory):
+            raise ValueError(
+                f"candidates is {self.candidates}, but trajectory={self.trajectory!r} holds no "
+                "states by which to judge them; use 'S', 'RS', 'RSA' or 'RG'."
+            )
+        if self.candidates > 1 and self.lookahead >= self.horizon:
+            raise ValueError(
+                f"lookahead is {self.lookahead}, but plans hold the steps 0 to {self.horizon - 1}."
             )
         if self.needs_goals and self.observation_keys[-2:] != GOALS:
             raise ValueError(

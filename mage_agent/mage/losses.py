@@ -146,10 +146,9 @@ class MAGELoss(_MAGELoss):
 
     Per window, cross-entropy of the true tokens (Eq. 5, averaged over tokens), ``lambda_cond
     ||D'(Z)_0 - (s_0, R_0)||^2`` (Eq. 7) with D' close to D past the first step, ``||a_0 -
-    I(Z)||^2`` on generated latents, with ``q_value_weight`` the squared error of the true tokens'
-    logits to R_0, and with ``return_expectile`` the expectile regression of R_0 on s_0. The
-    encoder, the codebook and the decoder never move, except for the decoder with
-    ``condition_guidance="decoder"``.
+    I(Z)||^2`` on generated latents, and with ``q_value_weight`` the squared error of the true
+    tokens' logits to R_0. The encoder, the codebook and the decoder never move, except for the
+    decoder with ``condition_guidance="decoder"``.
 
     Where the batch holds the windows' tokens, under ``token_ids``, only its first step is read:
     windows (B, T) or transitions (B,).
@@ -168,9 +167,8 @@ class MAGELoss(_MAGELoss):
     def __init__(self, model: MAGEModel, *, reduction: str | None = None) -> None:
         super().__init__(model, reduction=reduction)
         decoder = {"adapter": ("decoder.adapters",), "decoder": ("decoder",), "none": ()}
-        value = () if model.return_value is None else ("return_value",)
         guidance = model.config.condition_guidance
-        self.trains = ("transformer", "inverse_dynamics", *value, *decoder[guidance])
+        self.trains = ("transformer", "inverse_dynamics", *decoder[guidance])
 
     def written(self) -> list[str]:
         """Losses and metrics."""
@@ -180,7 +178,6 @@ class MAGELoss(_MAGELoss):
             *(["loss_q_value"] if config.q_value_weight else []),
             *(["loss_condition"] if config.condition_guidance != "none" else []),
             "loss_inverse_dynamics",
-            *(["loss_return_value"] if config.return_expectile else []),
             *(f"token_accuracy_{k + 1}" for k in range(config.num_scales)),
             "action_error_true",
             "action_error_generated",
@@ -229,10 +226,6 @@ class MAGELoss(_MAGELoss):
             losses["loss_condition"] = config.condition_weight * error
         inverse, metrics = self._inverse_dynamics(true_codes, logits, state, target, action)
         losses["loss_inverse_dynamics"] = inverse
-        if model.return_value is not None and config.return_expectile is not None:
-            error = target - model.return_value(state[:, model.planner_sees])
-            expectile = torch.where(error > 0, config.return_expectile, 1 - config.return_expectile)
-            losses["loss_return_value"] = (expectile * error.square()).squeeze(-1)
         if self.metrics:
             hits = scores.argmax(-1) == ids
             for k, correct in enumerate(hits.split(config.scales, dim=1)):
@@ -297,7 +290,8 @@ class MAGELoss(_MAGELoss):
             generated = [model.choose(scores) for scores in logits]
             # Deviation 21: on directions, inverse dynamics learns from the data's own directions.
             # The plan picks the direction; the low-level controller is trained on every direction.
-            codes = true_codes if config.inverse_dynamics == "direction" else generated
+            kept = config.num_scales if config.inverse_dynamics == "direction" else config.data_scales
+            codes = true_codes[:kept] + generated[len(true_codes[:kept]) :]
             latent = model.quantizer.partial_sums(codes)[-1]
         metrics = {}
         if self.metrics:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from mage_agent.mage import inference, plan, stages
 from mage_agent.mage.networks import MAGENetworks
 from mage_agent.mage.quantizer import Encoding
-from mage_agent.mage.sampling import choose_codes
+from mage_agent.mage.sampling import choose_codes, sample_ids
 from mage_agent.mage.transformer import Condition
 from mage_agent.nn.layers import KeyValue
 from mage_agent.stage import Stage
@@ -152,6 +152,55 @@ class MAGEModel(MAGENetworks):
             generator=generator,
         )
 
+    def propose(
+        self,
+        state: Tensor,
+        return_to_go: Tensor,
+        temperature: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The plan to act on: that of the mean codes, or the best judged of sampled ones.
+
+        Args:
+            state: s_0, shape (B, S).
+            return_to_go: R_0, shape (B, 1).
+            temperature: of the token samples; at 0, candidates are drawn with the same noise in
+                every state, so that the plan depends on nothing else.
+            generator: source of randomness.
+
+        Returns:
+            Token ids, K tensors (B, L_k), and the sums of scales 1..k, K tensors (B, L_K, C).
+        """
+        count, token_ids = self.config.candidates, list[Tensor]()
+
+        def choose(logits: Tensor) -> Tensor:
+            if temperature == 0 and count > 1:
+                noise = self.noise.split(self.config.scales, dim=1)[len(token_ids)]
+                logits = (logits.unflatten(0, (-1, count)) + noise).flatten(0, 1)
+            token_ids.append(sample_ids(logits, temperature, generator))
+            if temperature == 0 and count == 1:
+                return self.choose(logits)
+            return self.quantizer.lookup(token_ids[-1])
+
+        if count == 1:
+            return token_ids, self.generate(state, return_to_go, choose)[1]
+        # Deviation 28: of several sampled plans, the one that leads to the most valuable state.
+        states, returns = (part.repeat_interleave(count, 0) for part in (state, return_to_go))
+        _, sums = self.generate(states, returns, choose)
+        best = self.judge(sums[-1], states, returns).view(-1, count).argmax(1)
+        rows = best + count * torch.arange(len(state), device=state.device)
+        return [each[rows] for each in token_ids], [each[rows] for each in sums]
+
+    def judge(self, latent: Tensor, state: Tensor, return_to_go: Tensor) -> Tensor:
+        """Value of the state that a plan leads to, less how far it begins from s_0, shape (B,)."""
+        planned = self.split(self.decode(latent, state, return_to_go, guided=True))
+        entries = slice(None) if "S" in planned else self.achieved_goal
+        path = planned["S"] if "S" in planned else planned["G"]
+        then = state.clone()
+        then[:, entries] = path[:, self.config.lookahead]
+        miss = (path[:, 0] - state[:, entries]).square().mean(-1)
+        return self.value(then).squeeze(-1) - miss
+
     # ---------------------------------------------------------------- from the plan to the action
 
     def read_action(
@@ -197,15 +246,13 @@ class MAGEModel(MAGENetworks):
         if temperature == 0:
             action = self.greedy_action(given, target)
         else:
-            _, sums = self.generate(
-                given, target, lambda logits: self.choose(logits, temperature, generator)
-            )
+            _, sums = self.propose(given, target, temperature, generator)
             action = self.read_action(sums[-1], given, target)
         return self.units.environment_action(action), None
 
     def greedy_action(self, state: Tensor, return_to_go: Tensor) -> Tensor:
         """Deterministic action (B, A); what ``optimize_for_inference`` compiles."""
-        _, sums = self.generate(state, return_to_go, self.choose)
+        _, sums = self.propose(state, return_to_go)
         return self.read_action(sums[-1], state, return_to_go)
 
     def optimize_for_inference(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
+from tensordict import TensorDictBase
 from torch import Tensor
 
 from mage_agent.agent import Agent
@@ -26,6 +27,7 @@ class MAGENetworks(Agent):
 
     config_class: ClassVar[type[MAGEConfig]] = MAGEConfig
     config: MAGEConfig
+    noise: Tensor
 
     def __init__(
         self, config: MAGEConfig, *, observation_dim: int | Mapping[str, int], action_dim: int
@@ -90,6 +92,10 @@ class MAGENetworks(Agent):
             num_heads=config.num_heads,
             dropout=config.dropout,
         )
+        if config.candidates > 1:  # the Gumbel noise of deterministic candidates
+            shape = (config.candidates, sum(config.scales), config.codebook_size)
+            drawn = torch.empty(shape).exponential_(generator=torch.Generator().manual_seed(0))
+            self.register_buffer("noise", -drawn.log(), persistent=False)
         self.return_value = (
             MLP(condition_dim, config.width, config.width, 1) if config.return_expectile else None
         )
@@ -109,8 +115,20 @@ class MAGENetworks(Agent):
         # Deviation 18: with return_expectile, a learned value of s_0 caps the return asked for.
         # A return that the data never reached from s_0 is out of distribution.
         if self.return_value is not None:
-            target = target.minimum(self.return_value(state[:, self.planner_sees]))
+            target = target.minimum(self.value(state))
         return state, target
+
+    def value(self, state: Tensor) -> Tensor:
+        """The return-to-go that the data's better steps reach from a state, (B, S) to (B, 1)."""
+        assert self.return_value is not None, "there are values only with return_expectile"
+        worth: Tensor = self.return_value(state[:, self.planner_sees])
+        return worth
+
+    def fit_units(self, dataset: TensorDictBase) -> None:
+        """Take statistics of a dataset; where values cap what is asked for, ask for the best."""
+        super().fit_units(dataset)
+        if self.return_value is not None and self.config.target_quantile == 1:
+            self.units.ask_for_the_best()
 
     def trajectory(self, window: TrajectoryWindow) -> Tensor:
         """The modelled channels of a window, standardised and edge-padded, shape (B, T, X)."""

@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from mage_agent.mage.sampling import sample_ids
 from mage_agent.types import Plan
 
 if TYPE_CHECKING:
@@ -29,15 +27,7 @@ def make_plan(
 ) -> Plan:
     """Generate and decode a plan; see ``MAGEModel.plan``."""
     state, target = model.condition(observation, return_to_go)
-    token_ids: list[Tensor] = []
-
-    def choose(logits: Tensor) -> Tensor:
-        token_ids.append(sample_ids(logits, temperature, generator))
-        if temperature > 0:  # the very samples, not new ones
-            return F.embedding(token_ids[-1], model.quantizer.codes)
-        return model.choose(logits)
-
-    _, sums = model.generate(state, target, choose)
+    token_ids, sums = model.propose(state, target, temperature, generator)
     decoded = [
         model.split(model.decode(total, state, target, guided=guided))
         for total in (sums if partial else sums[-1:])

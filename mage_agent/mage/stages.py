@@ -15,6 +15,7 @@ from mage_agent.agent import evaluating
 from mage_agent.data import WindowSampler, replay_buffer
 from mage_agent.hardware import seeded
 from mage_agent.mage.losses import MAGEInverseDynamicsLoss, MAGELoss, MAGETokenizerLoss
+from mage_agent.mage.values import MAGEValueLoss, label_returns, value_columns
 from mage_agent.stage import Stage, warm_up_and_cosine
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ __all__ = ["describe", "make_stages"]
 COLLAPSED = 0.1
 """Perplexity of the tokens, from 0 at one code to 1 at all alike, below which a codebook has
 collapsed; healthy ones were measured at 0.8 to 0.97."""
+_VALUE_BATCH, _VALUE_RATE = 512, 2e-3
+"""Transitions per step, and peak learning rate, of the values."""
 _CHUNK = 1024
 """Steps whose tokens or plans are computed at once."""
 
@@ -38,7 +41,10 @@ def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
     """
     config = model.config
     columns = dataset.select(*config.observation_keys, "action", "episode")
-    columns = columns.set("return_to_go", model.returns_to_go(dataset))
+
+    def labelled() -> TensorDictBase:
+        return columns.copy().set("return_to_go", label_returns(model, dataset))
+
     stage = partial(
         Stage,
         batch_size=config.batch_size,
@@ -53,7 +59,7 @@ def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
             name="tokenizer",
             loss=MAGETokenizerLoss(model),
             steps=config.tokenizer_steps,
-            columns=lambda: columns,
+            columns=labelled,
             horizon=config.horizon,
             rates=rates,
             low_precision=True,
@@ -65,7 +71,7 @@ def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
             name="generator",
             loss=MAGELoss(model),
             steps=config.generator_steps,
-            columns=lambda: _with_tokens(model, columns),
+            columns=lambda: _with_tokens(model, labelled()),
             rates=rates,
             low_precision=True,
             one_graph=True,
@@ -82,10 +88,27 @@ def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
                 name="inverse_dynamics",
                 loss=MAGEInverseDynamicsLoss(model),
                 steps=config.inverse_dynamics_steps,
-                columns=lambda: _with_plans(model, columns),
+                columns=lambda: _with_plans(model, labelled()),
                 rates=warm_up_and_cosine(peak, low, config.warmup_steps),
                 one_graph=True,
             )
+        )
+    if config.return_expectile is not None:
+        values = MAGEValueLoss(model)
+        stages.insert(
+            0,
+            Stage(
+                name="values",
+                loss=values,
+                steps=config.value_steps,
+                columns=lambda: value_columns(model, dataset),
+                batch_size=_VALUE_BATCH,
+                rates=warm_up_and_cosine(_VALUE_RATE, 0.05 * _VALUE_RATE, config.warmup_steps),
+                gradient_clip=config.gradient_clip,
+                acts=False,
+                begin=values.begin,
+                after_step=values.after_step,
+            ),
         )
     return stages
 
@@ -126,7 +149,7 @@ def _plans(model: MAGEModel, columns: TensorDictBase) -> Tensor:
     # Deviation 16: with data_scales, the third stage's plans begin with the data's tokens.
     # If a plan disagrees with the data's action, inverse dynamics learns to ignore plans and
     # averages the actions where paths part.
-    coarse = config.scales[: config.data_scales]
+    coarse = config.scales[: config.data_scales]  # None keeps all
     tokens = _tokens(model, columns) if coarse else torch.empty(len(columns), 0)
     plans = []
     # Deviation 15: the third stage's plans are generated with dropout.
@@ -189,10 +212,9 @@ def describe(
     """
     config = model.config
     buffer = replay_buffer(
-        dataset,
+        dataset.copy().set("return_to_go", label_returns(model, dataset)),
         horizon=config.horizon,
         batch_size=min(batch_size, len(dataset)),
-        discount=config.discount,
         seed=0,
     )
     windows: TensorDict = buffer.sample().to(model.device)

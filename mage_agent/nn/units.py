@@ -63,7 +63,8 @@ class Units(nn.Module):
         observation, action, return_to_go: normalisers of S, A and 1 dimensions.
         action_low, action_high: bounds of the action space, shape (A,).
         return_range: smallest and largest return-to-go of the data, shape (2,).
-        target_return: discounted return to ask for when the user names none, a scalar.
+        target_return: discounted return to ask for when the user names none, a scalar; infinity
+            asks for the best that the data reached from every state.
     """
 
     action_low: Tensor
@@ -97,7 +98,8 @@ class Units(nn.Module):
         makes an environment there may ask for these.
         """
         if not self.return_range.is_meta:
-            self._known = (float(self.target_return), *self.return_range.tolist())
+            target, (low, high) = float(self.target_return), self.return_range.tolist()
+            self._known = (target, low, max(high, target))
 
     @torch.no_grad()
     def fit(
@@ -132,6 +134,15 @@ class Units(nn.Module):
         self._note()
 
     @torch.no_grad()
+    def ask_for_the_best(self) -> None:
+        """Ask for infinity by default, of agents that cap by themselves what is asked for.
+
+        Rewards take nothing away from it, so that an episode never asks for less than the best.
+        """
+        self.target_return.fill_(torch.inf)
+        self._note()
+
+    @torch.no_grad()
     def widen(self, return_to_go: Tensor) -> None:
         """Take returns-to-go (N, 1) into the range of what may be asked for, in place."""
         low, high = self.return_range
@@ -154,7 +165,7 @@ class Units(nn.Module):
 
     @property
     def return_to_go_range(self) -> tuple[float, float]:
-        """Smallest and largest return-to-go of the data."""
+        """Smallest and largest return-to-go to ask for: of the data, or of the default target."""
         self._note()
         return self._known[1:]
 

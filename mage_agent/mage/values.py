@@ -1,0 +1,120 @@
+"""What a state is worth: an upper expectile of the returns from there, stitched by bootstrapping.
+
+The value bounds the return that is asked for, labels the data's steps with the returns that they
+can lead to, and judges where sampled plans lead.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor, nn
+
+from mage_agent.data import n_step_returns
+from mage_agent.losses import AgentLoss
+
+if TYPE_CHECKING:
+    from mage_agent.mage.model import MAGEModel
+
+__all__ = ["MAGEValueLoss", "label_returns", "value_columns"]
+
+_RATE = 0.01
+"""Of the moving average that values are bootstrapped from, per step."""
+
+
+class MAGEValueLoss(AgentLoss):
+    """Expectile regression of V(s_0) on ``sum_{i<n} gamma^i r_i + gamma^n V'(s_n)``.
+
+    V' is a moving average of V. With ``bootstrap_steps=0`` the return that followed takes the place
+    of the sum, and nothing is bootstrapped. A batch holds transitions with the columns that
+    ``value_columns`` adds to a dataset.
+
+    Args:
+        model: the model to train.
+        reduction: "mean" (default), "sum" or "none" (one loss per transition).
+
+    Raises:
+        ValueError: the model has no value, since ``return_expectile`` is None.
+    """
+
+    trains = ("return_value",)
+    reads = ("n_step_return", "n_step_factor", "n_step_observation")
+    model: MAGEModel
+
+    def __init__(self, model: MAGEModel, *, reduction: str | None = None) -> None:
+        super().__init__(model, reduction=reduction)
+        if model.return_value is None:
+            raise ValueError("the model has no value of states: return_expectile is None.")
+        self.target = copy.deepcopy(model.return_value).requires_grad_(False)
+
+    def written(self) -> list[str]:
+        """The loss."""
+        return ["loss_value"]
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDict:
+        """Loss of a batch of transitions; the input stays as it is."""
+        model, units = self.model, self.model.units
+        state = units.observation(self.observation(tensordict))
+        with torch.no_grad():
+            then = units.observation(tensordict["n_step_observation"])
+            ahead = units.return_to_go.inverse(self.target(then[:, model.planner_sees]))
+            total = tensordict["n_step_return"] + tensordict["n_step_factor"] * ahead
+        error = units.return_to_go(total) - model.value(state)
+        expectile = model.config.return_expectile
+        weight = torch.where(error > 0, expectile, 1 - expectile)
+        return self.reduced({"loss_value": (weight * error.square()).squeeze(-1)}, {})
+
+    def begin(self) -> None:
+        """Start the moving average anew."""
+        self.target.load_state_dict(self._value.state_dict())
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        """Move V' towards V."""
+        pairs = zip(self.target.parameters(), self._value.parameters(), strict=True)
+        for slow, fast in pairs:
+            slow.lerp_(fast, _RATE)
+
+    @property
+    def _value(self) -> nn.Module:
+        return self.model.get_submodule("return_value")
+
+
+def value_columns(model: MAGEModel, dataset: TensorDictBase) -> TensorDictBase:
+    """A dataset's columns (N,) with what ``MAGEValueLoss`` reads besides."""
+    keys, config = model.config.observation_keys, model.config
+    columns = dataset.select(*keys, "action", "episode")
+    columns["return_to_go"] = model.returns_to_go(dataset)
+    if config.bootstrap_steps:
+        total, factor, last = n_step_returns(dataset, config.discount, config.bootstrap_steps)
+    else:
+        total, last = columns["return_to_go"], torch.arange(len(dataset))
+        factor = torch.zeros_like(total)
+    columns["n_step_return"], columns["n_step_factor"] = total, factor
+    columns["n_step_observation"] = model.units.concatenate(dataset["next"])[last]
+    return columns
+
+
+@torch.no_grad()
+def label_returns(model: MAGEModel, dataset: TensorDictBase) -> Tensor:
+    """The return-to-go that each step is labelled with, shape (N, 1).
+
+    That of the next ``bootstrap_steps`` rewards and of the value of where they lead, so that good
+    parts of different episodes add up; the return that followed where nothing is bootstrapped.
+    """
+    config = model.config
+    if not config.bootstrap_steps:
+        return model.returns_to_go(dataset)
+    total, factor, last = n_step_returns(dataset, config.discount, config.bootstrap_steps)
+    units = model.units
+    worth = torch.cat(
+        [
+            units.return_to_go.inverse(model.value(units.observation(each.to(model.device)))).cpu()
+            for each in units.concatenate(dataset["next"]).split(8192)
+        ]
+    )
+    returns: Tensor = total + factor * worth[last]
+    return returns

@@ -1,0 +1,248 @@
+"""Values of states: what they learn, the returns that they give, and the plans that they choose."""
+
+from typing import Any
+
+import pytest
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from mage_agent import MAGEModel, dataset_from_arrays, fit
+from mage_agent.data import n_step_returns, returns_to_go
+from mage_agent.mage.values import MAGEValueLoss, label_returns, value_columns
+from tests.tiny import tiny_config, tiny_goal_model, tiny_model
+
+VALUES: dict[str, Any] = {"return_expectile": 0.9, "bootstrap_steps": 3}
+
+
+def episodes(*lengths: int, terminated: tuple[int, ...] = (), seed: int = 0) -> TensorDict:
+    """Episodes of random numbers, of which some end by a termination."""
+    generator = torch.Generator().manual_seed(seed)
+    total = sum(lengths)
+    ends = torch.tensor(lengths).cumsum(0) - 1
+    flags = torch.zeros(2, total, dtype=torch.bool)
+    for number, end in enumerate(ends.tolist()):
+        flags[int(number not in terminated), end] = True
+    observation = torch.randn(total, 3, generator=generator)
+    then = torch.randn(total, 3, generator=generator)
+    within = ~flags.any(0)[:-1]
+    then[:-1][within] = observation[1:][within]
+    return dataset_from_arrays(
+        observations=observation.numpy(),
+        next_observations=then.numpy(),
+        actions=(torch.rand(total, 2, generator=generator) * 1.8 - 0.9).numpy(),
+        rewards=torch.randn(total, generator=generator).numpy(),
+        terminations=flags[0].numpy(),
+        truncations=flags[1].numpy(),
+    )
+
+
+class TestNStepReturns:
+    @pytest.mark.parametrize("steps", [1, 3, 100])
+    def test_step_by_step(self, steps: int) -> None:
+        data = episodes(5, 1, 7, 2, terminated=(0, 3))
+        total, factor, last = n_step_returns(data, 0.9, steps)
+        reward, episode = data["next", "reward"].flatten().double(), data["episode"]
+        for row in range(len(data)):
+            wanted, k = 0.0, 0
+            while k < steps and row + k < len(data) and episode[row + k] == episode[row]:
+                wanted += 0.9**k * float(reward[row + k])
+                k += 1
+            over = bool(data["next", "terminated"][row + k - 1])
+            assert last[row] == row + k - 1
+            assert float(total[row]) == pytest.approx(wanted, abs=1e-5)
+            assert float(factor[row]) == pytest.approx(0.0 if over else 0.9**k)
+
+    def test_enough_steps_of_episodes_that_end_are_the_whole_return(self) -> None:
+        data = episodes(5, 4, terminated=(0, 1))
+        total, factor, _ = n_step_returns(data, 0.9, 5)
+        torch.testing.assert_close(
+            total, returns_to_go(data["next", "reward"], data["episode"], 0.9)
+        )
+        assert (factor == 0).all()
+
+
+def trained(data: TensorDict, **changes: Any) -> MAGEModel:
+    config = tiny_config(**{**VALUES, "warmup_steps": 5, "gradient_clip": 10.0, **changes})
+    return MAGEModel.from_dataset(data, config, seed=0)
+
+
+class TestLoss:
+    def test_the_equation_row_by_row(self) -> None:
+        data = episodes(6, 5, terminated=(1,))
+        model = trained(data)
+        loss = MAGEValueLoss(model, reduction="none")
+        with torch.no_grad():
+            for parameter in loss.target.parameters():
+                parameter.mul_(0.7)  # V' is not V
+        columns = value_columns(model, data)
+        found = loss(columns)["loss_value"]
+        units = model.units
+        total, factor, last = n_step_returns(data, 0.99, 3)
+        for row in range(len(data)):
+            then = units.observation(data["next", "observation"][last[row]])
+            ahead = units.return_to_go.inverse(loss.target(then))
+            wanted = units.return_to_go(total[row] + factor[row] * ahead)
+            error = wanted - model.value(units.observation(data["observation"][row : row + 1]))[0]
+            weight = 0.9 if error > 0 else 0.1
+            torch.testing.assert_close(found[row], (weight * error.square()).squeeze())
+
+    def test_without_bootstrapping_it_is_the_return_that_followed(self) -> None:
+        data = episodes(6, 5)
+        model = trained(data, bootstrap_steps=0)
+        columns = value_columns(model, data)
+        assert (columns["n_step_factor"] == 0).all()
+        assert torch.equal(columns["n_step_return"], model.returns_to_go(data))
+        assert torch.equal(label_returns(model, data), model.returns_to_go(data))
+
+    def test_only_the_value_is_trained_and_its_average_follows(self) -> None:
+        data = episodes(30)
+        model = trained(data)
+        loss = MAGEValueLoss(model)
+        assert {name.split(".")[1] for name, _ in loss.named_parameters()} == {"return_value"}
+        before = [each.clone() for each in loss.target.parameters()]
+        with torch.no_grad():
+            for parameter in model.return_value.parameters():
+                parameter.add_(1.0)
+        loss.after_step(0)
+        for old, new in zip(before, loss.target.parameters(), strict=True):
+            torch.testing.assert_close(new, old + 0.01)
+        loss.begin()
+        pairs = zip(loss.target.parameters(), model.return_value.parameters(), strict=True)
+        assert all(torch.equal(slow, fast) for slow, fast in pairs)
+
+    def test_a_model_without_values_has_no_such_loss(self) -> None:
+        with pytest.raises(ValueError, match="return_expectile is None"):
+            MAGEValueLoss(tiny_model())
+
+
+def fork() -> TensorDict:
+    """Half of the episodes stop in a room where nothing is found, half begin there and find it.
+
+    A corridor of states 0, 1, 2, 3; the first kind goes 0, 1, 2 and is cut off, the second starts
+    at 2, goes to 3 and is paid 10. No episode both starts at 0 and is paid.
+    """
+    first = torch.tensor([[0.0, 1.0], [1.0, 2.0]])
+    second = torch.tensor([[2.0, 3.0]])
+    steps = torch.cat([first, second]).repeat(40, 1)
+    paid = (steps[:, 1] == 3).float()
+    place = torch.nn.functional.one_hot(steps.long(), 4).float()  # (N, 2, 4)
+    ends = (steps[:, 1] >= 2).numpy()
+    done = (steps[:, 1] == 3).numpy()
+    return dataset_from_arrays(
+        observations=place[:, 0].numpy(),
+        next_observations=place[:, 1].numpy(),
+        actions=torch.zeros(len(steps), 2).uniform_(-0.5, 0.5).numpy(),
+        rewards=(10 * paid).numpy(),
+        terminations=done,
+        truncations=ends & ~done,
+    )
+
+
+@pytest.mark.filterwarnings("ignore:the codebook has collapsed")
+def test_good_parts_of_different_episodes_add_up() -> None:
+    data = fork()
+    config = tiny_config(
+        **{**VALUES, "bootstrap_steps": 1, "value_steps": 600, "width": 32},
+        gradient_clip=10.0,
+    )
+    model = MAGEModel.from_dataset(data, config, seed=0)
+    stage = model.stages(data)[0]
+    assert stage.name == "values"
+    stage.begin()
+    optimizer, batches = stage.make_optimizer(), stage.batches()
+    for step in range(stage.steps):
+        stage.losses(next(batches))["loss_value"].backward()
+        stage.step(optimizer, step)
+    labels = label_returns(model, data)[:3].flatten()  # from 0, from 1, from 2
+    assert (model.returns_to_go(data)[:2] == 0).all()
+    torch.testing.assert_close(labels, torch.tensor([9.8, 9.9, 10.0]), atol=0.3, rtol=0)
+
+
+class TestCandidates:
+    def ask(self, count: int = 6, size: int = 3) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(3)
+        return torch.randn(count, size, generator=generator), torch.zeros(count)
+
+    @torch.no_grad()
+    def test_the_most_valuable_end_wins(self) -> None:
+        model = tiny_model(**VALUES, candidates=7, lookahead=5, data_scales=None).eval()
+        observation, target = self.ask()
+        state, asked = model.condition(observation, target)
+        token_ids, sums = model.propose(state, asked)
+        for row in range(len(state)):
+            scores = []
+            for number in range(7):
+                noise = model.noise[number].split(model.config.scales)
+                chosen: list[Tensor] = []
+
+                def choose(
+                    logits: Tensor,
+                    noise: tuple[Tensor, ...] = noise,
+                    chosen: list[Tensor] = chosen,
+                ) -> Tensor:
+                    chosen.append((logits[0] + noise[len(chosen)]).argmax(-1))
+                    return model.quantizer.lookup(chosen[-1])[None]
+
+                here, wanted = state[row : row + 1], asked[row : row + 1]
+                _, alone = model.generate(here, wanted, choose)
+                path = model.split(model.decode(alone[-1], here, wanted, guided=True))["S"][0]
+                worth = float(model.value(path[5:6])) - float((path[0] - here[0]).square().mean())
+                scores.append((worth, chosen))
+            best = max(scores, key=lambda score: score[0])[1]
+            for found, own in zip(token_ids, best, strict=True):
+                assert torch.equal(found[row], own)
+
+    def test_decisions_do_not_depend_on_the_others_in_the_batch(self) -> None:
+        model = tiny_model(**VALUES, candidates=4, lookahead=5).eval()
+        observation, target = self.ask()
+        together = model.act(observation, target)
+        alone = torch.cat([model.act(observation[i : i + 1], target[i]) for i in range(6)])
+        torch.testing.assert_close(together, alone)
+        assert torch.equal(together, model.act(observation, target))
+
+    def test_plans_are_those_that_are_acted_on(self) -> None:
+        model = tiny_model(**VALUES, candidates=4, lookahead=5).eval()
+        observation, target = self.ask()
+        plan = model.plan(observation, target)
+        torch.testing.assert_close(plan.action, model.act(observation, target))
+        codes = [model.quantizer.lookup(ids) for ids in plan.token_ids]
+        torch.testing.assert_close(plan.latent, model.quantizer.partial_sums(codes)[-1])
+
+    def test_more_candidates_are_worth_no_less(self) -> None:
+        worth = []
+        for count in (2, 8, 32):
+            model = tiny_model(**VALUES, candidates=count, lookahead=5).eval()
+            observation, target = self.ask(50)
+            state, asked = model.condition(observation, target)
+            _, sums = model.propose(state, asked)
+            worth.append(float(model.judge(sums[-1], state, asked).mean()))
+        assert worth[0] < worth[1] < worth[2]
+
+    def test_plans_of_goals_are_judged_by_the_goal_they_lead_to(self) -> None:
+        model = tiny_goal_model(return_expectile=0.9, candidates=3, lookahead=5).eval()
+        observation, target = self.ask(4, 7)
+        state, asked = model.condition(observation, target)
+        latent = torch.randn(4, 4, 4)
+        path = model.split(model.decode(latent, state, asked, guided=True))["G"]
+        then = torch.cat([path[:, 5], state[:, 5:]], dim=1)  # achieved and desired
+        miss = (path[:, 0] - state[:, 3:5]).square().mean(1)
+        torch.testing.assert_close(
+            model.judge(latent, state, asked), model.return_value(then).squeeze(1) - miss
+        )
+
+
+@pytest.mark.filterwarnings("ignore:the codebook has collapsed")
+def test_by_default_the_best_is_asked_for_everywhere() -> None:
+    data = episodes(20, 20)
+    model = MAGEModel.from_dataset(data, tiny_config(**VALUES, value_steps=3), seed=0)
+    assert model.units.default_target == torch.inf
+    assert model.units.update_return_to_go(torch.tensor([torch.inf]), torch.tensor([5.0])) == (
+        torch.inf
+    )
+    fit(model, data, progress_bar=False, device="cpu")
+    observation = data["observation"][:4]
+    state, asked = model.condition(observation, torch.full((4,), torch.inf))
+    assert torch.equal(asked, model.value(state))
+    low = MAGEModel.from_dataset(data, tiny_config(**VALUES, target_quantile=0.5), seed=0)
+    assert low.units.default_target < torch.inf
