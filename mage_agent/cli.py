@@ -30,7 +30,7 @@ from mage_agent.data.minari import open_minari
 from mage_agent.environment import make_environment
 from mage_agent.evaluation import EpisodeResult, normalized_score
 from mage_agent.evaluation import evaluate as evaluate_policy
-from mage_agent.facts import checkpoint_facts, dataset_facts, spread
+from mage_agent.facts import asked_for, checkpoint_facts, dataset_facts, spread
 from mage_agent.files import make_folder
 from mage_agent.hardware import find_device
 from mage_agent.policy import AgentPolicy
@@ -176,7 +176,7 @@ def train(
     print(
         f"saved {output}, {method} trained with preset {preset} (configuration "
         f"{policy.config.digest}) on {len(loaded)} steps; it asks for a discounted return of "
-        f"{policy.target_return:.4g}"
+        f"{asked_for(policy.target_return)}"
     )
 
 
@@ -238,7 +238,7 @@ def evaluate(
     )
     asked = loaded.target_return if target_return is None else target_return
     if loaded.told_return:
-        print(f"asked for {asked:.4g} (discounted)")
+        print(f"asked for {asked_for(asked)} (discounted)")
     if query is not None:
         print(f"query     {query}")
     _print_results(results, references)

@@ -14,8 +14,9 @@ from tensordict import TensorDictBase
 from mage_agent import checkpoint
 from mage_agent.data import metadata, observation_keys, returns_to_go
 from mage_agent.evaluation import normalized_score
+from mage_agent.nn.units import BEST
 
-__all__ = ["checkpoint_facts", "dataset_facts", "spread"]
+__all__ = ["asked_for", "checkpoint_facts", "dataset_facts", "spread"]
 
 
 def dataset_facts(dataset: TensorDictBase, *, discount: float) -> dict[str, str]:
@@ -77,7 +78,7 @@ def checkpoint_facts(path: str | Path) -> dict[str, str]:
     model = checkpoint.build(tensors, header, path)
     target = (header.get("extra") or {}).get("target_return")
     units = model.units
-    low, high = units.return_to_go_range
+    low, high = units.return_range.tolist()
     return {
         "checkpoint": str(path),
         "holds": (
@@ -92,12 +93,17 @@ def checkpoint_facts(path: str | Path) -> dict[str, str]:
         ),
         "action": f"{model.action_dim}, from {_bound(units.action_low.tolist())} to "
         f"{_bound(units.action_high.tolist())}",
-        "asks for return": f"{units.default_target if target is None else target:.4g} "
+        "asks for return": f"{asked_for(units.default_target if target is None else target)} "
         f"(discounted; the data holds {low:.4g} to {high:.4g})",
         "versions": ", ".join(f"{k} {v}" for k, v in header.get("versions", {}).items()),
         "configuration": model.config.digest,
         **{f"  {key}": str(value) for key, value in model.config.to_dict().items()},
     }
+
+
+def asked_for(target: float) -> str:
+    """A return that is asked for, in words."""
+    return f"{target:.4g}" if target < BEST / 2 else "the best of every state"
 
 
 def spread(numbers: ArrayLike) -> str:

@@ -74,6 +74,16 @@ INVALID: list[tuple[dict[str, Any], list[str]]] = [  # changes -> what the messa
     ({"trajectory": "SR"}, ["trajectory is 'SR'", "'RS'"]),
     ({"inverse_dynamics": "none"}, ["inverse_dynamics is 'none'", "'explicit'"]),
     ({"inverse_dynamics": "explicit", "trajectory": "A"}, ["'explicit'", "trajectory='A'"]),
+    ({"inverse_dynamics": "displacement", "trajectory": "A"}, ["'displacement'", "'RS'"]),
+    ({"plan_entries": (0,)}, ["plan_entries is (0,)", "'latent'", "leave it empty"]),
+    ({"plan_entries": (-1,)}, ["an entry of plan_entries is -1", "at least 0"]),
+    ({"inverse_dynamics": "displacement", "lookahead": 24}, ["lookahead is 24", "0 to 23"]),
+    ({"candidates": 4}, ["candidates is 4", "set return_expectile"]),
+    ({"bootstrap_steps": 8}, ["bootstrap_steps is 8", "set return_expectile"]),
+    (
+        {"candidates": 4, "return_expectile": 0.9, "trajectory": "A"},
+        ["candidates is 4", "trajectory='A'", "'RS'"],
+    ),
     ({"inverse_dynamics": "direction"}, ["'direction'", "trajectory='RS'", "'RG'"]),
     ({"trajectory": "RG"}, ["observation_keys is ()", "('achieved_goal', 'desired_goal')"]),
     ({"inverse_dynamics_condition": "state"}, ["is 'state'", "'state_and_return'", "'body'"]),
@@ -217,6 +227,7 @@ ALIVE: dict[str, dict[str, Any]] = {
     "return_conditioning": {"return_conditioning": ()},
     "return_reweighting": {"return_reweighting": True},
     "inverse_dynamics": {"inverse_dynamics": "explicit"},
+    "plan_entries": {"inverse_dynamics": "displacement", "plan_entries": (0, 2)},
     "inverse_dynamics_condition": {"inverse_dynamics_condition": "state_and_return"},
     "inverse_dynamics_layers": {"inverse_dynamics_layers": 1},
     "plan_scale": {"plan_scale": 0.5},
@@ -252,6 +263,7 @@ BESIDE: dict[str, dict[str, Any]] = {
     "q_value_weight": {"return_conditioning": ()},
     **{name: {"return_expectile": 0.9} for name in ("bootstrap_steps", "candidates")},
     "lookahead": {"return_expectile": 0.9, "candidates": 3},
+    "plan_entries": {"inverse_dynamics": "displacement"},
     "value_steps": {"return_expectile": 0.9},
 }
 

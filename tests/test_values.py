@@ -1,6 +1,6 @@
 """Values of states: what they learn, the returns that they give, and the plans that they choose."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from mage_agent import MAGEModel, dataset_from_arrays, fit
 from mage_agent.data import n_step_returns, returns_to_go
 from mage_agent.mage.values import MAGEValueLoss, label_returns, value_columns
+from mage_agent.nn.units import BEST
 from tests.tiny import tiny_config, tiny_goal_model, tiny_model
 
 VALUES: dict[str, Any] = {"return_expectile": 0.9, "bootstrap_steps": 3}
@@ -169,7 +170,7 @@ class TestCandidates:
         model = tiny_model(**VALUES, candidates=7, lookahead=5, data_scales=None).eval()
         observation, target = self.ask()
         state, asked = model.condition(observation, target)
-        token_ids, sums = model.propose(state, asked)
+        token_ids, _ = model.propose(state, asked)
         for row in range(len(state)):
             scores = []
             for number in range(7):
@@ -209,6 +210,7 @@ class TestCandidates:
         codes = [model.quantizer.lookup(ids) for ids in plan.token_ids]
         torch.testing.assert_close(plan.latent, model.quantizer.partial_sums(codes)[-1])
 
+    @torch.no_grad()
     def test_more_candidates_are_worth_no_less(self) -> None:
         worth = []
         for count in (2, 8, 32):
@@ -236,13 +238,76 @@ class TestCandidates:
 def test_by_default_the_best_is_asked_for_everywhere() -> None:
     data = episodes(20, 20)
     model = MAGEModel.from_dataset(data, tiny_config(**VALUES, value_steps=3), seed=0)
-    assert model.units.default_target == torch.inf
-    assert model.units.update_return_to_go(torch.tensor([torch.inf]), torch.tensor([5.0])) == (
-        torch.inf
-    )
+    assert model.units.default_target == pytest.approx(BEST)
+    asked = torch.tensor([BEST])
+    for reward in (5.0, -5.0):
+        assert model.units.update_return_to_go(asked, torch.tensor([reward])) == asked
     fit(model, data, progress_bar=False, device="cpu")
     observation = data["observation"][:4]
-    state, asked = model.condition(observation, torch.full((4,), torch.inf))
+    state, asked = model.condition(observation, torch.full((4,), BEST))
     assert torch.equal(asked, model.value(state))
     low = MAGEModel.from_dataset(data, tiny_config(**VALUES, target_quantile=0.5), seed=0)
-    assert low.units.default_target < torch.inf
+    assert low.units.default_target < 100
+
+
+class TestDisplacement:
+    CHANGES: ClassVar[dict[str, Any]] = {
+        "inverse_dynamics": "displacement",
+        "plan_entries": (2, 0),
+        "inverse_dynamics_condition": "state",
+        "lookahead": 4,
+        "data_scales": None,
+    }
+
+    def test_of_the_data_row_by_row(self) -> None:
+        data = episodes(9, 3, 7)
+        model = MAGEModel.from_dataset(data, tiny_config(**self.CHANGES))
+        found = model.displacements(data)
+        state = model.units.observation(data["observation"])
+        for row in range(len(data)):
+            last = int((data["episode"] == data["episode"][row]).nonzero()[-1])
+            moved = state[min(row + 4, last)] - state[row]
+            torch.testing.assert_close(found[row], moved[[2, 0]])
+        torch.testing.assert_close(model.displacement(found).std(0, correction=0), torch.ones(2))
+
+    def test_of_a_plan(self) -> None:
+        data = episodes(9, 3, 7)
+        model = MAGEModel.from_dataset(data, tiny_config(**self.CHANGES))
+        state, asked, latent = torch.randn(5, 3), torch.randn(5, 1), torch.randn(5, 4, 4)
+        path = model.split(model.decode(latent, state, asked, guided=True))["S"]
+        wanted = model.displacement((path[:, 4] - state)[:, [2, 0]]).clamp(-5, 5)
+        torch.testing.assert_close(model.read_plan(latent, state, asked), wanted)
+
+    @pytest.mark.filterwarnings("ignore:the codebook has collapsed")
+    def test_inverse_dynamics_learns_to_follow_the_data(self) -> None:
+        """Actions are the first entry's moves, so that a displacement tells the action."""
+        generator = torch.Generator().manual_seed(0)
+        place = torch.zeros(400, 3)
+        action = torch.rand(400, 2, generator=generator) * 1.6 - 0.8
+        for step in range(399):
+            place[step + 1] = place[step] * 0.5
+            place[step + 1, 0] += action[step, 0]
+        ends = torch.zeros(400, dtype=torch.bool).numpy()
+        ends[-1] = True
+        data = dataset_from_arrays(
+            place.numpy(), action.numpy(), torch.zeros(400).numpy(), ends & False, ends
+        )
+        config = tiny_config(
+            **self.CHANGES | {"lookahead": 1, "plan_entries": (0,)},
+            inverse_dynamics_steps=400,
+            batch_size=64,
+            inverse_dynamics_learning_rate=1e-2,
+            width=32,
+        )
+        model = MAGEModel.from_dataset(data, config, seed=0)
+        fit(model, data, progress_bar=False, device="cpu")
+        state = model.units.observation(place[:398])
+        with torch.no_grad():
+            moved = model.displacement(model.displacements(data)[:398])
+            found = model.inverse_dynamics(moved, torch.cat([state, torch.zeros(398, 1)], 1))
+        error = (model.units.action.inverse(found)[:, 0] - action[:398, 0]).square().mean()
+        assert error < 0.05 * action[:, 0].var()
+
+    def test_an_entry_that_there_is_not(self) -> None:
+        with pytest.raises(ValueError, match=r"plan_entries is \(3,\).* has 3 entries"):
+            tiny_model(inverse_dynamics="displacement", plan_entries=(3,))

@@ -43,11 +43,14 @@ class MAGEConfig(Config):
             is the model without condition of Table 23.
         return_reweighting: weight the reconstruction loss of a window by its return-to-go, scaled
             to [0, 1] (Table 23).
-        inverse_dynamics: read the action off the latent (Eq. 6), off the decoded trajectory
-            (Table 19), or off the direction in which the decoded trajectory leads, which takes
-            trajectory="RG" (measured).
+        inverse_dynamics: read the action off the latent (Eq. 6), off the first two decoded states
+            (Table 19), off the way from s_0 to the decoded state after the lookahead
+            ("displacement"), or off the direction in which the decoded trajectory leads, which
+            takes trajectory="RG" (measured).
+        plan_entries: of the observation, the entries whose displacement is read, by their index;
+            empty reads all.
         inverse_dynamics_condition: what inverse dynamics receives besides the plan: nothing (the
-            paper), (s_0, R_0), or "body", of s_0 all but the goals (measured).
+            paper), s_0, (s_0, R_0), or "body", of s_0 all but the goals (measured).
         inverse_dynamics_layers: hidden layers of inverse dynamics (measured: a gait takes three).
         plan_scale: factor on the plan that inverse dynamics reads; below 1 it gives a condition
             beside the plan, which has far fewer entries, more weight (measured).
@@ -69,7 +72,7 @@ class MAGEConfig(Config):
             return that followed (the paper).
         candidates: plans that are sampled for a decision, of which the one whose lookahead leads to
             the most valuable state is acted on; 1 acts on the mean or likeliest codes (the paper).
-        lookahead: environment steps after which a plan is judged.
+        lookahead: environment steps after which a plan is judged, and its displacement is read.
         gumbel_temperature: temperature of the straight-through samples of Algorithm 5.
         commitment_weight: weight of the commitment loss (Eq. A.2, beta).
         q_value_weight: weight of the error of the token logits, read as Q values, to the
@@ -117,8 +120,9 @@ class MAGEConfig(Config):
     trajectory: Trajectory = "RS"
     return_conditioning: tuple[ConditionSite, ...] = _CONDITION_SITES
     return_reweighting: bool = False
-    inverse_dynamics: Literal["latent", "explicit", "direction"] = "latent"
-    inverse_dynamics_condition: Literal["none", "state_and_return", "body"] = "none"
+    inverse_dynamics: Literal["latent", "explicit", "displacement", "direction"] = "latent"
+    plan_entries: tuple[int, ...] = bounded((), 0)
+    inverse_dynamics_condition: Literal["none", "state", "state_and_return", "body"] = "none"
     inverse_dynamics_layers: int = bounded(2, 1, 1000)
     plan_scale: float = bounded(1.0, 0.0, LARGEST)
     plan_dropout: float = bounded(0.0, 0.0, 0.99)
@@ -191,10 +195,16 @@ class MAGEConfig(Config):
 
     def _check_trajectory(self) -> None:
         """Compare what is modelled with what actions are read off."""
-        if self.inverse_dynamics == "explicit" and "S" not in self.trajectory:
+        reading = self.inverse_dynamics
+        if reading in ("explicit", "displacement") and "S" not in self.trajectory:
             raise ValueError(
-                "inverse_dynamics='explicit' reads actions off decoded states, but trajectory="
+                f"inverse_dynamics={reading!r} reads actions off decoded states, but trajectory="
                 f"{self.trajectory!r} holds none; use 'S', 'RS' or 'RSA'."
+            )
+        if self.plan_entries and reading != "displacement":
+            raise ValueError(
+                f"plan_entries is {self.plan_entries}, but inverse_dynamics={reading!r} reads no "
+                "displacement; leave it empty."
             )
         if self.inverse_dynamics == "direction" and "G" not in self.trajectory:
             raise ValueError(
@@ -206,7 +216,8 @@ class MAGEConfig(Config):
                 f"candidates is {self.candidates}, but trajectory={self.trajectory!r} holds no "
                 "states by which to judge them; use 'S', 'RS', 'RSA' or 'RG'."
             )
-        if self.candidates > 1 and self.lookahead >= self.horizon:
+        looks = self.candidates > 1 or reading == "displacement"
+        if looks and self.lookahead >= self.horizon:
             raise ValueError(
                 f"lookahead is {self.lookahead}, but plans hold the steps 0 to {self.horizon - 1}."
             )

@@ -290,7 +290,7 @@ class MAGELoss(_MAGELoss):
             generated = [model.choose(scores) for scores in logits]
             # Deviation 21: on directions, inverse dynamics learns from the data's own directions.
             # The plan picks the direction; the low-level controller is trained on every direction.
-            kept = config.num_scales if config.inverse_dynamics == "direction" else config.data_scales
+            kept = None if config.inverse_dynamics == "direction" else config.data_scales
             codes = true_codes[:kept] + generated[len(true_codes[:kept]) :]
             latent = model.quantizer.partial_sums(codes)[-1]
         metrics = {}

@@ -184,7 +184,7 @@ class MAGEModel(MAGENetworks):
 
         if count == 1:
             return token_ids, self.generate(state, return_to_go, choose)[1]
-        # Deviation 28: of several sampled plans, the one that leads to the most valuable state.
+        # Deviation 29: of several sampled plans, the one that leads to the most valuable state.
         states, returns = (part.repeat_interleave(count, 0) for part in (state, return_to_go))
         _, sums = self.generate(states, returns, choose)
         best = self.judge(sums[-1], states, returns).view(-1, count).argmax(1)
@@ -218,16 +218,21 @@ class MAGEModel(MAGENetworks):
     def read_plan(
         self, latent: Tensor, state: Tensor, return_to_go: Tensor, *, guided: bool = True
     ) -> Tensor:
-        """What inverse dynamics reads of a plan: the latent, two decoded states, or a direction.
+        """What inverse dynamics reads of a plan, as ``config.inverse_dynamics`` says.
 
         Returns:
-            Shape (B, L_K * C), (B, 2 S), or (B, G), of length 1 in the goal's units.
+            The latent (B, L_K * C), two states (B, 2 S), a displacement (B, len(plan_entries)), in
+            standard deviations of the data's, or a direction (B, G), of length 1 in goal units.
         """
         if self.config.inverse_dynamics == "latent":
             return latent.flatten(1)
         decoded = self.split(self.decode(latent, state, return_to_go, guided=guided))
         if self.config.inverse_dynamics == "explicit":
             return decoded["S"][:, :2].flatten(1)
+        if self.config.inverse_dynamics == "displacement":
+            # Deviation 30: in point mazes, inverse dynamics reads how far the plan moves.
+            ahead = decoded["S"][:, self.config.lookahead].detach() - state
+            return self.displacement(self.read_entries(ahead)).clamp(-5, 5)
         # Deviation 20: in ant mazes, inverse dynamics reads the plan's direction, not its latent.
         path = decoded["G"][:, -1].detach() - state[:, self.achieved_goal]
         return F.normalize(path * self.units.observation.std[self.achieved_goal], dim=-1)

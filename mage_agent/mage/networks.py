@@ -10,6 +10,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from mage_agent.agent import Agent
+from mage_agent.data import WindowSampler
 from mage_agent.mage import upgrade
 from mage_agent.mage.autoencoder import TrajectoryDecoder, TrajectoryEncoder
 from mage_agent.mage.config import GOALS, MAGEConfig
@@ -17,6 +18,7 @@ from mage_agent.mage.inverse_dynamics import InverseDynamics
 from mage_agent.mage.quantizer import MultiScaleQuantizer
 from mage_agent.mage.transformer import MultiScaleTransformer
 from mage_agent.nn.layers import MLP, edge_pad
+from mage_agent.nn.units import Normalizer
 from mage_agent.types import TrajectoryWindow
 
 __all__ = ["MAGENetworks"]
@@ -70,9 +72,21 @@ class MAGENetworks(Agent):
         plan_dims = {
             "latent": config.latent_length * config.code_dim,
             "explicit": 2 * total,
+            "displacement": len(config.plan_entries) or total,
             "direction": goal_dim,
         }
-        condition_dims = {"none": 0, "state_and_return": total + 1, "body": body_dim}
+        if max(config.plan_entries, default=0) >= total:
+            raise ValueError(
+                f"plan_entries is {config.plan_entries}, but an observation has {total} entries."
+            )
+        if config.inverse_dynamics == "displacement":
+            self.displacement = Normalizer(plan_dims["displacement"])
+        condition_dims = {
+            "none": 0,
+            "state": total,
+            "state_and_return": total + 1,
+            "body": body_dim,
+        }
         self.inverse_dynamics = InverseDynamics(
             plan_dims[config.inverse_dynamics],
             condition_dims[config.inverse_dynamics_condition],
@@ -127,8 +141,22 @@ class MAGENetworks(Agent):
     def fit_units(self, dataset: TensorDictBase) -> None:
         """Take statistics of a dataset; where values cap what is asked for, ask for the best."""
         super().fit_units(dataset)
+        if self.config.inverse_dynamics == "displacement":
+            self.displacement.fit(self.displacements(dataset))
         if self.return_value is not None and self.config.target_quantile == 1:
             self.units.ask_for_the_best()
+
+    def displacements(self, dataset: TensorDictBase) -> Tensor:
+        """How far the data move ``plan_entries`` within the lookahead, (N, ...), standardised."""
+        state = self.units.observation(self.units.concatenate(dataset).to(self.device))
+        sampler = WindowSampler(dataset["episode"], self.config.lookahead + 1)
+        index, _ = sampler.windows(torch.arange(len(state)))  # stays at an episode's last step
+        return self.read_entries(state[index[:, -1]] - state)
+
+    def read_entries(self, state: Tensor) -> Tensor:
+        """The ``plan_entries`` of states (..., S); all where none are named."""
+        entries = self.config.plan_entries
+        return state[..., list(entries)] if entries else state
 
     def trajectory(self, window: TrajectoryWindow) -> Tensor:
         """The modelled channels of a window, standardised and edge-padded, shape (B, T, X)."""

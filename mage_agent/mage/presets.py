@@ -18,6 +18,16 @@ _MAZE: dict[str, Any] = {
     "observation_keys": ("observation", *GOALS),
     "inverse_dynamics_steps": 20_000,
 }
+# In point mazes, sampled plans are judged by the value of where they lead (measured).
+_JUDGED: dict[str, Any] = {
+    "return_expectile": 0.95,
+    "bootstrap_steps": 8,
+    "candidates": 16,
+    "inverse_dynamics": "displacement",
+    "plan_entries": (0, 1),  # the position
+    "inverse_dynamics_condition": "state",
+    "data_scales": None,
+}
 _SMALL: dict[str, Any] = {
     "num_scales": 4,
     "codebook_size": 256,
@@ -43,10 +53,10 @@ _DOMAINS: dict[str, dict[str, Any]] = {
     },
     "maze2d": {  # Table 13
         **_MAZE,
+        **_JUDGED,
         "codebook_size": 256,
         "width": 256,
         "num_blocks": 4,
-        "plan_scale": 0.3,
     },
     "locomotion": {  # Table 14
         **_BY_PLAN_AND_STATE,

@@ -122,8 +122,12 @@ def _with_tokens(model: MAGEModel, columns: TensorDictBase) -> TensorDictBase:
 
 def _with_plans(model: MAGEModel, columns: TensorDictBase) -> TensorDictBase:
     """The columns with what inverse dynamics reads of plans, (N, ...)."""
-    learns_from_data = model.config.inverse_dynamics == "direction"
-    plans = _directions(model, columns) if learns_from_data else _plans(model, columns)
+    if model.config.inverse_dynamics == "direction":
+        plans = _directions(model, columns)
+    elif model.config.inverse_dynamics == "displacement" and model.config.data_scales is None:
+        plans = model.displacement(model.displacements(columns)).clamp(-5, 5).cpu()
+    else:
+        plans = _plans(model, columns)
     return columns.copy().set("plan", plans)
 
 

@@ -10,7 +10,11 @@ from torch import Tensor, nn
 
 from mage_agent.types import ArrayT, next_return_to_go
 
-__all__ = ["Normalizer", "Units"]
+__all__ = ["BEST", "Normalizer", "Units"]
+
+BEST = 1e30
+"""Return to ask for that stands for the best to be had from every state; a finite number, which
+observations may hold, and more than any data reach."""
 
 CONSTANT = 1e-6
 """Standard deviation, as a part of the largest value, up to which values count as constant."""
@@ -63,7 +67,7 @@ class Units(nn.Module):
         observation, action, return_to_go: normalisers of S, A and 1 dimensions.
         action_low, action_high: bounds of the action space, shape (A,).
         return_range: smallest and largest return-to-go of the data, shape (2,).
-        target_return: discounted return to ask for when the user names none, a scalar; infinity
+        target_return: discounted return to ask for when the user names none, a scalar; ``BEST``
             asks for the best that the data reached from every state.
     """
 
@@ -135,11 +139,11 @@ class Units(nn.Module):
 
     @torch.no_grad()
     def ask_for_the_best(self) -> None:
-        """Ask for infinity by default, of agents that cap by themselves what is asked for.
+        """Ask for ``BEST`` by default, of agents that cap by themselves what is asked for.
 
         Rewards take nothing away from it, so that an episode never asks for less than the best.
         """
-        self.target_return.fill_(torch.inf)
+        self.target_return.fill_(BEST)
         self._note()
 
     @torch.no_grad()
