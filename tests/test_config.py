@@ -77,7 +77,7 @@ INVALID: list[tuple[dict[str, Any], list[str]]] = [  # changes -> what the messa
     ({"inverse_dynamics": "displacement", "trajectory": "A"}, ["'displacement'", "'RS'"]),
     ({"plan_entries": (0,)}, ["plan_entries is (0,)", "'latent'", "leave it empty"]),
     ({"plan_entries": (-1,)}, ["an entry of plan_entries is -1", "at least 0"]),
-    ({"inverse_dynamics": "displacement", "lookahead": 24}, ["lookahead is 24", "0 to 23"]),
+    ({"inverse_dynamics": "displacement", "lookahead": 24}, ["lookahead is 24", "0 to 11"]),
     ({"candidates": 4}, ["candidates is 4", "set return_expectile"]),
     ({"bootstrap_steps": 8}, ["bootstrap_steps is 8", "set return_expectile"]),
     (
@@ -86,7 +86,7 @@ INVALID: list[tuple[dict[str, Any], list[str]]] = [  # changes -> what the messa
     ),
     ({"inverse_dynamics": "direction"}, ["'direction'", "trajectory='RS'", "'RG'"]),
     ({"trajectory": "RG"}, ["observation_keys is ()", "('achieved_goal', 'desired_goal')"]),
-    ({"inverse_dynamics_condition": "state"}, ["is 'state'", "'state_and_return'", "'body'"]),
+    ({"inverse_dynamics_condition": "goal"}, ["is 'goal'", "'state_and_return'", "'body'"]),
     ({"inverse_dynamics_condition": "body"}, ["'body'", "('achieved_goal', 'desired_goal')"]),
     ({"condition_guidance": "prior"}, ["condition_guidance is 'prior'", "'adapter'"]),
     ({"context": "student"}, ["context is 'student'", "'teacher'"]),

@@ -38,6 +38,7 @@ RANDOM: dict[str, Any] = {
     "plan_dropout": 0.3,
     "inverse_dynamics_condition": "state_and_return",
     "return_expectile": 0.9,
+    "bootstrap_steps": 2,
     "code_temperature": 1.0,  # every random number shows in the plans
 }
 State = dict[str, Tensor]
@@ -263,7 +264,9 @@ class TestResuming:
     @pytest.mark.parametrize(
         ("stage", "step"),
         [
-            ("tokenizer", 1),  # before anything was saved
+            ("values", 1),  # before anything was saved
+            ("values", 3),
+            ("tokenizer", 1),
             ("tokenizer", 3),
             ("generator", 1),  # exactly at the border
             ("generator", 3),
@@ -285,7 +288,7 @@ class TestResuming:
         options = {"checkpoint_path": path, "checkpoint_interval": 1}
         with pytest.raises(Interrupt):
             train(config=RANDOM, callback=pull_the_plug, **options)
-        assert path.exists() == ((stage, step) != ("tokenizer", 1))
+        assert path.exists() == ((stage, step) != ("values", 1))
         torch.manual_seed(99)
         seen: list[tuple[str, int]] = []
         resumed = train(
@@ -331,7 +334,7 @@ class TestResuming:
             followed.append(args[3])
             return generate(model, *args)
 
-        _, generator, last = model.stages(toy_dataset)
+        *_, generator, last = model.stages(toy_dataset)
         tokens = generator.columns()["token_ids"]
         monkeypatch.setattr(MAGEModel, "generate", keep_given)
         last.columns()

@@ -171,7 +171,8 @@ class MAGEModel(MAGENetworks):
         Returns:
             Token ids, K tensors (B, L_k), and the sums of scales 1..k, K tensors (B, L_K, C).
         """
-        count, token_ids = self.config.candidates, list[Tensor]()
+        count = self.config.candidates
+        token_ids: list[Tensor] = []
 
         def choose(logits: Tensor) -> Tensor:
             if temperature == 0 and count > 1:
@@ -232,7 +233,8 @@ class MAGEModel(MAGENetworks):
         if self.config.inverse_dynamics == "displacement":
             # Deviation 30: in point mazes, inverse dynamics reads how far the plan moves.
             ahead = decoded["S"][:, self.config.lookahead].detach() - state
-            return self.displacement(self.read_entries(ahead)).clamp(-5, 5)
+            moved: Tensor = self.displacement(self.read_entries(ahead)).clamp(-5, 5)
+            return moved
         # Deviation 20: in ant mazes, inverse dynamics reads the plan's direction, not its latent.
         path = decoded["G"][:, -1].detach() - state[:, self.achieved_goal]
         return F.normalize(path * self.units.observation.std[self.achieved_goal], dim=-1)

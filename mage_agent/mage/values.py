@@ -46,8 +46,9 @@ class MAGEValueLoss(AgentLoss):
 
     def __init__(self, model: MAGEModel, *, reduction: str | None = None) -> None:
         super().__init__(model, reduction=reduction)
-        if model.return_value is None:
+        if model.return_value is None or model.config.return_expectile is None:
             raise ValueError("the model has no value of states: return_expectile is None.")
+        self.expectile = model.config.return_expectile
         self.target = copy.deepcopy(model.return_value).requires_grad_(False)
 
     def written(self) -> list[str]:
@@ -63,7 +64,7 @@ class MAGEValueLoss(AgentLoss):
             ahead = units.return_to_go.inverse(self.target(then[:, model.planner_sees]))
             total = tensordict["n_step_return"] + tensordict["n_step_factor"] * ahead
         error = units.return_to_go(total) - model.value(state)
-        expectile = model.config.return_expectile
+        expectile = self.expectile
         weight = torch.where(error > 0, expectile, 1 - expectile)
         return self.reduced({"loss_value": (weight * error.square()).squeeze(-1)}, {})
 

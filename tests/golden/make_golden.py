@@ -107,6 +107,15 @@ CONFIGS = {
         inverse_dynamics_layers=3,
         plan_scale=0.07,
     ),
+    "maze2d": tiny_config(
+        return_expectile=0.95,
+        bootstrap_steps=8,
+        candidates=4,
+        inverse_dynamics="displacement",
+        plan_entries=(0, 1),
+        inverse_dynamics_condition="state",
+        data_scales=None,
+    ),
     "antmaze": tiny_config(
         code_temperature=1.0,
         observation_keys=GOAL_KEYS,
