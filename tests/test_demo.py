@@ -45,7 +45,7 @@ def test_demo_writes_what_it_says_and_uses_it_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(demo, "LocalExecutor", Inline)
-    monkeypatch.setattr(demo, "expand", lambda names: METHODS)
+    monkeypatch.setattr(demo, "METHODS", METHODS)
 
     def run() -> list[str]:
         console = Console(file=io.StringIO(), width=200)
