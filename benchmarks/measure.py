@@ -103,7 +103,8 @@ def run_episodes(
 def _is_deterministic(method: Method, domain: Domain) -> bool:
     """Whether a method takes its best action; one that stands for a draw says so itself."""
     own = getattr(method, "deterministic", None)
-    return domain.deterministic if own is None else bool(own)
+    drawn = getattr(getattr(method, "model", None), "samples", False)  # as it was published
+    return domain.deterministic and not drawn if own is None else bool(own)
 
 
 def scores_of(results: Sequence[EpisodeResult], dataset: TensorDictBase) -> list[float]:

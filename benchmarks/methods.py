@@ -176,8 +176,7 @@ def build_method(
             keys = agent.config.observation_keys
             published = found(paper.replace(observation_keys=keys), **agent.sizes)
         steps = sum(stage.steps for stage in published.stages(dataset))
-        # Published scores of these are of sampled actions.
-        deterministic = False if question or getattr(found, "samples", False) else None
+        deterministic = False if question else None
         return AgentMethod(agent, published_steps=steps, seed=seed, deterministic=deterministic)
     domain = domain_of(dataset_id)
     entries = [k for k in dataset["next"].keys() if isinstance(dataset.get(k, None), Tensor)]  # noqa: SIM118

@@ -26,6 +26,7 @@ from mage_agent import (
 from tests.tiny import ACTION, STATE, tiny_config
 
 STEPS = 8
+STAGES = ("value", "tokenizer", "generator", "inverse_dynamics")
 
 
 def dataset() -> TensorDict:
@@ -47,7 +48,7 @@ def train(**options: Any) -> tuple[list[float], dict[str, torch.Tensor]]:
 
     The condition loss samples; all else of the method takes part.
     """
-    steps = {f"{stage}_steps": STEPS for stage in ("tokenizer", "generator", "inverse_dynamics")}
+    steps = {f"{stage}_steps": STEPS for stage in STAGES}
     changes = {"condition_guidance": "none", "return_expectile": 0.9, "learning_rate": 1e-3}
     config = tiny_config(**changes, **steps)
     data = dataset()
@@ -81,7 +82,7 @@ def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
     multiprocessing.spawn(train_a_share, (port, tmp_path), nprocs=2)
     (losses, first), (silence, second) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     expected, _ = train()
-    assert len(expected) == 3 * STEPS
+    assert len(expected) == len(STAGES) * STEPS
     assert losses == pytest.approx(expected, rel=1e-4)
     assert not silence  # the first process speaks for all
     assert all(torch.equal(value, second[key]) for key, value in first.items())

@@ -49,11 +49,17 @@ CONFIG = MAGEConfig.preset(
     tokenizer_steps=6_000,
     generator_steps=6_000,
     code_temperature=0.3,  # a mean of all codes would lead between two ways, through the wall
+    inverse_dynamics="latent",
+    plan_entries=(),
+    inverse_dynamics_condition="state_and_return",
+    plan_scale=0.3,
     data_scales=1,
     temperature=0.3,
     # A return above 2 takes both coins and the goal at any pace that the data has: 3 * 0.998^285.
     discount=0.998,
     return_expectile=0.98,
+    bootstrap_steps=0,
+    candidates=1,
 )
 EPISODES = 100
 WITHOUT = "MAGE without the condition loss"

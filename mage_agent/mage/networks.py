@@ -108,7 +108,9 @@ class MAGENetworks(Agent):
         )
         if config.candidates > 1:  # the Gumbel noise of deterministic candidates
             shape = (config.candidates, sum(config.scales), config.codebook_size)
-            drawn = torch.empty(shape).exponential_(generator=torch.Generator().manual_seed(0))
+            drawn = torch.empty(shape, device="cpu").exponential_(
+                generator=torch.Generator().manual_seed(0)
+            )
             self.register_buffer("noise", -drawn.log(), persistent=False)
         self.return_value = (
             MLP(condition_dim, config.width, config.width, 1) if config.return_expectile else None

@@ -103,7 +103,7 @@ class Units(nn.Module):
         """
         if not self.return_range.is_meta:
             target, (low, high) = float(self.target_return), self.return_range.tolist()
-            self._known = (target, low, max(high, target))
+            self._known = (target, low, target if target >= BEST / 2 else high)
 
     @torch.no_grad()
     def fit(
