@@ -25,6 +25,7 @@ TINY = {
     "num_blocks": 1,
     "num_autoencoder_blocks": 1,
     "batch_size": 8,
+    "value_steps": 3,
 }
 SHORT = dataclasses.replace(RECIPE, steps=300, max_episode_steps=60, reference_episodes=10)
 
