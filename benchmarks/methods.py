@@ -32,7 +32,6 @@ AGENTS: dict[str, type[Agent]] = {
     MAGEModel.name: MAGEModel,
     GACModel.name: GACModel,
     **baselines.BASELINES,
-    **baselines.OPEN_LOOP,
 }
 """Name on the command line and in records -> agent."""
 
@@ -43,27 +42,32 @@ class Question(NamedTuple):
     Attributes:
         agent: name of the agent that is trained.
         changes: settings that its decisions read, and its training does not.
+        drawn: whether it is scored by draws, not by its best action.
     """
 
     agent: str
     changes: dict[str, Any]
+    drawn: bool = False
 
 
 QUESTIONS = {
-    f"{GACModel.name}-{kind}": Question(GACModel.name, {"query": kind})
-    for kind in ("plus", "target", "prior")
+    **{
+        f"{GACModel.name}-{kind}": Question(GACModel.name, {"query": kind}, drawn=True)
+        for kind in ("plus", "target", "prior")
+    },
+    **{f"{name}-open": Question(name, {"open_loop": True}) for name in ("diffuser", "hd", "dv")},
 }
-"""The queries that GAC's paper compares with its own. Their plans are drawn."""
+"""The queries that GAC's paper compares with its own, and planners that make one plan and follow it
+by a PD law, as the published scores of point mazes have them."""
 
 
 def expand(names: Sequence[str]) -> list[str]:
-    """Check names of methods; ``all`` stands for every bundled one that runs on any dataset.
+    """Check names of methods; ``all`` stands for every bundled one with a training of its own.
 
     Raises:
         ValueError: a name is unknown; the message lists the known ones.
     """
-    everywhere = [name for name in AGENTS if name not in baselines.OPEN_LOOP]
-    expanded = [known for name in names for known in (everywhere if name == "all" else [name])]
+    expanded = [known for name in names for known in (AGENTS if name == "all" else [name])]
     for name in expanded:
         find_method(name)
     return list(dict.fromkeys(expanded))
@@ -176,7 +180,7 @@ def build_method(
             keys = agent.config.observation_keys
             published = found(paper.replace(observation_keys=keys), **agent.sizes)
         steps = sum(stage.steps for stage in published.stages(dataset))
-        deterministic = False if question else None
+        deterministic = False if question and question.drawn else None
         return AgentMethod(agent, published_steps=steps, seed=seed, deterministic=deterministic)
     domain = domain_of(dataset_id)
     entries = [k for k in dataset["next"].keys() if isinstance(dataset.get(k, None), Tensor)]  # noqa: SIM118

@@ -20,8 +20,8 @@ from benchmarks.baselines import BASELINES, configure, unet
 from benchmarks.baselines.averages import averaged
 from benchmarks.baselines.planner import interpolated, sources, steps_left
 from benchmarks.baselines.unet import Denoiser
+from benchmarks.methods import QUESTIONS, expand, find_method
 from benchmarks.methods import configure as configure_for
-from benchmarks.methods import expand, find_method
 from mage_agent import AgentPolicy, dataset_from_arrays, fit
 from mage_agent.memory import reset_rows
 
@@ -458,7 +458,9 @@ def test_dv_chooses_the_best_of_its_samples(maze: TensorDict) -> None:
 def test_open_loop_has_names_of_its_own_that_all_leaves_out() -> None:
     for name in ("diffuser", "hd", "dv"):
         closed, opened = find_method(name), find_method(f"{name}-open")
-        ours, theirs = (configure_for(each, "local/maze2d/umaze-v0") for each in (closed, opened))
+        changes = QUESTIONS[f"{name}-open"].changes
+        ours = configure_for(closed, "local/maze2d/umaze-v0")
+        theirs = configure_for(opened, "local/maze2d/umaze-v0", **changes)
         assert ours.to_dict() == {**theirs.to_dict(), "open_loop": False}
         assert theirs.open_loop
         assert name in expand(["all"])

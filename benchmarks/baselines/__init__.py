@@ -14,13 +14,12 @@ from benchmarks.baselines.fql import FQL
 from benchmarks.baselines.hd import HD
 from benchmarks.baselines.hiql import HIQL
 from benchmarks.baselines.iql import IQL
-from benchmarks.baselines.open_loop import OPEN_LOOP
 from benchmarks.baselines.rebrac import ReBRAC
 from benchmarks.baselines.tap import TAP
 from benchmarks.baselines.td3_bc import TD3BC
 from mage_agent import Config
 
-__all__ = ["BASELINES", "OPEN_LOOP", "Baseline", "UnsuitableError", "configure"]
+__all__ = ["BASELINES", "Baseline", "UnsuitableError", "configure"]
 
 BASELINES: dict[str, type[Baseline]] = {
     cls.name: cls

@@ -225,7 +225,7 @@ def test_the_report_puts_stages_and_queries_beside_the_papers(tmp_path: Path) ->
 
 def test_questions_name_agents_and_settings_that_exist(maze_dataset: str) -> None:
     dataset = load_dataset(maze_dataset)
-    for name in QUESTIONS:
+    for name in [each for each in QUESTIONS if QUESTIONS[each].agent == "gac"]:
         method = build_method(name, dataset, dataset_id=maze_dataset, seed=0)
         assert method.model.query.kind == name.removeprefix("gac-")
         assert method.deterministic is False
