@@ -15,6 +15,7 @@ from tensordict import TensorDictBase
 
 from benchmarks.clock import seconds_on
 from benchmarks.protocol import Method
+from mage_agent import first_steps
 
 __all__ = ["MINUTES", "Schedule", "make_schedule"]
 
@@ -90,9 +91,9 @@ def _time_steps(
 ) -> tuple[float, float]:
     """Return the seconds of a training without steps, and of each step."""
     ends = dataset["next", "done"].flatten().nonzero().flatten() + 1
-    # Whole episodes, for methods that learn from nothing else; one at least.
+    # Whole episodes, for methods that learn from nothing else; of an endless run its first steps.
     whole = ends[ends <= _ROWS]
-    sample = dataset[: int(whole[-1] if len(whole) else ends[0])]
+    sample = first_steps(dataset, int(whole[-1]) if len(whole) else _ROWS)
 
     def seconds(steps: int) -> float:
         method = build()

@@ -13,7 +13,7 @@ from minari.storage.datasets_root_dir import get_dataset_path
 from tensordict import TensorDictBase
 
 from benchmarks.domains import FINAL_RETURN, base_id
-from mage_agent import cut_episodes, delayed_rewards, load_dataset, step_limit
+from mage_agent import cut_episodes, delayed_rewards, first_steps, load_dataset, step_limit
 from mage_agent.d4rl import TASKS, make
 
 __all__ = ["check_name", "collect_missing", "fetch", "hold_out", "load_split"]
@@ -101,7 +101,7 @@ def hold_out(dataset: TensorDictBase, share: float) -> tuple[TensorDictBase, Ten
     episodes = dataset["episode"].unique()
     if len(episodes) == 1 and len(dataset) > 1:  # Maze2D is one endless run
         kept = len(dataset) - min(len(dataset) - 1, round(share * len(dataset)))
-        return dataset[:kept], dataset[kept:]
+        return first_steps(dataset, kept), dataset[kept:]
     count = max(1, round(share * len(episodes))) if share else 0
     if count >= len(episodes):
         raise ValueError(

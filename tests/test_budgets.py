@@ -36,3 +36,22 @@ def test_steps_that_cost_nothing_are_not_timed_forever(toy_dataset: TensorDict) 
 def test_a_schedule_survives_being_written_down() -> None:
     schedule = Schedule(steps=3, hyperparameters={"a": 1}, seconds_per_step=0.1)
     assert Schedule(**schedule.to_dict()) == schedule
+
+
+def test_an_endless_run_is_timed_on_its_first_steps(toy_dataset: TensorDict) -> None:
+    run = toy_dataset[:1].expand(10_000).clone()
+    run["episode"][:] = 0
+    for flag in ("done", "terminated", "truncated"):
+        run["next", flag][:] = False
+    sizes = set()
+
+    class Noting(Still):
+        def learn(self, dataset: TensorDict, **options: Any) -> Any:
+            assert dataset["next", "done"].sum() == 1
+            assert dataset["next", "truncated"][-1]
+            sizes.add(len(dataset))
+            return super().learn(dataset, **options)
+
+    schedule = make_schedule(lambda: build(Noting, toy_dataset), run, minutes=0.001)
+    assert schedule.steps == Still.published_steps
+    assert sizes == {4096}

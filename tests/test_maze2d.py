@@ -169,6 +169,9 @@ def test_both_can_be_trained_on(task: str, tmp_path: Path, monkeypatch: pytest.M
     dataset = load_dataset(collected(f"{task}-umaze-v1", tmp_path, monkeypatch))
     trained, held = hold_out(dataset, 0.1)
     assert (len(trained), len(held)) in {(1_800, 200), (1_700, 300)}
+    assert trained["next", "done"][-1], "a run that is cut ends there"
+    assert len(dataset) == 2_000
+    assert dataset["next", "done"].sum() == len(dataset["episode"].unique())
     config = configure(MAGEModel, f"{task}-umaze-v1")
     model = MAGEModel.from_dataset(trained, config)
     assert len(model.observation_sizes) == (1 if task == "maze2d" else 3)

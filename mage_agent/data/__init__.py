@@ -1,7 +1,7 @@
 """Offline datasets: read from where they are, checked, and drawn from in windows."""
 
 from mage_agent.data.checks import check_dataset
-from mage_agent.data.cutting import cut_episodes, step_limit
+from mage_agent.data.cutting import cut_episodes, first_steps, step_limit
 from mage_agent.data.delayed import delayed_rewards
 from mage_agent.data.load import as_dataset, dataset_from_arrays, load_dataset
 from mage_agent.data.replay import Batches, Starts, WindowSampler, replay_buffer
@@ -23,6 +23,7 @@ __all__ = [
     "cut_episodes",
     "dataset_from_arrays",
     "delayed_rewards",
+    "first_steps",
     "load_dataset",
     "metadata",
     "n_step_returns",

@@ -6,11 +6,12 @@ import json
 
 import torch
 from tensordict import TensorDictBase
+from torch import Tensor
 
 from mage_agent.data.d4rl_tasks import TASKS
 from mage_agent.data.ted import episode_lengths, metadata
 
-__all__ = ["cut_episodes", "step_limit"]
+__all__ = ["cut_episodes", "first_steps", "step_limit"]
 
 
 def step_limit(dataset: TensorDictBase) -> int | None:
@@ -55,9 +56,25 @@ def cut_episodes(dataset: TensorDictBase, steps: int) -> TensorDictBase:
     cut["episode"] = ((place == 0) | (long & (place % steps == 0))).long().cumsum(0) - 1
     count = pieces["step_count"].flatten()
     cut["step_count"] = torch.where(long, place % steps, count)[:, None]
-    ends = (long & (place % steps == steps - 1))[:, None]
-    cut["next"] = pieces["next"].copy()
-    terminated = pieces["next", "terminated"]
-    cut["next", "truncated"] = pieces["next", "truncated"] | (ends & ~terminated)
-    cut["next", "done"] = pieces["next", "done"] | ends
+    _truncate(cut, long & (place % steps == steps - 1))
     return cut
+
+
+def first_steps(dataset: TensorDictBase, steps: int) -> TensorDictBase:
+    """The first steps of a dataset; an episode that is cut there ends by truncation.
+
+    Args:
+        dataset: As `load_dataset` returns it; it stays as it is.
+        steps: How many, at least 1.
+    """
+    part: TensorDictBase = dataset[:steps].copy()
+    _truncate(part, torch.arange(len(part)) == len(part) - 1)
+    return part
+
+
+def _truncate(dataset: TensorDictBase, ends: Tensor) -> None:
+    """End episodes at the steps (N,) where ``ends`` is True, in a copy whose entries are shared."""
+    outcome = dataset["next"].copy()
+    outcome["truncated"] = outcome["truncated"] | (ends[:, None] & ~outcome["terminated"])
+    outcome["done"] = outcome["done"] | ends[:, None]
+    dataset["next"] = outcome
