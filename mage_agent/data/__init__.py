@@ -11,6 +11,7 @@ from mage_agent.data.ted import (
     n_step_returns,
     observation_keys,
     returns_to_go,
+    rows_ahead,
 )
 
 __all__ = [
@@ -30,5 +31,6 @@ __all__ = [
     "observation_keys",
     "replay_buffer",
     "returns_to_go",
+    "rows_ahead",
     "step_limit",
 ]

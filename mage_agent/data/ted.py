@@ -43,6 +43,7 @@ __all__ = [
     "n_step_returns",
     "observation_keys",
     "returns_to_go",
+    "rows_ahead",
 ]
 
 OUTCOMES = ("reward", "terminated", "truncated", "done")
@@ -102,6 +103,18 @@ def episode_lengths(episode: Tensor) -> Tensor:
     return torch.diff(ends, prepend=ends.new_zeros(1))
 
 
+def rows_ahead(episode: Tensor, steps: int) -> Tensor:
+    """Return the row ``steps`` after each step, or its episode's last one, (N,).
+
+    Args:
+        episode: (N,) episode number of each step; episodes are contiguous.
+        steps: At least 0.
+    """
+    lengths = episode_lengths(episode)
+    last = (lengths.cumsum(0) - 1).repeat_interleave(lengths)
+    return (torch.arange(len(last), device=last.device) + steps).minimum(last)
+
+
 def returns_to_go(reward: Tensor, episode: Tensor, discount: float) -> Tensor:
     r"""Discounted return from every step to the end of its episode.
 
@@ -150,15 +163,11 @@ def n_step_returns(
         whose next observation that is, (N,).
     """
     reward, episode = dataset["next", "reward"], dataset["episode"]
-    lengths = episode_lengths(episode)
-    final = (lengths.cumsum(0) - 1).repeat_interleave(lengths)
-    row = torch.arange(len(episode))
-    last = (row + steps - 1).minimum(final)
-    beyond = (last + 1).clamp_max(len(episode) - 1)
-    left = discount ** (last + 1 - row).double().unsqueeze(1)  # (N, 1)
+    last, beyond = rows_ahead(episode, steps - 1), rows_ahead(episode, steps)
+    left = discount ** (last + 1 - torch.arange(len(episode))).double().unsqueeze(1)  # (N, 1)
     # Rewards to the episode's end, less those after the n steps.
     total = returns_to_go(reward.double(), episode, discount)
-    total = total - torch.where((last < final).unsqueeze(1), left * total[beyond], 0.0)
+    total = total - torch.where((last < beyond).unsqueeze(1), left * total[beyond], 0.0)
     factor = torch.where(dataset["next", "terminated"].view(-1, 1)[last], 0.0, left)
     return total.to(reward.dtype), factor.to(reward.dtype), last
 

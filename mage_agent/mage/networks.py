@@ -10,7 +10,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from mage_agent.agent import Agent
-from mage_agent.data import WindowSampler
+from mage_agent.data import rows_ahead
 from mage_agent.mage import upgrade
 from mage_agent.mage.autoencoder import TrajectoryDecoder, TrajectoryEncoder
 from mage_agent.mage.config import GOALS, MAGEConfig
@@ -151,9 +151,8 @@ class MAGENetworks(Agent):
     def displacements(self, dataset: TensorDictBase) -> Tensor:
         """How far the data move ``plan_entries`` within the lookahead, (N, ...), standardised."""
         state = self.units.observation(self.units.concatenate(dataset).to(self.device))
-        sampler = WindowSampler(dataset["episode"], self.config.lookahead + 1)
-        index, _ = sampler.windows(torch.arange(len(state)))  # stays at an episode's last step
-        return self.read_entries(state[index[:, -1]] - state)
+        ahead = rows_ahead(dataset["episode"], self.config.lookahead)
+        return self.read_entries(state[ahead] - state)
 
     def read_entries(self, state: Tensor) -> Tensor:
         """The ``plan_entries`` of states (..., S); all where none are named."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mage_agent.agent import evaluating
-from mage_agent.data import WindowSampler, replay_buffer
+from mage_agent.data import WindowSampler, replay_buffer, rows_ahead
 from mage_agent.hardware import seeded
 from mage_agent.mage.losses import MAGEInverseDynamicsLoss, MAGELoss, MAGETokenizerLoss
 from mage_agent.mage.values import MAGEValueLoss, label_returns, value_columns
@@ -178,9 +178,8 @@ def _plans(model: MAGEModel, columns: TensorDictBase) -> Tensor:
 def _directions(model: MAGEModel, columns: TensorDictBase) -> Tensor:
     """Direction from the goal achieved at every step to that at its window's end, (N, G)."""
     goal = columns["achieved_goal"]
-    sampler = WindowSampler(columns["episode"], model.config.horizon)
-    index, _ = sampler.windows(torch.arange(len(goal)))  # stays at an episode's last step
-    return F.normalize(goal[index[:, -1]] - goal, dim=-1)
+    end = rows_ahead(columns["episode"], model.config.horizon - 1)
+    return F.normalize(goal[end] - goal, dim=-1)
 
 
 def _warn_of_collapse(token_ids: Tensor, codebook_size: int) -> None:
