@@ -3,7 +3,6 @@
 import math
 import shutil
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from minari.data_collector import EpisodeBuffer
 from rich.console import Console
 from stable_baselines3 import SAC
 
+from benchmarks.collect.common import check_choice, check_least, origin
 from mage_agent.d4rl import ALL_TASKS, D4RLTask
 from mage_agent.evaluation import evaluate, normalized_score
 from mage_agent.recording import free_place, minari_root, record, save_minari
@@ -67,12 +67,9 @@ class LocomotionRecipe:
         Raises:
             ValueError: a value is not allowed.
         """
-        for name, allowed in (("robot", ROBOTS), ("level", tuple(LEVELS))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: {allowed}.")
-        for name in ("most_steps", "steps", "evaluate_every", "episodes", "learning_starts"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        check_choice(self, robot=ROBOTS, level=tuple(LEVELS))
+        counts = ("most_steps", "steps", "evaluate_every", "episodes", "learning_starts")
+        check_least(self, **dict.fromkeys(counts, 1))
 
     @property
     def dataset_ids(self) -> tuple[str, ...]:
@@ -113,13 +110,10 @@ def collect(recipe: LocomotionRecipe, root: Path, *, progress_bar: bool = True) 
     checkpoints = root / ".training" / f"{recipe.robot}-{recipe.seed}"
     sac, score, length = _train(recipe, checkpoints, progress_bar=progress_bar)
     facts: dict[str, Any] = {
-        "author": "mage_agent",
-        "author_email": "not given",
-        "code_permalink": "benchmarks/collect/locomotion.py",
+        **origin("benchmarks/collect/locomotion.py", "mujoco", "stable-baselines3"),
         "algorithm_name": "SAC",
         "ref_min_score": recipe.task.ref_min_score,
         "ref_max_score": recipe.task.ref_max_score,
-        "requirements": [f"{name}=={version(name)}" for name in ("mujoco", "stable-baselines3")],
         "description": f"{recipe}. Score {score:.1f} after {sac.num_timesteps} steps of training.",
     }
     env = _make_env(recipe)

@@ -1,7 +1,6 @@
 """Maze2D and Multi2D by D4RL's recipe: one endless run of a waypoint controller, rewarded later."""
 
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -12,6 +11,7 @@ import tyro
 from minari.data_collector import EpisodeBuffer
 from tqdm import trange
 
+from benchmarks.collect.common import check_choice, check_least, check_noise, origin
 from benchmarks.collect.pointmaze import Maze
 from benchmarks.collect.waypoints import WaypointController
 from mage_agent.d4rl import TASKS
@@ -53,13 +53,9 @@ class Maze2DRecipe:
         Raises:
             ValueError: a value is not allowed.
         """
-        for name, allowed in (("maze", get_args(Maze)), ("task", get_args(Task))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: {allowed}.")
-        if self.steps < 1:
-            raise ValueError(f"steps is {self.steps}; it must be at least 1.")
-        if self.action_noise < 0:
-            raise ValueError(f"action_noise is {self.action_noise}; it must not be negative.")
+        check_choice(self, maze=get_args(Maze), task=get_args(Task))
+        check_least(self, steps=1)
+        check_noise(self)
 
     @property
     def dataset_id(self) -> str:
@@ -116,13 +112,10 @@ def collect(recipe: Maze2DRecipe, root: Path, *, progress_bar: bool = True) -> P
         env=env,
         eval_env=env.spec,
         algorithm_name="waypoint controller",
-        author="mage_agent",
-        author_email="not given",
-        code_permalink="benchmarks/collect/maze2d.py",
         description=f"{recipe}. By D4RL's recipe, with D4RL's reference scores.",
         ref_min_score=task.ref_min_score,
         ref_max_score=task.ref_max_score,
-        requirements=[f"{name}=={version(name)}" for name in ("gymnasium-robotics", "mujoco")],
+        **origin("benchmarks/collect/maze2d.py", "gymnasium-robotics", "mujoco"),
     )
     env.close()
     return path

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import tyro
 from minari.data_collector import EpisodeBuffer
 from tqdm import trange
 
+from benchmarks.collect.common import check_least, check_noise, origin
 from mage_agent.recording import free_place, save_minari
 
 __all__ = ["LENGTHS", "OGBenchRecipe", "collect", "goal_cells"]
@@ -55,10 +55,8 @@ class OGBenchRecipe:
         """
         if self.maze not in LENGTHS:
             raise ValueError(f"maze is {self.maze!r}; allowed: {', '.join(LENGTHS)}.")
-        if self.steps < 1:
-            raise ValueError(f"steps is {self.steps}; it must be at least 1.")
-        if self.action_noise < 0:
-            raise ValueError(f"action_noise is {self.action_noise}; it must not be negative.")
+        check_least(self, steps=1)
+        check_noise(self)
 
     @property
     def dataset_id(self) -> str:
@@ -98,11 +96,8 @@ def collect(recipe: OGBenchRecipe, root: Path, *, progress_bar: bool = True) -> 
         env=env,
         eval_env=env.spec,
         algorithm_name="noisy oracle",
-        author="mage_agent",
-        author_email="not given",
-        code_permalink="benchmarks/collect/ogbench.py",
         description=f"{recipe}. By OGBench's recipe.",
-        requirements=[f"{package}=={version(package)}" for package in ("ogbench", "mujoco")],
+        **origin("benchmarks/collect/ogbench.py", "ogbench", "mujoco"),
     )
     env.close()
     return path

@@ -1,7 +1,6 @@
 """PointMaze datasets: a waypoint controller that takes detours, with noise on its actions."""
 
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -13,6 +12,7 @@ from gymnasium_robotics.envs.maze import maps
 from minari.data_collector import EpisodeBuffer
 from tqdm import tqdm
 
+from benchmarks.collect.common import check_choice, check_least, check_noise, origin
 from benchmarks.collect.waypoints import WaypointController
 from mage_agent.recording import free_place, save_minari
 
@@ -70,15 +70,9 @@ class PointMazeRecipe:
         Raises:
             ValueError: a value is not allowed.
         """
-        if self.maze not in get_args(Maze):
-            raise ValueError(f"maze is {self.maze!r}; allowed: {get_args(Maze)}.")
-        if self.task not in get_args(Task):
-            raise ValueError(f"task is {self.task!r}; allowed: {get_args(Task)}.")
-        for name, low in (("steps", 1), ("reference_episodes", 1), ("detours", 0)):
-            if getattr(self, name) < low:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {low}.")
-        if self.action_noise < 0:
-            raise ValueError(f"action_noise is {self.action_noise}; it must not be negative.")
+        check_choice(self, maze=get_args(Maze), task=get_args(Task))
+        check_least(self, steps=1, reference_episodes=1, detours=0)
+        check_noise(self)
 
 
 def make_env(recipe: PointMazeRecipe) -> gym.Env[Any, Any]:
@@ -152,9 +146,6 @@ def collect(recipe: PointMazeRecipe, root: Path, *, progress_bar: bool = True) -
         env=env,
         eval_env=env.spec,
         algorithm_name="waypoint controller",
-        author="mage_agent",
-        author_email="not given",
-        code_permalink="benchmarks/collect/pointmaze.py",
         description=(
             f"{recipe}. Reference scores: mean return over {recipe.reference_episodes} episodes "
             "of uniformly random actions (min) and of the controller without noise and detours "
@@ -163,7 +154,7 @@ def collect(recipe: PointMazeRecipe, root: Path, *, progress_bar: bool = True) -
         ref_min_score=low,
         ref_max_score=high,
         num_episodes_average_score=recipe.reference_episodes,
-        requirements=[f"{name}=={version(name)}" for name in ("gymnasium-robotics", "mujoco")],
+        **origin("benchmarks/collect/pointmaze.py", "gymnasium-robotics", "mujoco"),
     )
     env.close()
     return path

@@ -13,6 +13,7 @@ from rich.console import Console
 from tqdm import trange
 
 import benchmarks.mazegame  # noqa: F401  (registers the environment)
+from benchmarks.collect.common import check_least, check_noise, origin
 from benchmarks.collect.waypoints import WaypointController
 from benchmarks.mazegame.maze import COINS, MAZE
 from mage_agent.recording import free_place, save_minari
@@ -54,13 +55,10 @@ class MazeGameRecipe:
         Raises:
             ValueError: a value is not allowed.
         """
-        for name, low in (("episodes", 1), ("reference_episodes", 1), ("detours", 0)):
-            if getattr(self, name) < low:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {low}.")
+        check_least(self, episodes=1, reference_episodes=1, detours=0)
         if not 0 <= self.complete_share <= 1:
             raise ValueError(f"complete_share is {self.complete_share}; it must lie in [0, 1].")
-        if self.action_noise < 0:
-            raise ValueError(f"action_noise is {self.action_noise}; it must not be negative.")
+        check_noise(self)
 
 
 def collect(recipe: MazeGameRecipe, root: Path, *, progress_bar: bool = True) -> Path:
@@ -109,9 +107,7 @@ def collect(recipe: MazeGameRecipe, root: Path, *, progress_bar: bool = True) ->
         env=env,
         eval_env=env.spec,
         algorithm_name="waypoint controller",
-        author="mage_agent",
-        author_email="not given",
-        code_permalink="benchmarks/mazegame/collect.py",
+        **origin("benchmarks/mazegame/collect.py"),
         description=(
             f"{recipe}. Reference scores: mean return over {recipe.reference_episodes} episodes "
             "of uniformly random actions (min) and of the controller without noise and detours "
