@@ -23,7 +23,7 @@ from benchmarks.clock import TrainingClock, preserve_state, write_json
 from benchmarks.datasets import load_split
 from benchmarks.domains import Domain, domain_of
 from benchmarks.measure import measure, run_episodes, scores_of
-from benchmarks.methods import QUESTIONS, build_method, training_of
+from benchmarks.methods import QUESTIONS, build_for, training_of
 from benchmarks.protocol import Method
 from benchmarks.provenance import provenance
 from benchmarks.records import Record
@@ -134,16 +134,7 @@ def _train(
     cell: Cell, settings: Settings, domain: Domain, dataset: TensorDictBase, folder: Path
 ) -> tuple[Method, Record]:
     """Schedule and train; return the method, and what the record says about its training."""
-    build = partial(
-        build_method,
-        cell.method,
-        dataset,
-        dataset_id=cell.dataset,
-        seed=cell.seed,
-        paper_size=cell.budget == "paper",
-        changes=cell.changes,
-        device=settings.device,
-    )
+    build = partial(build_for, cell, dataset, settings.device)
     method = build()
     schedule = _schedule(folder, method, partial(_new_schedule, cell, settings, build, dataset))
 

@@ -19,6 +19,7 @@ __all__ = [
     "AGENTS",
     "QUESTIONS",
     "Question",
+    "build_for",
     "build_method",
     "check_changes",
     "configure",
@@ -190,6 +191,18 @@ def build_method(
     }
     method: Method = found(dataset, seed=seed, domain=domain.name, **{**own, **changes})
     return method
+
+
+def build_for(cell: Cell, dataset: TensorDictBase, device: str, **other: Any) -> Method:
+    """Make the untrained method of a cell; ``other`` arguments replace what the cell says."""
+    said = {
+        "dataset_id": cell.dataset,
+        "seed": cell.seed,
+        "paper_size": cell.budget == "paper",
+        "changes": cell.changes,
+        "device": device,
+    }
+    return build_method(cell.method, dataset, **{**said, **other})
 
 
 def training_of(cell: Cell) -> Cell:

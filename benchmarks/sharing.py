@@ -12,7 +12,7 @@ from tensordict import TensorDictBase
 from benchmarks.cells import Cell, Settings
 from benchmarks.clock import write_json
 from benchmarks.domains import FINAL_RETURN, Domain, split_id
-from benchmarks.methods import QUESTIONS, build_method
+from benchmarks.methods import QUESTIONS, build_for
 from benchmarks.protocol import AgentMethod
 from benchmarks.records import Record
 from mage_agent import AgentPolicy, OnlineStage, make_environment
@@ -72,15 +72,7 @@ def take_up(
     Returns:
         The method, and what the record says about its training.
     """
-    method: Any = build_method(
-        cell.method,
-        dataset,
-        dataset_id=cell.dataset,
-        seed=cell.seed,
-        paper_size=cell.budget == "paper",
-        changes=cell.changes,
-        device=settings.device,
-    )
+    method: Any = build_for(cell, dataset, settings.device)
     about = _kept(folder, method, cell)
     if about is None:
         trained, about = train()
