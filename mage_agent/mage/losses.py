@@ -110,15 +110,15 @@ class MAGETokenizerLoss(_MAGELoss):
         window = self.window(tensordict)
         state, target = model.units.standardize(window.observation[:, 0], window.return_to_go[:, 0])
         encoding = model.tokenize(window, update_codebook=self.training)
-        trajectory = model.trajectory(window)
-        error = (model.decode(encoding.latent, state, target, guided=False) - trajectory).square()
+        decoded = model.decode(encoding.latent, state, target, guided=False)
+        error = (decoded - model.trajectory(window)).square()
         steps = window.mask[..., None]
         # Select rather than multiply, so that padding never counts; divide by the real steps.
         error = torch.where(steps, error, 0.0).sum((1, 2)) / (steps.sum((1, 2)) * error.shape[-1])
         weight = self._weight(window.return_to_go[:, 0]) if config.return_reweighting else 1.0
         # Deviation 3: stage 1 also trains inverse dynamics, on the data's tokens.
         # The latent then keeps what decides the action.
-        action = model.read_action(encoding.latent, state, target, guided=False)
+        action = model.read_action(encoding.latent, state, target, trajectory=decoded)
         inverse = squared_error(action, model.units.action(window.action[:, 0]))
         usage = {
             f"codebook_usage_{k + 1}": error.new_tensor(ids.unique().numel() / config.codebook_size)

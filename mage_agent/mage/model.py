@@ -205,19 +205,35 @@ class MAGEModel(MAGENetworks):
     # ---------------------------------------------------------------- from the plan to the action
 
     def read_action(
-        self, latent: Tensor, state: Tensor, return_to_go: Tensor, *, guided: bool = True
+        self,
+        latent: Tensor,
+        state: Tensor,
+        return_to_go: Tensor,
+        *,
+        trajectory: Tensor | None = None,
     ) -> Tensor:
         """Inverse dynamics on a plan (Eq. 6), or on what ``inverse_dynamics`` makes of it.
+
+        Args:
+            latent: sum_k z_k, shape (B, L_K, C).
+            state: s_0, shape (B, S).
+            return_to_go: R_0, shape (B, 1).
+            trajectory: the latent decoded, shape (B, T, X), where that is known; else D' decodes.
 
         Returns:
             Action, shape (B, A).
         """
-        read = self.read_plan(latent, state, return_to_go, guided=guided)
+        read = self.read_plan(latent, state, return_to_go, trajectory=trajectory)
         action: Tensor = self.inverse_dynamics(read, torch.cat([state, return_to_go], dim=-1))
         return action
 
     def read_plan(
-        self, latent: Tensor, state: Tensor, return_to_go: Tensor, *, guided: bool = True
+        self,
+        latent: Tensor,
+        state: Tensor,
+        return_to_go: Tensor,
+        *,
+        trajectory: Tensor | None = None,
     ) -> Tensor:
         """What inverse dynamics reads of a plan, as ``config.inverse_dynamics`` says.
 
@@ -227,7 +243,9 @@ class MAGEModel(MAGENetworks):
         """
         if self.config.inverse_dynamics == "latent":
             return latent.flatten(1)
-        decoded = self.split(self.decode(latent, state, return_to_go, guided=guided))
+        if trajectory is None:
+            trajectory = self.decode(latent, state, return_to_go, guided=True)
+        decoded = self.split(trajectory)
         if self.config.inverse_dynamics == "explicit":
             return decoded["S"][:, :2].flatten(1)
         if self.config.inverse_dynamics == "displacement":
