@@ -102,7 +102,7 @@ class Agent(nn.Module, ABC):
         """A copy that acts faster, and can be neither trained nor saved.
 
         Raises:
-            ValueError: there is no faster way for this agent, or not with these weights.
+            ValueError: this agent has no faster copy, or not with these weights.
         """
         raise ValueError(f"there is no copy of {self.name!r} that acts faster than the agent.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
@@ -51,12 +52,13 @@ class AgentPolicy(BasePolicy):
 
     Args:
         model: the agent that acts; shared, not copied.
-        target_return: discounted return to ask for; None is that of the data's best episodes
-            (``config.target_quantile``).
+        target_return: discounted return to ask for. None is the agent's default,
+            ``model.units.default_target``: that of the data's best episode (or another quantile,
+            ``config.target_quantile``), or 1e30, the best from every state, of models with values.
         seed: of training, and of sampled actions.
 
     Raises:
-        TypeError: the agent is another one than the class is for.
+        TypeError: the agent is another one than the class is for, or the target is no number.
         ValueError: the target is not finite.
     """
 
@@ -219,14 +221,20 @@ class AgentPolicy(BasePolicy):
     def target_return(self) -> float:
         """Discounted return to ask for at the start of an episode, in the dataset's units.
 
-        Set it to a number, or to None for what the data's best episodes reached.
+        Set it to a number, or to None for the agent's default.
         """
         target = self._target_return
         return self.model.units.default_target if target is None else target
 
     @target_return.setter
     def target_return(self, value: float | None) -> None:
-        if value is not None and not np.isfinite(value):
+        try:
+            finite = value is None or math.isfinite(value)
+        except TypeError as error:
+            raise TypeError(
+                f"target_return is {value!r}; it must be a number, or None for the agent's default."
+            ) from error
+        if not finite:
             raise ValueError(f"target_return is {value}; it must be finite.")
         self._target_return = None if value is None else float(value)
 
@@ -248,7 +256,7 @@ class AgentPolicy(BasePolicy):
             compiled: whether to compile deterministic acting, which takes a minute.
 
         Raises:
-            ValueError: there is no faster way for this agent, or not with these weights.
+            ValueError: this agent has no faster copy, or not with these weights.
         """
         fast = self.model.optimize_for_inference(weights, compiled=compiled)
         return type(self)(fast, target_return=self._target_return, seed=self.seed)

@@ -164,7 +164,7 @@ def _share_out(stages: Sequence[Stage], steps: int | None) -> list[Stage]:
     if steps is None:
         return list(stages)
     if steps < len(stages):
-        raise ValueError(f"steps is {steps}; the {len(stages)} stages need one each.")
+        raise ValueError(f"steps is {steps}; each of {[s.name for s in stages]} needs at least 1.")
     total, shared, left = sum(stage.steps for stage in stages), [], steps
     for number, stage in enumerate(stages, start=1):
         share = round(stage.steps / total * left)

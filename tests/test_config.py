@@ -98,7 +98,7 @@ INVALID: list[tuple[dict[str, Any], list[str]]] = [  # changes -> what the messa
     ({"inverse_dynamics_steps": float("inf")}, ["inverse_dynamics_steps is inf"]),
     ({"inverse_dynamics_steps": True}, ["inverse_dynamics_steps is True"]),
     ({"data_scales": -1}, ["data_scales is -1", "integer of at least 0"]),
-    ({"data_scales": 4}, ["data_scales is 4", "3 scales"]),
+    ({"data_scales": 4}, ["data_scales is 4", "num_scales, 3", "or None"]),
     ({"q_value_weight": 0.5}, ["q_value_weight is 0.5", "['first_scale', 'finer_scales']"]),
     ({"learning_rate": float("inf")}, ["learning_rate is inf"]),
     ({"commitment_weight": float("nan")}, ["commitment_weight is nan"]),

@@ -1,13 +1,21 @@
 """Episodes that are cut to the length of an evaluation's."""
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tensordict import TensorDict
+from tensordict import TensorDict, TensorDictBase
 
-from mage_agent.data import check_dataset, cut_episodes, dataset_from_arrays, step_limit
+from mage_agent.data import (
+    check_dataset,
+    cut_episodes,
+    dataset_from_arrays,
+    first_steps,
+    step_limit,
+)
 from tests.gac.tiny import tiny_config
 
 
@@ -62,6 +70,24 @@ def test_a_part_of_a_run_is_cut_from_where_it_begins() -> None:
     cut = cut_episodes(part, 10)
     assert cut["observation"].flatten().tolist() == list(range(13, 33))
     assert (cut["step_count"].flatten() == 0).nonzero().flatten().tolist() == [0, 10]
+
+
+def test_the_first_steps_end_their_episode_by_truncation() -> None:
+    part = first_steps(endless(5, 4), 7)
+    check_dataset(part)
+    assert part["next", "truncated"].flatten().nonzero().flatten().tolist() == [4, 6]
+
+
+@pytest.mark.parametrize("cut", [cut_episodes, first_steps])
+def test_what_cannot_be_cut_is_refused(cut: Callable[[Any, int], TensorDictBase]) -> None:
+    dataset = endless(5)
+    for steps in (0, -3):
+        with pytest.raises(ValueError, match=rf"steps is {steps}; it must be at least 1\."):
+            cut(dataset, steps)
+    with pytest.raises(TypeError, match=r"the dataset is a int, needed is the TensorDict"):
+        cut(3, 5)
+    with pytest.raises(KeyError, match=r"the dataset lacks episode"):
+        cut(dataset.exclude("episode"), 5)
 
 
 @pytest.mark.parametrize("limit", [None, 10])

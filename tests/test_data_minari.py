@@ -79,6 +79,11 @@ class TestReturnsToGo:
         assert result[0].item() == pytest.approx(1000.0, rel=1e-6)
         assert result[-1].item() == 1.0
 
+    @pytest.mark.parametrize("discount", [-0.1, 1.01, 2.0, float("nan")])
+    def test_a_discount_is_no_less_than_0_and_no_more_than_1(self, discount: float) -> None:
+        with pytest.raises(ValueError, match=rf"discount is {discount}; it must lie in \[0, 1\]"):
+            returns_to_go(torch.ones(4), torch.zeros(4, dtype=torch.int64), discount)
+
 
 class TestMinari:
     def test_layout(self, minari_dataset: minari.MinariDataset) -> None:

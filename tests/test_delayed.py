@@ -1,5 +1,6 @@
 """Only whole trajectories have a return."""
 
+import pytest
 import torch
 from tensordict import TensorDict
 
@@ -23,3 +24,8 @@ def test_returns_stay_and_step_rewards_go(toy_dataset: TensorDict) -> None:
         torch.testing.assert_close(found, expected)
     assert torch.equal(toy_dataset["next", "reward"], before["next", "reward"])
     assert delayed.get_non_tensor("metadata") == before.get_non_tensor("metadata")
+
+
+def test_what_is_no_dataset_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"the dataset is a int, needed is the TensorDict"):
+        delayed_rewards(3)

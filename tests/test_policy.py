@@ -191,6 +191,11 @@ class TestTarget:
         assert policy.target_return == 20
         with pytest.raises(ValueError, match="must be finite"):
             policy.target_return = float("nan")
+        for bad in ("a", "3", [1.0], np.ones(2)):
+            with pytest.raises(TypeError, match=r"target_return is .*; it must be a number, or No"):
+                policy.target_return = bad
+        policy.target_return = np.float32(2.5)
+        assert policy.target_return == 2.5
 
     def test_wrap_fills_in_discount_range_and_target(self) -> None:
         model = make_model(discount=0.9)

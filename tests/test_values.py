@@ -113,7 +113,7 @@ class TestLoss:
         assert all(torch.equal(slow, fast) for slow, fast in pairs)
 
     def test_a_model_without_values_has_no_such_loss(self) -> None:
-        with pytest.raises(ValueError, match="return_expectile is None"):
+        with pytest.raises(ValueError, match=r"return_expectile is None; set it.*0\.95"):
             MAGEValueLoss(tiny_model())
 
 

@@ -31,17 +31,7 @@ def check_dataset(dataset: TensorDictBase) -> None:
             or actions are zero throughout, an action lies outside its bounds, the steps of an
             episode do not lie in one piece or do not follow on, or an episode is padding.
     """
-    if not isinstance(dataset, TensorDictBase):
-        raise TypeError(
-            f"the dataset is a {type(dataset).__name__}, needed is the TensorDict that "
-            f"load_dataset or dataset_from_arrays returns"
-        )
-    if dataset.ndim != 1 or not len(dataset):
-        raise ValueError(
-            f"a dataset is a TensorDict of shape (N,) with N >= 1 steps, got {tuple(dataset.shape)}"
-        )
-    observations = observation_keys(dataset) or ("observation",)
-    _check_keys(dataset, observations)
+    observations = check_layout(dataset)
     if not dataset["action"].is_floating_point():
         raise TypeError(
             f"the actions are {dataset['action'].dtype}; only continuous actions are supported "
@@ -63,7 +53,27 @@ def check_dataset(dataset: TensorDictBase) -> None:
     _check_bounds(dataset)
 
 
-def _check_keys(dataset: TensorDictBase, observations: Sequence[str]) -> None:
+def check_layout(dataset: TensorDictBase) -> Sequence[str]:
+    """Refuse what is no dataset, without a look at its values.
+
+    Returns:
+        The observation entries.
+
+    Raises:
+        KeyError: A key of the layout is missing.
+        TypeError: It is no TensorDict.
+        ValueError: There are no steps, or they are not in a row.
+    """
+    if not isinstance(dataset, TensorDictBase):
+        raise TypeError(
+            f"the dataset is a {type(dataset).__name__}, needed is the TensorDict that "
+            f"load_dataset or dataset_from_arrays returns"
+        )
+    if dataset.ndim != 1 or not len(dataset):
+        raise ValueError(
+            f"a dataset is a TensorDict of shape (N,) with N >= 1 steps, got {tuple(dataset.shape)}"
+        )
+    observations = observation_keys(dataset) or ("observation",)
     required: list[Key] = [*observations, "action", "episode", "step_count"]
     required += [("next", key) for key in (*observations, *OUTCOMES)]
     missing = [_name(key) for key in required if dataset.get(key, None) is None]
@@ -74,6 +84,7 @@ def _check_keys(dataset: TensorDictBase, observations: Sequence[str]) -> None:
             f"{', '.join(sorted(map(_name, present)))}. load_dataset(tensordict) completes "
             f"episode, step_count and done"
         )
+    return observations
 
 
 def _check_values(dataset: TensorDictBase, key: Key) -> None:

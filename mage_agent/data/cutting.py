@@ -8,6 +8,7 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
+from mage_agent.data.checks import check_layout
 from mage_agent.data.d4rl_tasks import TASKS
 from mage_agent.data.ted import episode_lengths, metadata
 
@@ -15,10 +16,13 @@ __all__ = ["cut_episodes", "first_steps", "step_limit"]
 
 
 def step_limit(dataset: TensorDictBase) -> int | None:
-    """Steps after which the environment of a dataset ends an episode; None if it names none.
+    """Steps after which the environment of a dataset ends an episode.
 
     Args:
         dataset: As `load_dataset` returns it.
+
+    Returns:
+        At least 1; None if the dataset names no environment, or one without a limit.
     """
     facts = metadata(dataset)
     spec = facts.get("eval_env_spec") or facts.get("env_spec")
@@ -36,11 +40,16 @@ def cut_episodes(dataset: TensorDictBase, steps: int) -> TensorDictBase:
 
     Args:
         dataset: As `load_dataset` returns it; it stays as it is.
-        steps: At most so many steps are left in an episode.
+        steps: The most steps that an episode may have, at least 1.
 
     Returns:
-        The dataset itself where no episode is longer.
+        A new dataset, (N',) with N' <= N; the dataset itself where no episode is longer.
+
+    Raises:
+        KeyError, TypeError: It is no dataset.
+        ValueError: `steps` is below 1.
     """
+    _check(dataset, steps)
     lengths = episode_lengths(dataset["episode"])
     if int(lengths.max()) <= steps:
         return dataset
@@ -66,10 +75,24 @@ def first_steps(dataset: TensorDictBase, steps: int) -> TensorDictBase:
     Args:
         dataset: As `load_dataset` returns it; it stays as it is.
         steps: How many, at least 1.
+
+    Returns:
+        A new dataset, (min(N, steps),); its memory is shared.
+
+    Raises:
+        KeyError, TypeError: It is no dataset.
+        ValueError: `steps` is below 1.
     """
+    _check(dataset, steps)
     part: TensorDictBase = dataset[:steps].copy()
     _truncate(part, torch.arange(len(part)) == len(part) - 1)
     return part
+
+
+def _check(dataset: TensorDictBase, steps: int) -> None:
+    check_layout(dataset)
+    if steps < 1:
+        raise ValueError(f"steps is {steps}; it must be at least 1.")
 
 
 def _truncate(dataset: TensorDictBase, ends: Tensor) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from tensordict import TensorDict, TensorDictBase
 
+from mage_agent.data.checks import check_layout
 from mage_agent.data.ted import returns_to_go
 
 __all__ = ["delayed_rewards"]
@@ -19,9 +20,16 @@ def delayed_rewards(dataset: TensorDictBase) -> TensorDict:
     Args:
         dataset: As `load_dataset` returns it; it stays as it is.
 
+    Returns:
+        A new dataset, (N,), with other rewards; all other entries are shared.
+
+    Raises:
+        KeyError, TypeError: It is no dataset.
+
     Examples:
         >>> delayed = delayed_rewards(load_dataset("D4RL/pen/human-v2"))  # doctest: +SKIP
     """
+    check_layout(dataset)
     reward = dataset["next", "reward"]
     total = returns_to_go(reward, dataset["episode"], 1.0)
     first = dataset["step_count"] == 0

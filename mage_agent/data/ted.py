@@ -133,7 +133,12 @@ def returns_to_go(reward: Tensor, episode: Tensor, discount: float) -> Tensor:
 
     Returns:
         Same shape and dtype as `reward`; summed in float64.
+
+    Raises:
+        ValueError: `discount` lies outside [0, 1].
     """
+    if not 0 <= discount <= 1:
+        raise ValueError(f"discount is {discount}; it must lie in [0, 1].")
     total = reward.flatten().double()  # (N,)
     longest = int(episode_lengths(episode).max())
     span = 1

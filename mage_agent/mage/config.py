@@ -173,8 +173,8 @@ class MAGEConfig(Config):
             )
         if self.data_scales is not None and self.data_scales > self.num_scales:
             raise ValueError(
-                f"data_scales is {self.data_scales}; of {self.num_scales} scales, at most all can "
-                "be the data's."
+                f"data_scales is {self.data_scales}; allowed: 0 to num_scales, {self.num_scales}, "
+                "or None for the data's windows whole."
             )
         told = [
             site for site in ("first_scale", "finer_scales") if site in self.return_conditioning

@@ -47,7 +47,10 @@ class MAGEValueLoss(AgentLoss):
     def __init__(self, model: MAGEModel, *, reduction: str | None = None) -> None:
         super().__init__(model, reduction=reduction)
         if model.return_value is None or model.config.return_expectile is None:
-            raise ValueError("the model has no value of states: return_expectile is None.")
+            raise ValueError(
+                "the model has no values of states, since return_expectile is None; set it to a "
+                "number between 0 and 1, for instance 0.95."
+            )
         self.expectile = model.config.return_expectile
         self.target = copy.deepcopy(model.return_value).requires_grad_(False)
 
