@@ -29,6 +29,7 @@ from mage_agent.mage.inference import optimize_for_inference
 from mage_agent.mage.losses import MAGEInverseDynamicsLoss, MAGELoss, MAGETokenizerLoss
 from mage_agent.mage.model import MAGEModel
 from mage_agent.mage.policy import MAGEPolicy
+from mage_agent.mage.values import MAGEValueLoss
 from mage_agent.online import OnlineStage, learn_online
 from mage_agent.policy import AgentPolicy
 from mage_agent.recording import record
@@ -56,6 +57,7 @@ __all__ = [
     "MAGEModel",
     "MAGEPolicy",
     "MAGETokenizerLoss",
+    "MAGEValueLoss",
     "OnlineStage",
     "Progress",
     "Query",

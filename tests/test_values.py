@@ -6,10 +6,11 @@ import pytest
 import torch
 from tensordict import TensorDict
 from torch import Tensor
+from torchrl.objectives import LossModule
 
-from mage_agent import MAGEModel, dataset_from_arrays, fit
+from mage_agent import MAGEModel, MAGEValueLoss, dataset_from_arrays, fit
 from mage_agent.data import n_step_returns, returns_to_go
-from mage_agent.mage.values import MAGEValueLoss, label_returns, value_columns
+from mage_agent.mage.values import label_returns, value_columns
 from mage_agent.nn.units import BEST
 from tests.tiny import tiny_config, tiny_goal_model, tiny_model
 
@@ -111,6 +112,36 @@ class TestLoss:
         loss.begin()
         pairs = zip(loss.target.parameters(), model.return_value.parameters(), strict=True)
         assert all(torch.equal(slow, fast) for slow, fast in pairs)
+
+    def test_torchrls_contract(self) -> None:
+        """Keywords, other names, what is read and written, and the sum that the mean is of."""
+        data = episodes(6, 5)
+        model = trained(data)
+        batch = value_columns(model, data)
+        loss = MAGEValueLoss(model)
+        assert isinstance(loss, LossModule)
+        assert loss.in_keys[:3] == ["observation", "action", "return_to_go"]
+        expected = loss(batch)
+        assert [*expected.keys()] == loss.out_keys == ["loss_value"]
+        assert torch.equal(
+            loss(**{key: batch[key] for key in loss.in_keys}), expected["loss_value"]
+        )
+        each = MAGEValueLoss(model, reduction="none")(batch)["loss_value"]
+        torch.testing.assert_close(each.mean(), expected["loss_value"])
+        loss.set_keys(observation="seen")
+        renamed = batch.rename_key_("observation", "seen")
+        assert torch.equal(loss(renamed)["loss_value"], expected["loss_value"])
+        with pytest.raises(KeyError, match=r"lacks \['n_step_return'\].*MAGEValueLoss reads"):
+            loss(renamed.exclude("n_step_return"))
+
+    def test_a_batch_of_the_stage_is_what_it_reads(self) -> None:
+        data = episodes(6, 5)
+        model = trained(data)
+        stage = model.stages(data)[0]
+        assert stage.name == "values"
+        loss = MAGEValueLoss(model)
+        loss(next(stage.batches()))["loss_value"].backward()
+        assert all(parameter.grad is not None for parameter in loss.parameters())
 
     def test_a_model_without_values_has_no_such_loss(self) -> None:
         with pytest.raises(ValueError, match=r"return_expectile is None; set it.*0\.95"):

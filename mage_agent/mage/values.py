@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import dispatch
 from torch import Tensor, nn
 
 from mage_agent.data import n_step_returns
@@ -29,15 +30,21 @@ class MAGEValueLoss(AgentLoss):
     """Expectile regression of V(s_0) on ``sum_{i<n} gamma^i r_i + gamma^n V'(s_n)``.
 
     V' is a moving average of V. With ``bootstrap_steps=0`` the return that followed takes the place
-    of the sum, and nothing is bootstrapped. A batch holds transitions with the columns that
-    ``value_columns`` adds to a dataset.
+    of the sum, and nothing is bootstrapped. A batch holds transitions (B,) with ``n_step_return``
+    (B, 1), ``n_step_factor`` (B, 1) and ``n_step_observation`` (B, S), as those of the stage do.
 
     Args:
         model: the model to train.
         reduction: "mean" (default), "sum" or "none" (one loss per transition).
 
     Raises:
-        ValueError: the model has no value, since ``return_expectile`` is None.
+        ValueError: the model has no values, since ``return_expectile`` is None.
+
+    Examples:
+        >>> config = MAGEConfig.preset("small", return_expectile=0.95)
+        >>> model = MAGEModel.from_dataset(dataset, config)
+        >>> stage = model.stages(dataset)[0]  # its loss is a MAGEValueLoss
+        >>> MAGEValueLoss(model)(next(stage.batches()))["loss_value"].backward()
     """
 
     trains = ("return_value",)
@@ -58,6 +65,7 @@ class MAGEValueLoss(AgentLoss):
         """The loss."""
         return ["loss_value"]
 
+    @dispatch  # type: ignore[untyped-decorator]
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
         """Loss of a batch of transitions; the input stays as it is."""
         model, units = self.model, self.model.units
