@@ -1,7 +1,8 @@
-"""A method of your own: linear behaviour cloning, as an agent of one stage.
+r"""A method of your own: linear behaviour cloning, as an agent of one stage.
 
 python examples/own_agent.py
-python benchmarks/run_suite.py --methods mage,bc,examples.own_agent:LinearAgent --budget quick
+python benchmarks/run_suite.py --datasets D4RL/pen/human-v2 \
+    --methods mage,bc,examples.own_agent:LinearAgent --budget quick
 """
 
 from dataclasses import dataclass

@@ -144,8 +144,10 @@ _ENVIRONMENTS = {  # what today's environments change
     "antmaze": (
         "AntMaze: the goal's radius is 0.45 (D4RL: 0.5), start and goal move by up to 1 m, and "
         "the goal is part of the observation.",
-        "AntMaze: MAGE departs further from its paper than elsewhere: its plans are the way of "
-        "the achieved goal, not of the whole state, and its action is read off their direction.",
+        "AntMaze: MAGE departs further from its paper than elsewhere: its plans hold the achieved "
+        "goal, not the whole state, and its action is read off the plan's direction.",
+        "AntMaze: MAGE's records are from before values had a training stage of their own; "
+        "today's preset trains them first and asks for the best return from every state.",
     ),
 }
 _DATA = {  # what data that were collected anew change
