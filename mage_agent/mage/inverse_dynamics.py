@@ -37,7 +37,7 @@ class InverseDynamics(nn.Module):
     ) -> None:
         super().__init__()
         self.condition_dim = condition_dim
-        # Deviation 13: beside (s_0, R_0), the plan is scaled down (PointMaze and locomotion).
+        # Deviation 13: beside (s_0, R_0), the plan is scaled down (locomotion, the maze game).
         # It has many more entries than s_0, and a step of Adam moves the weights of all of them.
         self.plan_scale = plan_scale
         self.dropout = nn.Dropout(dropout)
@@ -60,7 +60,8 @@ class InverseDynamics(nn.Module):
             Action in normalised units, shape (B, A).
         """
         plan = self.plan_scale * self.dropout(plan)
-        # Deviation 12: in mazes and locomotion, inverse dynamics also sees s_0 (and R_0).
+        # Deviation 12: in point mazes and locomotion, inverse dynamics also sees s_0, in locomotion
+        # R_0 too; in ant mazes the body alone.
         given = condition[:, : self.condition_dim]
         action: Tensor = self.mlp(torch.cat([plan, given], dim=-1))
         return action

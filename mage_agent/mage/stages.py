@@ -1,4 +1,4 @@
-"""How MAGE is trained: tokenizer, generator, inverse dynamics; and its errors on data."""
+"""How MAGE is trained: values, tokenizer, generator, inverse dynamics; and its errors on data."""
 
 from __future__ import annotations
 
@@ -33,11 +33,17 @@ _CHUNK = 1024
 
 
 def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
-    """The stages of Algorithms 1, 2 and 5, and one more where inverse dynamics sees the state.
+    """The stages in order: values, tokenizer, generator, inverse dynamics.
+
+    Tokenizer and generator are those of Algorithms 1, 2 and 5. There are values with
+    ``return_expectile``, and the stage of inverse dynamics with ``inverse_dynamics_steps``.
 
     Args:
         model: the model to train.
         dataset: from ``load_dataset``.
+
+    Returns:
+        Two to four stages.
     """
     config = model.config
     columns = dataset.select(*config.observation_keys, "action", "episode")
@@ -81,7 +87,7 @@ def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
         ),
     ]
     if config.inverse_dynamics_steps:
-        # Deviation 14: where inverse dynamics sees s_0, a third stage trains it on final plans.
+        # Deviation 14: where inverse dynamics sees the observation, one more stage trains it alone.
         peak = config.inverse_dynamics_learning_rate
         stages.append(
             stage(
@@ -150,13 +156,13 @@ def _tokens(model: MAGEModel, columns: TensorDictBase) -> Tensor:
 def _plans(model: MAGEModel, columns: TensorDictBase) -> Tensor:
     """What inverse dynamics reads of plans for the return that followed each step, (N, ...)."""
     config, device = model.config, model.device
-    # Deviation 16: with data_scales, the third stage's plans begin with the data's tokens.
+    # Deviation 16: with data_scales, the plans of this stage begin with the data's tokens.
     # If a plan disagrees with the data's action, inverse dynamics learns to ignore plans and
     # averages the actions where paths part.
     coarse = config.scales[: config.data_scales]  # None keeps all
     tokens = _tokens(model, columns) if coarse else torch.empty(len(columns), 0)
     plans = []
-    # Deviation 15: the third stage's plans are generated with dropout.
+    # Deviation 15: the plans of this stage are generated with dropout.
     # Plans of windows that the transformer has memorised are better than those met in acting.
     with evaluating(model), seeded(0, device):  # a run that is resumed makes the same plans
         model.transformer.train()
