@@ -132,6 +132,7 @@ PUBLIC_SUBMODULES = {
     "gac.inference",
     "gac.queries",
     "gac.stages",
+    "gac.tune",
     "memory",
     "recording",
     "training",
