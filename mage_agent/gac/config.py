@@ -85,6 +85,13 @@ class GACConfig(Config):
             the span of the "surprise".
         replan_steps: Adam steps of a new plan that starts from the old one, at most; it has further
             to go than from the prior (measured).
+
+    Raises:
+        ValueError: a value is outside its range, or fields contradict each other.
+
+    Examples:
+        >>> GACConfig.preset("hopper-small", query="target", asked_return=3000.0).query
+        'target'
     """
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = PRESETS

@@ -55,6 +55,15 @@ class GACModel(Agent):
             calibrated (``stages.calibrate``), which training does where episodes are held out.
         remembers_episodes: whether the memory reaches back to an episode's first step, which Eq. 3
             has to explain, or no further than acting needs.
+
+    Raises:
+        ValueError: a size is missing or below 1.
+
+    Examples:
+        >>> model = GACModel(GACConfig.preset("small"), observation_dim=3, action_dim=1)
+        >>> latents = model.latents(torch.zeros(2, 3), torch.randn(2, *model.noise_shape))
+        >>> model.value(latents).shape
+        torch.Size([2])
     """
 
     name: ClassVar[str] = "gac"

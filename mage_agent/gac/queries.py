@@ -33,6 +33,9 @@ class Query:
         steps: Adam steps, at most.
         learning_rate: of Adam.
         tolerance: relative change at which they stop.
+
+    Examples:
+        >>> policy.query = Query(kind="target", asked_return=3000.0)
     """
 
     kind: QueryKind

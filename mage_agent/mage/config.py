@@ -44,7 +44,7 @@ class MAGEConfig(Config):
         return_reweighting: weight the reconstruction loss of a window by its return-to-go, scaled
             to [0, 1] (Table 23).
         inverse_dynamics: read the action off the latent (Eq. 6), off the first two decoded states
-            (Table 19), off the way from s_0 to the decoded state after the lookahead
+            (Table 19), off the displacement from s_0 to the decoded state after the lookahead
             ("displacement"), or off the direction in which the decoded trajectory leads, which
             takes trajectory="RG" (measured).
         plan_entries: of the observation, the entries whose displacement is read, by their index;
@@ -83,7 +83,8 @@ class MAGEConfig(Config):
         condition_weight: weight of L_cond (Algorithm 5, lambda_cond).
         codebook_decay: decay of the codebook's moving average, per step.
         learning_rate: peak learning rate (Tables 10-14).
-        inverse_dynamics_learning_rate: peak learning rate of the third stage (measured).
+        inverse_dynamics_learning_rate: peak learning rate of the stage ``inverse_dynamics``
+            (measured).
         warmup_steps: steps of linear warm-up; the rate then falls to a tenth of learning_rate along
             a cosine.
         weight_decay: decoupled weight decay; 0 is the paper's Adam.
@@ -99,6 +100,13 @@ class MAGEConfig(Config):
             are those of the data's own window; the finer ones are generated. None takes the data's
             windows whole, which sampled plans look like; 0 generates all: a plan may then disagree
             with the action that is learnt from it (measured).
+
+    Raises:
+        ValueError: a value is outside its range, or fields contradict each other.
+
+    Examples:
+        >>> MAGEConfig.preset("adroit-small", horizon=48, discount=0.998).scales
+        (1, 3, 6, 16)
     """
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = PRESETS

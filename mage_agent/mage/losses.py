@@ -1,4 +1,4 @@
-"""The stages of MAGE's training as TorchRL losses: tokenizer, generator, inverse dynamics."""
+"""Stages of MAGE's training as TorchRL losses: tokenizer, generator, inverse dynamics."""
 
 from __future__ import annotations
 
@@ -162,6 +162,11 @@ class MAGELoss(_MAGELoss):
 
     Raises:
         ValueError: the batch is no batch of windows of the model's horizon.
+
+    Examples:
+        >>> stage = {stage.name: stage for stage in model.stages(dataset)}["generator"]
+        >>> losses = MAGELoss(model)(next(stage.batches()))
+        >>> sum(value for key, value in losses.items() if key.startswith("loss_")).backward()
     """
 
     def __init__(self, model: MAGEModel, *, reduction: str | None = None) -> None:
@@ -307,13 +312,14 @@ class MAGELoss(_MAGELoss):
 
 
 class MAGEInverseDynamicsLoss(_MAGELoss):
-    """Stage 3: inverse dynamics alone, on plans of the trained generator (Eq. 6).
+    """The last stage: inverse dynamics alone, on plans of the trained generator (Eq. 6).
 
     ``||a_0 - I(Z)||^2`` where Z is what the trained model generates for (s_0, R_0), scale by scale
-    in its own context, or with ``inverse_dynamics="direction"`` the data's direction. Plans do not
-    change in this stage, so what is read of them comes with the batch (``plan``, (B, T, as
-    ``MAGEModel.read_plan`` says) or (B, ...)), of which the first step counts, and a step costs as
-    little as one of behaviour cloning.
+    in its own context; or with ``inverse_dynamics="direction"``, and with "displacement" and
+    ``data_scales=None``, what the data themselves did. Plans do not change in this stage, so what
+    is read of them comes with the batch (``plan``, (B, T, as ``MAGEModel.read_plan`` says) or
+    (B, ...)), of which the first step counts, and a step costs as little as one of behaviour
+    cloning.
 
     Args:
         model: the model whose stage 2 is done.
@@ -321,6 +327,11 @@ class MAGEInverseDynamicsLoss(_MAGELoss):
 
     Raises:
         KeyError: the batch lacks an entry.
+
+    Examples:
+        >>> stage = model.stages(dataset)[-1]  # with inverse_dynamics_steps above 0
+        >>> losses = MAGEInverseDynamicsLoss(model)(next(stage.batches()))
+        >>> losses["loss_inverse_dynamics"].backward()
     """
 
     trains = ("inverse_dynamics",)

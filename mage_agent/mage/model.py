@@ -39,7 +39,14 @@ class MAGEModel(MAGENetworks):
         action_dim: action size A.
 
     Raises:
-        ValueError: a size is missing or below 1, or does not go with the goals that are planned.
+        ValueError: a size is missing or below 1, does not go with the goals that are planned, or
+            ``plan_entries`` names an entry beyond S.
+
+    Examples:
+        >>> model = MAGEModel(MAGEConfig.preset("small"), observation_dim=3, action_dim=1)
+        >>> plan = model.plan(torch.zeros(2, 3), torch.tensor([-200.0, -100.0]))
+        >>> plan.observation.shape, plan.action.shape
+        (torch.Size([2, 24, 3]), torch.Size([2, 1]))
     """
 
     name: ClassVar[str] = "mage"
@@ -323,7 +330,10 @@ class MAGEModel(MAGENetworks):
     # -------------------------------------------------------------------------------- training
 
     def stages(self, dataset: TensorDictBase) -> list[Stage]:
-        """Tokenizer, generator, and where the configuration has it inverse dynamics."""
+        """Values (with ``return_expectile``), tokenizer, generator, and inverse dynamics.
+
+        The last stage is there with ``inverse_dynamics_steps``.
+        """
         return stages.make_stages(self, dataset)
 
     def describe(self, dataset: TensorDictBase) -> dict[str, float]:
