@@ -120,7 +120,7 @@ class AgentActor(SafeModule):  # type: ignore[misc]
 
         Args:
             target_return: discounted return asked for at the start of an episode; a number, or one
-                per environment; None is that of the data's best episodes.
+                per environment; None is the agent's default target, ``units.default_target``.
 
         Returns:
             New transforms, for one environment.

@@ -125,7 +125,8 @@ def train(
     """Train on a dataset and save the policy.
 
     Args:
-        dataset: Minari id (downloaded if it is not on this machine), or path of a D4RL .hdf5 file.
+        dataset: Minari id (downloaded if it is not on this machine), or path of an .hdf5 file
+            (D4RL, robomimic) or an .npz file (OGBench).
         config: the settings; those not given are the preset's.
         output: file to write the trained policy to; it must not exist yet.
         method: name of the agent.
@@ -300,7 +301,7 @@ def info(
     """Print the facts of a dataset, of a trained policy, or of a checkpoint of training.
 
     Args:
-        source: Minari id, path of a D4RL .hdf5 file, or file that ``train`` wrote.
+        source: Minari id, path of an .hdf5 or .npz file, or file that ``train`` wrote.
         discount: of the discounted returns of a dataset.
         max_episode_steps: step limit, for .hdf5 files without timeouts.
         action_low: lower bound of the actions, one number or one per dimension, if not that of the

@@ -33,7 +33,8 @@ class Config:
             stands for all that the dataset has, in alphabetical order, but nested ones.
         discount: discount factor gamma per environment step, of the returns-to-go.
         target_quantile: quantile of the returns of episodes that is asked for when the user names
-            no target; 1 is the best episode.
+            no target; 1 is the best episode, or with MAGE's ``return_expectile`` the best from
+            every state.
         temperature: of a stochastic policy; 0 makes it deterministic.
     """
 

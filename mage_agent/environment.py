@@ -40,6 +40,9 @@ def make_environment(
         download: Whether Minari may fetch a dataset, given by its id, that is not on this machine.
         **kwargs: Further arguments of `gymnasium.make`, for instance ``render_mode``.
 
+    Returns:
+        A Gymnasium environment; a D4RL id gives a `mage_agent.d4rl.D4RLEnv`.
+
     Raises:
         FileNotFoundError: The dataset is not on this machine.
         ImportError: The simulator is not installed; the message says how to install it.

@@ -53,9 +53,10 @@ class DiscountedTargetReturn(TargetReturn):  # type: ignore[misc]
     Args:
         target_return: discounted return asked for at the start of an episode; a number, or one
             number per environment, of the environment's batch shape \*B or (\*B, 1).
-        discount: discount factor in (0, 1]; the one the policy's data was prepared with.
+        discount: discount factor in (0, 1], that of the agent, ``model.config.discount``: 0.99 in
+            MAGE's presets but ``antmaze`` (0.998), 1 in GAC's.
         return_to_go_range: smallest and largest return-to-go a step may lead to, usually
-            ``model.return_to_go_range``; the target itself is used as given.
+            ``model.units.return_to_go_range``; the target itself is used as given.
         in_keys: reward entry; defaults to the environment's only one.
         out_keys: entry to write; defaults to ``return_to_go``.
         reset_key: entry that marks partial resets; defaults to the environment's only one.
@@ -163,10 +164,10 @@ class ReturnToGoWrapper(gym.Wrapper[ObservationDict, ActType, Any, ActType], Rec
     Args:
         env: environment with a Box observation or a flat Dict of them.
         target_return: discounted return asked for at the start of every episode.
-        discount: discount factor in (0, 1]; the one the policy's data was prepared with, 0.99 in
-            all presets but ``antmaze`` (0.998).
+        discount: discount factor in (0, 1], that of the agent, ``model.config.discount``: 0.99 in
+            MAGE's presets but ``antmaze`` (0.998), 1 in GAC's.
         return_to_go_range: smallest and largest return-to-go a step may lead to, usually
-            ``model.return_to_go_range``; unbounded by default.
+            ``model.units.return_to_go_range``; unbounded by default.
 
     Raises:
         TypeError: the observation space is neither a Box nor a flat Dict of them.
@@ -237,18 +238,18 @@ class ReturnToGoVecWrapper(VecEnvWrapper):
 
     A Box observation becomes ``{"observation": ..., "return_to_go": ...}``; a flat Dict keeps its
     keys and gains one. Every environment starts again at its target when it resets, and the
-    ``terminal_observation`` in the infos holds the return-to-go that was left. Accounts are kept in
-    the environment's own rewards, also around a ``VecNormalize``. One around this wrapper must not
-    normalise the return-to-go (``norm_obs_keys``).
+    ``terminal_observation`` in the infos holds the return-to-go that was left. Returns are tracked
+    in the environment's own rewards, also around a ``VecNormalize``. One around this wrapper must
+    not normalise the return-to-go (``norm_obs_keys``).
 
     Args:
         venv: vectorised environment with a Box observation or a flat Dict of them.
         target_return: discounted return asked for at the start of every episode; a number, or one
             per environment, shape (num_envs,).
-        discount: discount factor in (0, 1]; the one the policy's data was prepared with, 0.99 in
-            all presets but ``antmaze`` (0.998).
+        discount: discount factor in (0, 1], that of the agent, ``model.config.discount``: 0.99 in
+            MAGE's presets but ``antmaze`` (0.998), 1 in GAC's.
         return_to_go_range: smallest and largest return-to-go a step may lead to, usually
-            ``model.return_to_go_range``; unbounded by default.
+            ``model.units.return_to_go_range``; unbounded by default.
 
     Raises:
         TypeError: the observation space is neither a Box nor a flat Dict of them.

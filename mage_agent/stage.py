@@ -30,7 +30,14 @@ class TrainingError(RuntimeError):
 
 
 def total_loss(losses: TensorDictBase) -> Tensor:
-    """The sum of all entries that start with "loss_", as TorchRL's trainers take it; a scalar."""
+    """The sum of all entries that start with "loss_", as TorchRL's trainers take it.
+
+    Args:
+        losses: scalars, from a loss with ``reduction`` "mean" or "sum".
+
+    Returns:
+        A scalar.
+    """
     terms = [value for key, value in losses.items() if key.startswith("loss_")]
     return torch.stack(terms).sum()
 

@@ -54,8 +54,9 @@ class Plan:
     """A generated plan, decoded into environment units.
 
     Attributes:
-        token_ids: the token pyramid, K tensors of shape (B, L_k). Where ``code_temperature`` is not
-            0, a plan that is not sampled is made of mean codes, and these are the likeliest ones.
+        token_ids: the token pyramid, K tensors of shape (B, L_k). With ``code_temperature`` above 0
+            and one candidate, a plan at temperature 0 is made of mean codes, and these are the
+            likeliest ones; with several candidates they are those of the chosen plan.
         latent: the sum of all scales (sum_k z_k of Eq. 6), shape (B, L_K, C).
         observation: planned observations, shape (B, T, S); empty when the trajectory holds none,
             and NaN in the entries besides the achieved goal when it holds goals alone ("RG").

@@ -37,8 +37,8 @@ __all__ = ["run"]
 RECIPE = MazeGameRecipe(dataset_id="local/mazegame/mixed-v0")
 CONFIG = MAGEConfig.preset(
     "maze2d-small",
-    # Plans hold the way alone: tokens of whole observations also spell out the goal, which never
-    # changes, and tell the way less well.
+    # Plans hold the position alone: tokens of whole observations also spell out the goal, which
+    # never changes, and tell the path less well.
     trajectory="RG",
     horizon=64,
     # Coarser tokens, or less training for them, and even windows of the data that are decoded from
@@ -48,7 +48,7 @@ CONFIG = MAGEConfig.preset(
     codebook_size=1024,
     tokenizer_steps=6_000,
     generator_steps=6_000,
-    code_temperature=0.3,  # a mean of all codes would lead between two ways, through the wall
+    code_temperature=0.3,  # a mean of all codes would lead between two paths, through the wall
     inverse_dynamics="latent",
     plan_entries=(),
     inverse_dynamics_condition="state_and_return",

@@ -178,6 +178,9 @@ def replay_buffer(
         keys: What to sample, for instance ``("observation", "action", "return_to_go")``; all keys
             if None. What is left out costs nothing.
 
+    Returns:
+        The buffer; its ``sample()`` is a TensorDict (B, T).
+
     Raises:
         KeyError: The dataset lacks ``episode`` or one of `keys`.
         ValueError: An argument is out of range.

@@ -16,7 +16,8 @@ class MAGEPolicy(AgentPolicy):
     """``AgentPolicy`` for MAGE: generates a plan for the return asked for, and acts on it.
 
     Stochastic, it samples tokens at ``config.temperature``; deterministic, it acts on the mean
-    codes (``config.code_temperature``).
+    codes (``config.code_temperature``), or with ``config.candidates`` above 1 on the best of plans
+    drawn with fixed noise.
 
     Examples:
         >>> policy = MAGEPolicy.from_dataset(dataset, "small")

@@ -180,6 +180,6 @@ class Units(nn.Module):
         return self._known[0]
 
     def update_return_to_go(self, return_to_go: ArrayT, reward: ArrayT) -> ArrayT:
-        """What to ask for after a reward: ``(R - r) / gamma``, inside the data's range."""
+        """What to ask for after a reward: ``(R - r) / gamma``, inside ``return_to_go_range``."""
         low, high = self.return_to_go_range
         return next_return_to_go(return_to_go, reward, discount=self.discount, low=low, high=high)
