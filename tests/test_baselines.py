@@ -23,6 +23,7 @@ from mage_agent import (
     TrainingError,
     dataset_from_arrays,
     fit,
+    replay_buffer,
     returns_to_go,
 )
 
@@ -403,6 +404,19 @@ def test_dt_asks_for_undiscounted_returns(dataset: TensorDict) -> None:
     _, highest = method.units.return_to_go_range
     left = policy.update_return_to_go(np.float32([[3.0], [1e6]]), np.float32([[0.5], [0.5]]))
     np.testing.assert_allclose(left, [[2.5], [highest]], rtol=1e-6)
+
+
+def test_dt_learns_nothing_from_steps_past_an_episodes_end(dataset: TensorDict) -> None:
+    """TorchRL's loss reads the mask of the windows.
+    method = make("dt", dataset).eval()
+    horizon = method.horizon
+    buffer = replay_buffer(method.columns(dataset), horizon=horizon, batch_size=64, seed=0)
+    batch = buffer.sample()
+    inside = batch["collector", "mask"]
+    assert 0 < inside.sum() < inside.numel()
+    expected = method.losses(batch, 0)["action"]
+    batch["action"] = torch.where(inside.unsqueeze(-1), batch["action"], 0.3)
+    torch.testing.assert_close(method.losses(batch, 0)["action"], expected)
 
 
 def test_dt_remembers_one_context_per_environment(
