@@ -243,6 +243,26 @@ def test_ten_percent_are_the_best_episodes(dataset: TensorDict) -> None:
     assert returns[kept].min() >= returns[~kept].max()
 
 
+def test_ten_percent_of_an_endless_run_are_its_best_pieces(rng: np.random.Generator) -> None:
+    count = 20_300
+    reward = np.zeros(count, dtype=np.float32)
+    reward[3_000:5_000] = 1
+    ends = np.zeros(count, dtype=bool)
+    ends[-1] = True
+    run = dataset_from_arrays(
+        rng.normal(size=(count, 3)).astype(np.float32),
+        rng.uniform(LOW, HIGH, size=(count, 2)).astype(np.float32),
+        reward,
+        np.zeros(count, dtype=bool),
+        ends,
+        action_low=LOW,
+        action_high=HIGH,
+    )
+    columns = make("ten_percent_bc", run).columns(run)
+    assert len(columns) == 2_000
+    assert columns["episode"].unique().tolist() == [3, 4]
+
+
 def test_transitions_keep_truncation_and_termination_apart(dataset: TensorDict) -> None:
     columns = make("td3_bc", dataset, reward_scale=2.0, reward_shift=-1.0).columns(dataset)
     outcome = columns["next"]
@@ -407,7 +427,7 @@ def test_dt_asks_for_undiscounted_returns(dataset: TensorDict) -> None:
 
 
 def test_dt_learns_nothing_from_steps_past_an_episodes_end(dataset: TensorDict) -> None:
-    """TorchRL's loss reads the mask of the windows.
+    """TorchRL's loss reads the mask of the windows."""
     method = make("dt", dataset).eval()
     horizon = method.horizon
     buffer = replay_buffer(method.columns(dataset), horizon=horizon, batch_size=64, seed=0)

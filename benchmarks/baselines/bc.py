@@ -11,9 +11,12 @@ from torchrl.objectives import BCLoss
 
 from benchmarks.baselines.base import Baseline, BaselineConfig, cosine
 from benchmarks.baselines.networks import Network, mlp
-from mage_agent import bounded
+from mage_agent import bounded, cut_episodes
 
 __all__ = ["BehaviourCloning", "TenPercentCloning"]
+
+_LONGEST = 1000
+"""Steps after which 10% BC cuts an episode, as CORL does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +80,7 @@ class TenPercentCloning(BehaviourCloning):
     """Cloning of the tenth of the episodes with the highest returns.
 
     Returns are discounted, as in CORL, so that among successes in a maze the fastest count as best.
+    As there, longer episodes are cut: Maze2D's data are one endless run.
     """
 
     name: ClassVar[str] = "ten_percent_bc"
@@ -84,6 +88,7 @@ class TenPercentCloning(BehaviourCloning):
 
     def columns(self, dataset: TensorDictBase) -> TensorDict:
         """The best episodes; those on the border are drawn by their order in the data."""
+        dataset = cut_episodes(dataset, _LONGEST)
         starts = dataset["step_count"].flatten() == 0
         returns = self.returns_to_go(dataset).flatten()[starts]
         count = max(1, int(self.config.fraction * len(returns)))
