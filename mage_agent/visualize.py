@@ -44,7 +44,13 @@ _START_COLOR = "#2a7ab9"
 _GOAL_COLOR = "#d1495b"
 
 
-def plot_maze(axes: Axes, maze_map: Sequence[Sequence[Any]], *, cell_size: float = 1.0) -> Axes:
+def plot_maze(
+    axes: Axes,
+    maze_map: Sequence[Sequence[Any]],
+    *,
+    cell_size: float = 1.0,
+    centre: ArrayLike = (0.0, 0.0),
+) -> Axes:
     """Draw the walls of a Gymnasium-Robotics maze, in the coordinates of its observations.
 
     Args:
@@ -52,10 +58,14 @@ def plot_maze(axes: Axes, maze_map: Sequence[Sequence[Any]], *, cell_size: float
         maze_map: rows of cells from top to bottom; 1 is a wall
             (``env.get_wrapper_attr("maze").maze_map``).
         cell_size: side of a cell in metres (1 in PointMaze, 4 in AntMaze).
+        centre: the maze's middle in the coordinates of the observations, shape (2,); in D4RL's
+            Maze2D ``env.get_wrapper_attr("origin")``.
     """
     patches = require("matplotlib.patches")
     rows, columns = len(maze_map), len(maze_map[0])
-    left, top = -columns / 2 * cell_size, rows / 2 * cell_size
+    width, height = columns * cell_size, rows * cell_size
+    x, y = np.asarray(centre, dtype=float)
+    left, top = x - width / 2, y + height / 2
     for i, row in enumerate(maze_map):
         for j, cell in enumerate(row):
             if cell == WALL:
@@ -67,7 +77,7 @@ def plot_maze(axes: Axes, maze_map: Sequence[Sequence[Any]], *, cell_size: float
                     )
                 )
     edge = cell_size / 2  # half of the outer walls tells as much as the whole
-    axes.set(xlim=(left + edge, -left - edge), ylim=(-top + edge, top - edge))
+    axes.set(xlim=(left + edge, left + width - edge), ylim=(top - height + edge, top - edge))
     axes.set(aspect="equal", xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     return axes
