@@ -33,7 +33,7 @@ MEGABYTES = 50
 
 @pytest.fixture
 def model() -> MAGEModel:
-    return tiny_model(return_expectile=0.9)
+    return tiny_model(return_expectile=0.9, candidates=2)
 
 
 @pytest.fixture

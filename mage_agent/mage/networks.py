@@ -109,10 +109,12 @@ class MAGENetworks(Agent):
         )
         if config.candidates > 1:  # the Gumbel noise of deterministic candidates
             shape = (config.candidates, sum(config.scales), config.codebook_size)
-            drawn = torch.empty(shape, device="cpu").exponential_(
-                generator=torch.Generator().manual_seed(0)
-            )
-            self.register_buffer("noise", -drawn.log(), persistent=False)
+            noise = torch.empty(shape)
+            if not noise.is_meta:  # where a checkpoint's shapes are compared, nothing is drawn
+                drawn = torch.empty(shape, device="cpu")
+                drawn.exponential_(generator=torch.Generator().manual_seed(0))
+                noise.copy_(drawn.log_().neg_())
+            self.register_buffer("noise", noise, persistent=False)
         self.return_value = (
             ValueNetwork(condition_dim, config.value_features, config.width)
             if config.return_expectile
