@@ -236,7 +236,6 @@ ALIVE: dict[str, dict[str, Any]] = {
     "adapter_dim": {"adapter_dim": 2},
     "context": {"context": "own"},
     "return_expectile": {"return_expectile": 0.9},
-    "value_features": {"return_expectile": 0.9, "value_features": 4},
     "bootstrap_steps": {"return_expectile": 0.9, "bootstrap_steps": 2},
     "gumbel_temperature": {"gumbel_temperature": 5.0},
     "commitment_weight": {"commitment_weight": 5.0},
@@ -265,7 +264,7 @@ BESIDE: dict[str, dict[str, Any]] = {
     **{name: {"return_expectile": 0.9} for name in ("bootstrap_steps", "candidates")},
     "lookahead": {"return_expectile": 0.9, "candidates": 3},
     "plan_entries": {"inverse_dynamics": "displacement"},
-    **{name: {"return_expectile": 0.9} for name in ("value_features", "value_steps")},
+    "value_steps": {"return_expectile": 0.9},
 }
 
 

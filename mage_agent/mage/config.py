@@ -67,8 +67,6 @@ class MAGEConfig(Config):
         return_expectile: expectile of the return-to-go given the state, the value of the state. It
             bounds what is asked for, so that no return is asked for that the data never reached
             from there; None has no values and bounds by the whole dataset only (measured).
-        value_features: random Fourier features of the state that its value is read off, besides
-            the state itself (measured).
         bootstrap_steps: steps n after which a step's return-to-go goes on with the value of the
             state that they lead to, so that good parts of different episodes add up; 0 takes the
             return that followed (the paper).
@@ -141,7 +139,6 @@ class MAGEConfig(Config):
     # Training of the generator.
     context: Literal["teacher", "own"] = "teacher"
     return_expectile: float | None = bounded(None, 1e-6, 1 - 1e-6)
-    value_features: int = bounded(64, 0)
     bootstrap_steps: int = bounded(0, 0)
     gumbel_temperature: float = bounded(1.0, 1e-6, LARGEST)
     commitment_weight: float = bounded(0.25, 0.0, LARGEST)

@@ -17,8 +17,7 @@ from mage_agent.mage.config import GOALS, MAGEConfig
 from mage_agent.mage.inverse_dynamics import InverseDynamics
 from mage_agent.mage.quantizer import MultiScaleQuantizer
 from mage_agent.mage.transformer import MultiScaleTransformer
-from mage_agent.mage.values import ValueNetwork
-from mage_agent.nn.layers import edge_pad
+from mage_agent.nn.layers import MLP, edge_pad
 from mage_agent.nn.units import Normalizer
 from mage_agent.types import TrajectoryWindow
 
@@ -116,9 +115,7 @@ class MAGENetworks(Agent):
                 noise.copy_(drawn.log_().neg_())
             self.register_buffer("noise", noise, persistent=False)
         self.return_value = (
-            ValueNetwork(condition_dim, config.value_features, config.width)
-            if config.return_expectile
-            else None
+            MLP(condition_dim, config.width, config.width, 1) if config.return_expectile else None
         )
 
     @classmethod

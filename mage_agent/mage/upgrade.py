@@ -17,7 +17,7 @@ _MOVED = {
     "action_high": "units.action_high",
     "return_range": "units.return_range",
     "target_return": "units.target_return",
-    "return_ceiling.": "return_value.mlp.",
+    "return_ceiling.": "return_value.",
 }
 _RENAMED = {"target_return": "target_quantile", "followed_scales": "data_scales"}
 _GONE = {
@@ -28,7 +28,6 @@ _GONE = {
 }
 """Settings that no longer exist, with the only value that today's model can follow."""
 _FIRST_LAYER = "inverse_dynamics.mlp.0."
-_VALUE_LAYER = "return_value.mlp.0.weight"
 
 
 def upgrade(
@@ -46,11 +45,6 @@ def upgrade(
         if value != neutral:
             raise ValueError(f"it was made with {key}={value!r}, a setting that no longer exists")
     weights = {_moved(key): value for key, value in tensors.items()}
-    config["value_features"] = 0
-    if _VALUE_LAYER in weights:
-        weights["return_value.frequencies"] = weights[_VALUE_LAYER].new_empty(
-            weights[_VALUE_LAYER].shape[1], 0
-        )
     if config.get("inverse_dynamics_condition", "none") != "none":
         # The last input was a flag that said 1, which is what a bias is.
         weight = weights[_FIRST_LAYER + "weight"]

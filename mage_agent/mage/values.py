@@ -16,42 +16,14 @@ from torch import Tensor, nn
 
 from mage_agent.data import n_step_returns
 from mage_agent.losses import AgentLoss
-from mage_agent.nn.layers import MLP
 
 if TYPE_CHECKING:
     from mage_agent.mage.model import MAGEModel
 
-__all__ = ["MAGEValueLoss", "ValueNetwork", "label_returns", "value_columns"]
+__all__ = ["MAGEValueLoss", "label_returns", "value_columns"]
 
 _RATE = 0.01
 """Of the moving average that values are bootstrapped from, per step."""
-
-
-class ValueNetwork(nn.Module):
-    """V(s): a perceptron of the state and of random Fourier features of it.
-
-    Features are ``sin(W s), cos(W s)`` (Tancik et al., 2020, https://arxiv.org/abs/2006.10739).
-    On the two sides of a wall, values differ, which a perceptron of the state alone learns slowly.
-
-    Args:
-        state_dim: size of the state.
-        features: rows of W, fixed numbers drawn from N(0, 4 / state_dim); 0 reads the state alone.
-        width: hidden width.
-    """
-
-    frequencies: Tensor
-
-    def __init__(self, state_dim: int, features: int, width: int) -> None:
-        super().__init__()
-        frequencies = 2 / state_dim**0.5 * torch.randn(state_dim, features)
-        self.register_buffer("frequencies", frequencies)
-        self.mlp = MLP(state_dim + 2 * features, width, width, 1)
-
-    def forward(self, state: Tensor) -> Tensor:
-        """Standardised values (B, 1) of standardised states (B, S)."""
-        phase = state @ self.frequencies
-        value: Tensor = self.mlp(torch.cat([state, phase.sin(), phase.cos()], dim=-1))
-        return value
 
 
 class MAGEValueLoss(AgentLoss):
