@@ -37,9 +37,9 @@ from mage_agent.visualize import plot_maze, plot_path, plot_plan
 
 __all__ = ["run_demo"]
 
-# D4RL's maze2d-medium by its own recipe, a twentieth of its steps: a controller runs from place to
+# D4RL's maze2d-umaze by its own recipe, a tenth of its steps: a controller runs from place to
 # place and never stays at the goal, so that what it did has to be put together anew.
-RECIPE = Maze2DRecipe(maze="medium", task="maze2d", steps=100_000)
+RECIPE = Maze2DRecipe(maze="umaze", task="maze2d", steps=100_000)
 # A smaller network than the preset's learns as much in so few minutes.
 CHANGES: dict[str, Any] = {
     "width": 64,
@@ -50,10 +50,10 @@ CHANGES: dict[str, Any] = {
     "inverse_dynamics_steps": 6_000,
 }
 METHODS = (MAGEModel.name, "dt", "iql", "ten_percent_bc", "bc")  # the slowest are begun first
-MINUTES = 2.0  # of training per method
+MINUTES = 2.5  # of training per method
 EPISODES = 50  # of evaluation
 ABOUT = (
-    "It collects a maze dataset by D4RL's recipe, trains every method on it for two minutes of one "
+    "It collects a maze dataset by D4RL's recipe, trains every method on it for 2.5 minutes of one "
     "core, scores them in D4RL's protocol, and draws rollouts and a plan. So short trainings do "
     "not rank the other methods; benchmarks/results does, and docs/benchmark.md says how that was "
     "run."

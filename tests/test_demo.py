@@ -27,7 +27,7 @@ TINY = {
     "batch_size": 8,
     "value_steps": 3,
 }
-SHORT = dataclasses.replace(RECIPE, maze="umaze", steps=700)
+SHORT = dataclasses.replace(RECIPE, steps=700)
 
 
 METHODS = ["mage", "bc", "dt"]  # one of each kind
