@@ -30,7 +30,6 @@ from mage_agent import (
     make_environment,
     step_limit,
 )
-from mage_agent.data import metadata
 from mage_agent.evaluation import normalized_score
 from mage_agent.recording import minari_root
 from mage_agent.visualize import plot_maze, plot_path, plot_plan
@@ -153,7 +152,7 @@ def run_demo(
 
 def _table(dataset: TensorDictBase, records: list[Record]) -> Table:
     """Tabulate the scores of the data and of all methods, the best first."""
-    facts = metadata(dataset)
+    facts = dataset.get_non_tensor("metadata")
     low, high = facts["ref_min_score"], facts["ref_max_score"]
     table = Table("", "score", "reached the goal", title=f"{facts['dataset_id']}, D4RL's scale")
 
