@@ -90,6 +90,13 @@ def test_what_cannot_be_cut_is_refused(cut: Callable[[Any, int], TensorDictBase]
         cut(dataset.exclude("episode"), 5)
 
 
+def test_episodes_are_cut_to_the_environments_limit_by_default() -> None:
+    dataset = endless(25, limit=10)
+    assert torch.equal(cut_episodes(dataset)["episode"], cut_episodes(dataset, 10)["episode"])
+    unlimited = endless(25, limit=None)
+    assert cut_episodes(unlimited) is unlimited
+
+
 @pytest.mark.parametrize("limit", [None, 10])
 def test_the_step_limit_is_the_environments(limit: int | None) -> None:
     assert step_limit(endless(5, limit=limit)) == limit

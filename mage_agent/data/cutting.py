@@ -33,23 +33,29 @@ def step_limit(dataset: TensorDictBase) -> int | None:
     return None if task is None else task.max_episode_steps
 
 
-def cut_episodes(dataset: TensorDictBase, steps: int) -> TensorDictBase:
+def cut_episodes(dataset: TensorDictBase, steps: int | None = None) -> TensorDictBase:
     """Cut each episode of more than ``steps`` steps into episodes of exactly so many.
 
     What is left over at its end is dropped: its return would be that of a shorter episode.
 
     Args:
         dataset: As `load_dataset` returns it; it stays as it is.
-        steps: The most steps that an episode may have, at least 1.
+        steps: The most steps that an episode may have, at least 1; None is the environment's
+            `step_limit`.
 
     Returns:
-        A new dataset, (N',) with N' <= N; the dataset itself where no episode is longer.
+        A new dataset, (N',) with N' <= N; the dataset itself where no episode is longer, or the
+        environment has no limit.
 
     Raises:
         KeyError, TypeError: It is no dataset.
         ValueError: `steps` is below 1.
     """
-    _check(dataset, steps)
+    check_layout(dataset)
+    steps = step_limit(dataset) if steps is None else steps
+    if steps is None:
+        return dataset
+    _check_steps(steps)
     lengths = episode_lengths(dataset["episode"])
     if int(lengths.max()) <= steps:
         return dataset
@@ -83,14 +89,14 @@ def first_steps(dataset: TensorDictBase, steps: int) -> TensorDictBase:
         KeyError, TypeError: It is no dataset.
         ValueError: `steps` is below 1.
     """
-    _check(dataset, steps)
+    check_layout(dataset)
+    _check_steps(steps)
     part: TensorDictBase = dataset[:steps].copy()
     _truncate(part, torch.arange(len(part)) == len(part) - 1)
     return part
 
 
-def _check(dataset: TensorDictBase, steps: int) -> None:
-    check_layout(dataset)
+def _check_steps(steps: int) -> None:
     if steps < 1:
         raise ValueError(f"steps is {steps}; it must be at least 1.")
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mage_agent.agent import Agent
 from mage_agent.config import LARGEST, Config
-from mage_agent.data import cut_episodes, step_limit
+from mage_agent.data import cut_episodes
 from mage_agent.gac import stages
 from mage_agent.gac.config import GACConfig, ReplanMode, Trigger
 from mage_agent.gac.evidence import Evidence, log_normal
@@ -230,8 +230,7 @@ class GACModel(Agent):
     def trajectories(self, dataset: TensorDictBase) -> TensorDictBase:
         """A dataset whose episodes are no longer than those that plans are made for."""
         # Deviation 28: an endless run is cut to the length of an evaluation's episodes.
-        steps = self.config.trajectory_steps or step_limit(dataset)
-        return dataset if steps is None else cut_episodes(dataset, steps)
+        return cut_episodes(dataset, self.config.trajectory_steps)
 
     def stages(self, dataset: TensorDictBase) -> Sequence[Stage]:
         """One stage: q and the model, in turns or at once (Algorithm 1)."""
