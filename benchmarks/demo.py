@@ -28,7 +28,7 @@ from mage_agent import (
     cut_episodes,
     load_dataset,
     make_environment,
-    step_limit,
+    returns_to_go,
 )
 from mage_agent.evaluation import normalized_score
 from mage_agent.recording import minari_root
@@ -52,10 +52,9 @@ METHODS = (MAGEModel.name, "dt", "iql", "ten_percent_bc", "bc")  # the slowest a
 MINUTES = 2.5  # of training per method
 EPISODES = 50  # of evaluation
 ABOUT = (
-    "It collects a maze dataset by D4RL's recipe, trains every method on it for 2.5 minutes of one "
-    "core, scores them in D4RL's protocol, and draws rollouts and a plan. So short trainings do "
-    "not rank the other methods; benchmarks/results does, and docs/benchmark.md says how that was "
-    "run."
+    "It collects a maze dataset by D4RL's recipe, trains every method on it for a few minutes of "
+    "one core, scores them in D4RL's protocol, and draws rollouts and a plan. Trainings so short "
+    "do not rank methods; benchmarks/results does, and docs/benchmark.md says how that was run."
 )
 ROLLOUTS = 12
 PLANNING_STEP = 20  # the plan drawn is made under way: a point at rest does not get far
@@ -162,9 +161,9 @@ def _table(dataset: TensorDictBase, records: list[Record]) -> Table:
 
     for record in sorted(records, key=lambda record: -record["score"]):
         add(record["method"], np.array(record["scores"]), record["success_rate"])
-    pieces = cut_episodes(dataset, step_limit(dataset) or len(dataset))  # of one endless run
-    returns = torch.zeros(int(pieces["episode"][-1]) + 1)
-    returns.index_add_(0, pieces["episode"], pieces["next", "reward"].flatten())
+    pieces = cut_episodes(dataset)  # of one endless run
+    returns = returns_to_go(pieces["next", "reward"], pieces["episode"], discount=1)
+    returns = returns[pieces["step_count"] == 0]
     add("data", normalized_score(returns.numpy(), low, high), float((returns > 0).float().mean()))
     return table
 
