@@ -9,6 +9,7 @@ pytest.importorskip("matplotlib")
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+from mage_agent.data.d4rl_tasks import MAZES
 from mage_agent.types import Plan
 from mage_agent.visualize import (
     plot_asked_and_achieved,
@@ -51,6 +52,18 @@ def test_walls_lie_where_the_environment_has_them() -> None:
         if maze_map[i][j] == 1
     }
     assert centres == expected
+
+
+def test_walls_lie_where_d4rls_positions_have_them() -> None:
+    pytest.importorskip("gymnasium_robotics")
+    from mage_agent.maze2d import Maze2DEnv
+
+    env = Maze2DEnv("umaze")
+    axes = plot_maze(Figure().subplots(), env.maze.maze_map, centre=env.origin)
+    centres = {(round(p.get_x() + 0.5, 6), round(p.get_y() + 0.5, 6)) for p in axes.patches}
+    walls = np.argwhere(np.array([list(row) for row in MAZES["umaze"]]) == "#") - 0.2
+    assert centres == {(round(x, 6), round(y, 6)) for x, y in walls.tolist()}
+    env.close()
 
 
 def test_path_is_drawn_in_order() -> None:
