@@ -353,6 +353,14 @@ class TestWhoMovesWhom:
         expected = {key for key in model.state_dict() if key.startswith(prefixes)}
         assert self.moved(MAGELoss(model)) == expected
 
+    def test_stage_2_leaves_inverse_dynamics_to_a_stage_of_its_own(self) -> None:
+        loss = MAGELoss(tiny_model(inverse_dynamics_steps=4))
+        assert not any("inverse_dynamics" in key for key in self.moved(loss))
+        losses = loss(tiny_windows())
+        assert set(losses.keys()) == set(loss.out_keys)
+        assert "loss_inverse_dynamics" not in losses
+        assert losses["action_error_generated"] > 0
+
     @pytest.mark.parametrize("inverse_dynamics", ["latent", "explicit"])
     def test_stage_3(self, inverse_dynamics: str) -> None:
         model = tiny_model(inverse_dynamics=inverse_dynamics)
@@ -582,22 +590,10 @@ class TestClosedForms:
         torch.testing.assert_close(found[:2], 0.3 * 4 * (miss + drift)[:2])
         assert (found[2:] == 0).all()
 
-    def test_tokens_of_the_batch_stand_for_tokens_of_the_windows(self) -> None:
-        model, td = tiny_model(), tiny_windows()
-        loss = MAGELoss(model).eval()
-        ids = torch.cat(model.tokenize(loss.window(td)).token_ids, dim=1)
-        first = td[:, :1].clone().set("token_ids", ids[:, None])
-        whole = td.clone().set("token_ids", ids[:, None].expand(-1, HORIZON, -1))
-        for batch in (first, first[:, 0], whole):
-            assert_same(evaluate(loss, batch), evaluate(loss, td))
-
-    @pytest.mark.parametrize("cls", [MAGELoss, MAGEInverseDynamicsLoss])
-    def test_of_windows_the_first_step_is_read_and_transitions_are_first_steps(
-        self, cls: type[Loss]
-    ) -> None:
-        loss = cls(tiny_model(inverse_dynamics_condition="state_and_return")).eval()
+    def test_of_windows_the_first_step_is_read_and_transitions_are_first_steps(self) -> None:
+        model = tiny_model(inverse_dynamics_condition="state_and_return")
+        loss = MAGEInverseDynamicsLoss(model).eval()
         td = batch_for(loss)
-        td["token_ids"] = torch.randint(8, (8, HORIZON, sum(SCALES)))
         expected = evaluate(loss, td[:, 0])
         assert_same(evaluate(loss, td), expected)
         for key in ("observation", "action", "return_to_go"):

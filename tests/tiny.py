@@ -56,7 +56,8 @@ def tiny_config(**changes: Any) -> MAGEConfig:
 
 def tiny_model(**changes: Any) -> MAGEModel:
     """An untrained model of 3 observations and 2 actions whose codebook counts as started."""
-    model = make_model(STATE, ACTION, **{**CORE, **changes})
+    # Its inverse dynamics has no stage of its own, so that the second stage trains it.
+    model = make_model(STATE, ACTION, **{**CORE, "inverse_dynamics_steps": 0, **changes})
     codebook = model.quantizer.codebook._codebook
     codebook.initted.fill_(True)
     codebook.embed_avg.copy_(codebook.embed)
@@ -70,6 +71,7 @@ def tiny_goal_model(**changes: Any) -> MAGEModel:
         "trajectory": "RG",
         "inverse_dynamics": "direction",
         "inverse_dynamics_condition": "body",
+        "inverse_dynamics_steps": 0,
     }
     sizes = dict(zip(GOAL_KEYS, (STATE, 2, 2), strict=True))
     return make_model(sizes, ACTION, **{**CORE, **goals, **changes})

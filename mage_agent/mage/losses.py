@@ -146,12 +146,10 @@ class MAGELoss(_MAGELoss):
 
     Per window, cross-entropy of the true tokens (Eq. 5, averaged over tokens), ``lambda_cond
     ||D'(Z)_0 - (s_0, R_0)||^2`` (Eq. 7) with D' close to D past the first step, ``||a_0 -
-    I(Z)||^2`` on generated latents, and with ``q_value_weight`` the squared error of the true
-    tokens' logits to R_0. The encoder, the codebook and the decoder never move, except for the
-    decoder with ``condition_guidance="decoder"``.
-
-    Where the batch holds the windows' tokens, under ``token_ids``, only its first step is read:
-    windows (B, T) or transitions (B,).
+    I(Z)||^2`` on generated latents unless inverse dynamics has a stage of its own, and with
+    ``q_value_weight`` the squared error of the true tokens' logits to R_0. The encoder, the
+    codebook and the decoder never move, except for the decoder with
+    ``condition_guidance="decoder"``.
 
     Metrics: ``token_accuracy_k`` of each scale given the true coarser ones, and the mean squared
     action error in environment units, ``action_error_true`` and ``action_error_generated``.
@@ -173,7 +171,8 @@ class MAGELoss(_MAGELoss):
         super().__init__(model, reduction=reduction)
         decoder = {"adapter": ("decoder.adapters",), "decoder": ("decoder",), "none": ()}
         guidance = model.config.condition_guidance
-        self.trains = ("transformer", "inverse_dynamics", *decoder[guidance])
+        actor = () if model.config.inverse_dynamics_steps else ("inverse_dynamics",)
+        self.trains = ("transformer", *actor, *decoder[guidance])
 
     def written(self) -> list[str]:
         """Losses and metrics."""
@@ -182,7 +181,7 @@ class MAGELoss(_MAGELoss):
             "loss_token",
             *(["loss_q_value"] if config.q_value_weight else []),
             *(["loss_condition"] if config.condition_guidance != "none" else []),
-            "loss_inverse_dynamics",
+            *([] if config.inverse_dynamics_steps else ["loss_inverse_dynamics"]),
             *(f"token_accuracy_{k + 1}" for k in range(config.num_scales)),
             "action_error_true",
             "action_error_generated",
@@ -196,9 +195,10 @@ class MAGELoss(_MAGELoss):
 
     def _losses(self, tensordict: TensorDictBase) -> TensorDict:
         model, config = self.model, self.model.config
-        token_ids = self._token_ids(tensordict)
-        observation, action, return_to_go = self.first_steps(tensordict)
-        state, target = model.units.standardize(observation, return_to_go)
+        window = self.window(tensordict)
+        token_ids = self._token_ids(window)
+        action = window.action[:, 0]
+        state, target = model.units.standardize(window.observation[:, 0], window.return_to_go[:, 0])
         true_codes = [model.quantizer.lookup(ids) for ids in token_ids]
         logits: Sequence[Tensor]
         # Deviation 5: the context is the data's tokens by default; Algorithm 5 has context="own".
@@ -229,24 +229,27 @@ class MAGELoss(_MAGELoss):
             miss = self._condition_error(latent, state[:count], target[:count])
             error = F.pad(len(state) / count * miss, (0, len(state) - count))
             losses["loss_condition"] = config.condition_weight * error
-        inverse, metrics = self._inverse_dynamics(true_codes, logits, state, target, action)
-        losses["loss_inverse_dynamics"] = inverse
+        metrics: dict[str, Tensor] = {}
+        if self.metrics or not config.inverse_dynamics_steps:
+            generated = [model.choose(scores.detach()) for scores in logits]
+        if not config.inverse_dynamics_steps:
+            inverse = self._inverse_dynamics(true_codes, generated, state, target, action)
+            losses["loss_inverse_dynamics"] = config.inverse_dynamics_weight * inverse
         if self.metrics:
+            for name, codes in (("true", true_codes), ("generated", generated)):
+                error = self._action_error(codes, state, target, action)
+                metrics[f"action_error_{name}"] = error
             hits = scores.argmax(-1) == ids
             for k, correct in enumerate(hits.split(config.scales, dim=1)):
                 metrics[f"token_accuracy_{k + 1}"] = correct.float().mean()
         return self.reduced(losses, metrics)
 
-    def _token_ids(self, tensordict: TensorDictBase) -> tuple[Tensor, ...]:
-        """Tokens of the windows, K tensors (B, L_k), read from the batch or made of it."""
-        known = tensordict.get("token_ids", None)
-        if known is None:
-            window = self.window(tensordict)
-            with torch.no_grad():
-                return self.model.tokenize(window).token_ids
-        ids = known[:, 0] if known.ndim == 3 else known
-        parts: tuple[Tensor, ...] = ids.split(self.model.config.scales, dim=1)
-        return parts
+    @torch.no_grad()
+    def _token_ids(self, window: TrajectoryWindow) -> tuple[Tensor, ...]:
+        """Tokens of the windows, K tensors (B, L_k)."""
+        # As in acting, and not in the bfloat16 that autocast may have set.
+        with torch.autocast(window.action.device.type, enabled=False):
+            return self.model.tokenize(window).token_ids
 
     def _straight_through(self, logits: Tensor) -> Tensor:
         model = self.model
@@ -283,32 +286,31 @@ class MAGELoss(_MAGELoss):
     def _inverse_dynamics(
         self,
         true_codes: list[Tensor],
-        logits: Sequence[Tensor],
+        generated: list[Tensor],
         state: Tensor,
         target: Tensor,
         action: Tensor,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """``||a_0 - I(Z)||^2`` on generated plans, shape (B,), and errors for the log."""
+    ) -> Tensor:
+        """``||a_0 - I(Z)||^2`` on plans that begin with ``data_scales`` true scales, shape (B,)."""
         model, config = self.model, self.model.config
-        wanted = model.units.action(action)
+        # Deviation 21: on directions, inverse dynamics learns from the data's own directions.
+        # The plan picks the direction; the low-level controller is trained on every direction.
+        kept = None if config.inverse_dynamics == "direction" else config.data_scales
+        codes = true_codes[:kept] + generated[len(true_codes[:kept]) :]
         with torch.no_grad():
-            generated = [model.choose(scores) for scores in logits]
-            # Deviation 21: on directions, inverse dynamics learns from the data's own directions.
-            # The plan picks the direction; the low-level controller is trained on every direction.
-            kept = None if config.inverse_dynamics == "direction" else config.data_scales
-            codes = true_codes[:kept] + generated[len(true_codes[:kept]) :]
             latent = model.quantizer.partial_sums(codes)[-1]
-        metrics = {}
-        if self.metrics:
-            pyramids = {"true": true_codes, "generated": generated}
-            with torch.no_grad(), evaluating(model.inverse_dynamics):  # no dropout, no draw
-                for name, pyramid in pyramids.items():
-                    read_from = model.quantizer.partial_sums(pyramid)[-1]
-                    read = model.read_action(read_from, state, target)
-                    error = (model.units.environment_action(read) - action).square().mean()
-                    metrics[f"action_error_{name}"] = error
-        predicted = model.read_action(latent, state, target)
-        return config.inverse_dynamics_weight * squared_error(predicted, wanted), metrics
+        return squared_error(model.read_action(latent, state, target), model.units.action(action))
+
+    @torch.no_grad()
+    def _action_error(
+        self, codes: list[Tensor], state: Tensor, target: Tensor, action: Tensor
+    ) -> Tensor:
+        """Mean squared error of the actions read off plans, in environment units."""
+        model = self.model
+        with evaluating(model.inverse_dynamics):  # no dropout, no draw
+            latent = model.quantizer.partial_sums(codes)[-1]
+            read = model.read_action(latent, state, target)
+        return (model.units.environment_action(read) - action).square().mean()
 
 
 class MAGEInverseDynamicsLoss(_MAGELoss):

@@ -28,6 +28,8 @@ COLLAPSED = 0.1
 collapsed; healthy ones were measured at 0.8 to 0.97."""
 _VALUE_BATCH, _VALUE_RATE = 512, 2e-3
 """Transitions per step, and peak learning rate, of the values."""
+_JUDGED_WINDOWS = 8192
+"""Windows, at most, whose tokens tell whether the codebook has collapsed."""
 _CHUNK = 1024
 """Steps whose tokens or plans are computed at once."""
 
@@ -51,6 +53,10 @@ def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
     def labelled() -> TensorDictBase:
         return columns.copy().set("return_to_go", label_returns(model, dataset))
 
+    def begin_generator() -> None:
+        _warn_of_collapse(model, labelled())
+        model.inverse_dynamics.reset_parameters()
+
     stage = partial(
         Stage,
         batch_size=config.batch_size,
@@ -71,19 +77,19 @@ def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
             low_precision=True,
             acts=False,
         ),
-        # The tokenizer is frozen from here on. Tokens are therefore computed once; a batch holds
-        # only the first step of its windows.
         stage(
             name="generator",
             loss=MAGELoss(model),
             steps=config.generator_steps,
-            columns=lambda: _with_tokens(model, labelled()),
+            columns=labelled,
+            horizon=config.horizon,
             rates=rates,
             low_precision=True,
             one_graph=True,
+            acts=not config.inverse_dynamics_steps,
             # Deviation 11: stage 2 trains a new inverse dynamics, on generated plans.
             # That of stage 1 relies on fine tokens, which the generator cannot predict.
-            begin=model.inverse_dynamics.reset_parameters,
+            begin=begin_generator,
         ),
     ]
     if config.inverse_dynamics_steps:
@@ -119,13 +125,6 @@ def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
     return stages
 
 
-def _with_tokens(model: MAGEModel, columns: TensorDictBase) -> TensorDictBase:
-    """The columns with the tokens of the window that starts at every step, (N, sum_k L_k)."""
-    token_ids = _tokens(model, columns)
-    _warn_of_collapse(token_ids, model.config.codebook_size)
-    return columns.copy().set("token_ids", token_ids)
-
-
 def _with_plans(model: MAGEModel, columns: TensorDictBase) -> TensorDictBase:
     """The columns with what inverse dynamics reads of plans, (N, ...)."""
     if model.config.inverse_dynamics == "direction":
@@ -138,13 +137,13 @@ def _with_plans(model: MAGEModel, columns: TensorDictBase) -> TensorDictBase:
 
 
 @torch.no_grad()
-def _tokens(model: MAGEModel, columns: TensorDictBase) -> Tensor:
-    """Tokens of the window that starts at every step, (N, sum_k L_k)."""
+def _tokens(model: MAGEModel, columns: TensorDictBase, rows: Tensor) -> Tensor:
+    """Tokens of the windows that start at some rows, (N, sum_k L_k)."""
     sampler = WindowSampler(columns["episode"], model.config.horizon)
     loss = MAGETokenizerLoss(model)
     token_ids = []
     with evaluating(model):
-        for start in torch.arange(len(columns)).split(_CHUNK):
+        for start in rows.split(_CHUNK):
             index, mask = sampler.windows(start)
             batch = columns[index].set(("collector", "mask"), mask).to(model.device)
             encoding = model.tokenize(loss.window(batch))
@@ -160,7 +159,8 @@ def _plans(model: MAGEModel, columns: TensorDictBase) -> Tensor:
     # If a plan disagrees with the data's action, inverse dynamics learns to ignore plans and
     # averages the actions where paths part.
     coarse = config.scales[: config.data_scales]  # None keeps all
-    tokens = _tokens(model, columns) if coarse else torch.empty(len(columns), 0)
+    rows = torch.arange(len(columns))
+    tokens = _tokens(model, columns, rows) if coarse else torch.empty(len(columns), 0)
     plans = []
     # Deviation 15: the plans of this stage are generated with dropout.
     # Plans of windows that the transformer has memorised are better than those met in acting.
@@ -188,8 +188,11 @@ def _directions(model: MAGEModel, columns: TensorDictBase) -> Tensor:
     return F.normalize(goal[end] - goal, dim=-1)
 
 
-def _warn_of_collapse(token_ids: Tensor, codebook_size: int) -> None:
-    """Say so if hardly any codes carry the dataset; ``token_ids`` are all its windows'."""
+def _warn_of_collapse(model: MAGEModel, columns: TensorDictBase) -> None:
+    """Say so if hardly any codes carry the dataset, judged by evenly spaced windows."""
+    codebook_size = model.config.codebook_size
+    rows = torch.arange(0, len(columns), -(-len(columns) // _JUDGED_WINDOWS))
+    token_ids = _tokens(model, columns, rows)
     share = token_ids.flatten().bincount(minlength=codebook_size) / token_ids.numel()
     perplexity = float(torch.special.entr(share).sum().exp())
     if perplexity - 1 < COLLAPSED * (min(codebook_size, token_ids.numel()) - 1):
@@ -198,7 +201,7 @@ def _warn_of_collapse(token_ids: Tensor, codebook_size: int) -> None:
             f"used, as unevenly as {perplexity:.1f} codes used alike. Train the tokenizer longer "
             "(tokenizer_steps), lower learning_rate or commitment_weight, or make codebook_size "
             "smaller.",
-            stacklevel=7,  # whoever called fit
+            stacklevel=5,  # whoever called fit
         )
 
 

@@ -56,7 +56,8 @@ def golden_model(config: MAGEConfig) -> MAGEModel:
 
 def compute(config: MAGEConfig) -> dict[str, Tensor]:
     """Every step of the method, from a window to an action, and both losses with gradients."""
-    model = golden_model(config)
+    # Without a stage of its own, inverse dynamics is part of the second stage's numbers.
+    model = golden_model(config.replace(inverse_dynamics_steps=0))
     td = TensorDict(
         {
             **{
