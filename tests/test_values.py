@@ -111,22 +111,20 @@ class TestLoss:
 
     @pytest.mark.parametrize("training", [True, False])
     def test_values_fall_off_beyond_the_data(self, training: bool) -> None:
-        """Returns rise to the data's edge; unmoved states alone let values rise on beyond it."""
-        data = episodes(40, 5)
-        data["observation"] = torch.rand(len(data), STATE, generator=torch.Generator().manual_seed(0))
-        model = trained(data, bootstrap_steps=0, return_expectile=0.5)
-        columns = value_columns(model, data)
-        columns["n_step_return"] = columns["observation"].sum(-1, keepdim=True)
-        units = model.units
-        units.return_to_go.fit(columns["n_step_return"])
-        loss = MAGEValueLoss(model).train(training)
-        optimizer = torch.optim.Adam(loss.parameters(), lr=1e-2)
+        """Returns rise across a thin layer of states, and values, if unmoved, on beyond it."""
+        model = trained(episodes(*[1] * 1000), bootstrap_steps=0, return_expectile=0.5)
+        columns = value_columns(model, episodes(*[1] * 1000))
         torch.manual_seed(0)
-        for _ in range(400):
+        state = (2 * torch.rand(1000, STATE) - 1) * torch.tensor([1.0, 1.0, 0.05])
+        columns["observation"] = model.units.observation.inverse(state)
+        columns["n_step_return"] = model.units.return_to_go.inverse(5 * state[:, 2:])
+        loss = MAGEValueLoss(model).train(training)
+        optimizer = torch.optim.Adam(loss.parameters(), lr=3e-3)
+        for _ in range(500):
             optimizer.zero_grad()
             loss(columns)["loss_value"].backward()
             optimizer.step()
-        edge, beyond = model.value(units.observation(torch.tensor([[1.0], [1.6]]).expand(2, STATE)))
+        edge, beyond = model.value(torch.tensor([[0.0, 0.0, 0.05], [0.0, 0.0, 0.4]]))
         assert bool(beyond < edge) == training
 
     def test_without_bootstrapping_it_is_the_return_that_followed(self) -> None:
