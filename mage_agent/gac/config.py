@@ -71,7 +71,8 @@ class GACConfig(Config):
         increment: dy, which "plus" adds to them, in units of the data (Table 7); None is a tenth of
             the returns' standard deviation (chosen).
         prior_weight: lambda of the query "max", weight of the KL divergence against the expected
-            return in standard deviations. Without it, plans leave the data (Eq. 2; measured).
+            return in standard deviations. 0 is Algorithm 3, Eq. 2 has one; the few steps of a
+            query keep the plan near the prior as well (measured).
         query_samples: plans of the prior among which "best" chooses.
         query_steps: Adam steps of a query, at most (appendix B: 1000; 200 are enough, measured).
         query_learning_rate: of these steps; it falls along a cosine (chosen).
@@ -83,6 +84,8 @@ class GACConfig(Config):
             "posterior"), or is made as if an episode began now ("restart", Fig. 5).
         replan_interval: steps between two new plans, at least; also how often "promise" looks, and
             the span of the "surprise".
+        replan_weight: lambda of Eq. 3: the smaller, the more the expected return counts against
+            what happened so far (chosen).
         replan_steps: Adam steps of a new plan that starts from the old one, at most; it has further
             to go than from the prior (measured).
 
@@ -131,7 +134,7 @@ class GACConfig(Config):
     asked_return: float | None = bounded(None, -1e30)
     quantile: float = bounded(0.8, 0.0, 1.0)
     increment: float | None = bounded(None, -1e30)
-    prior_weight: float = bounded(0.1, 0.0)
+    prior_weight: float = bounded(0.0, 0.0)
     query_samples: int = bounded(64, 1, 10**5)
     query_steps: int = bounded(200, 1, 10**6)
     query_learning_rate: float = bounded(0.05, 1e-12)
@@ -140,6 +143,7 @@ class GACConfig(Config):
     trigger: Trigger = "never"
     replan: ReplanMode = "posterior"
     replan_interval: int = bounded(10, 1, 10**6)
+    replan_weight: float = bounded(0.1, 1e-6)
     replan_steps: int = bounded(300, 1, 10**6)
 
     def __post_init__(self) -> None:

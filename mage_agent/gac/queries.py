@@ -28,7 +28,7 @@ class Query:
         asked_return: y* of "target", in units of the data; None is the model's target return.
         quantile: q of "plus".
         increment: dy of "plus", in units of the data; None is a tenth of the standard deviation.
-        prior_weight: lambda of "max".
+        prior_weight: lambda of "max"; in effect 1e-6 or more.
         samples: of "best".
         steps: Adam steps, at most.
         learning_rate: of Adam.
@@ -42,7 +42,7 @@ class Query:
     asked_return: float | None = None
     quantile: float = 0.8
     increment: float | None = None
-    prior_weight: float = 0.1
+    prior_weight: float = 0.0
     samples: int = 64
     steps: int = 200
     learning_rate: float = 0.05
@@ -165,8 +165,8 @@ def query_term(model: GACModel, query: Query, asked: Tensor) -> Callable[[Tensor
         return lambda latents: model.log_value(asked, latents)  # Eq. 4
     if query.kind == "prior":
         return lambda latents: 0.0 * model.value(latents)
-    # Deviation 22: the KL of Eq. 2 has a weight lambda on returns in standard deviations.
-    # The paper's has weight 1 on returns in unnamed units, and Algorithm 3 has none at all.
+    # Deviation 22: the KL of Eq. 2 has a weight lambda on returns in standard deviations, and by
+    # default next to none, as in Algorithm 3. Eq. 2 has weight 1 on returns in unnamed units.
     weight = max(query.prior_weight, 1e-6)
     return lambda latents: model.value(latents) / weight
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -61,7 +62,7 @@ def replan(
             start,
             memory.noise[rows],
             memory.trajectories(rows),
-            query_term(model, query, values),
+            query_term(model, replace(query, prior_weight=model.config.replan_weight), values),
             steps=model.config.replan_steps,
             sample=sample,
             generator=generator,
