@@ -1,6 +1,8 @@
 """HDF5 files from strangers: nothing outside is read, nothing small unfolds to something huge."""
 
 import json
+import re
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 from mage_agent import load_dataset, make_environment
+from mage_agent.data import hdf5, load
 from mage_agent.data.hdf5 import check_hdf5
 
 Change = Callable[[h5py.File], None]
@@ -149,6 +152,68 @@ class TestMinari:
         (data / "main_data.hdf5").unlink()
         with pytest.raises(ValueError, match="'toy/point-v0' cannot be loaded"):
             load_dataset("toy/point-v0")
+
+
+class TestMemory:
+    """Refused is what does not fit into the memory that this process may take, nothing else."""
+
+    @pytest.mark.parametrize("reader", ["d4rl", "minari"])
+    def test_the_limit_of_the_process_holds(
+        self,
+        reader: str,
+        path: Path,
+        minari_dataset: minari.MinariDataset,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Actions that claim 160 MB, where the process may take 256 MiB more, as `ulimit -v`."""
+        if reader == "minari":
+            path = Path(minari_dataset.storage.data_path) / "main_data.hdf5"
+        entry, source = {
+            "d4rl": ("actions", str(path)),
+            "minari": ("episode_3/actions", minari_dataset.id),
+        }[reader]
+        with h5py.File(path, "a") as file:
+            del file[entry]
+            file.create_dataset(entry, (10**7, 2), "f8", chunks=True, compression="gzip")
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + 2**28
+        monkeypatch.setattr(resource, "getrlimit", lambda what: (limit, limit))
+        message = (
+            rf"declares 1600\d+ bytes of data, the largest part in /{entry} of the shape "
+            r"\(10000000, 2\); reading it takes 3200\d+ bytes, and this process has (\d+) bytes"
+        )
+        with pytest.raises(ValueError, match=message) as caught:
+            load_dataset(source)
+        assert source in str(caught.value)
+        assert int(re.findall(r"has (\d+) bytes", str(caught.value))[0]) <= 2**28
+
+    def test_copies_count(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Each value read takes its own bytes and 8 more; those not copied take only their own."""
+        with h5py.File(path, "a") as file:
+            del file["metadata"]
+            file["infos/goal"] = np.zeros((40, 2), "f4")
+            file["next_observations"] = np.roll(file["observations"][()], -1, axis=0)
+        needed = 40 * (3 * 12 + 2 * 12 + 16 + 9 + 9 + 2 * 4 + 3 * 4)
+        monkeypatch.setattr(hdf5, "available_memory", lambda: needed)
+        assert len(load_dataset(path)) == 40
+        monkeypatch.setattr(hdf5, "available_memory", lambda: needed - 1)
+        with pytest.raises(ValueError, match=rf"takes {needed} bytes, .* has {needed - 1} bytes"):
+            load_dataset(path)
+
+    @pytest.mark.parametrize("reader", ["d4rl", "minari"])
+    def test_an_allocation_that_fails_is_named(
+        self,
+        reader: str,
+        path: Path,
+        minari_dataset: minari.MinariDataset,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        source = {"d4rl": str(path), "minari": minari_dataset.id}[reader]
+        monkeypatch.setattr(load, f"read_{reader}", lambda *_, **__: np.empty(2**55, "u1"))
+        message = r"cannot be loaded: Unable to allocate 32.0 PiB .*; this process has \d+ bytes"
+        with pytest.raises(ValueError, match=message) as caught:
+            load_dataset(source)
+        assert source in str(caught.value)
 
 
 class TestCodeInData:

@@ -41,6 +41,7 @@ ALLOWED: dict[str, set[str]] = {  # module -> modules of the package it may impo
         "data.arrays",
         "data.checks",
         "data.d4rl",
+        "data.hdf5",
         "data.minari",
         "data.ogbench",
         "data.robomimic",

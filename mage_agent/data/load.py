@@ -17,6 +17,7 @@ from tensordict import TensorDict, TensorDictBase
 from mage_agent.data.arrays import from_arrays, from_tensordict
 from mage_agent.data.checks import check_dataset
 from mage_agent.data.d4rl import read_d4rl
+from mage_agent.data.hdf5 import available_memory
 from mage_agent.data.minari import open_minari, read_minari
 from mage_agent.data.ogbench import read_ogbench
 from mage_agent.data.robomimic import is_robomimic, read_robomimic
@@ -54,7 +55,8 @@ def load_dataset(
         FileNotFoundError: The dataset or file is not there and could not be fetched.
         KeyError: A TensorDict lacks a key.
         TypeError: The source is none of the above, or its actions are discrete.
-        ValueError: A file is truncated or foreign, or the data is unfit, see `check_dataset`.
+        ValueError: A file is truncated, foreign or too large for memory, or the data is unfit, see
+            `check_dataset`.
 
     Examples:
         >>> dataset = load_dataset("D4RL/pen/human-v2")  # doctest: +SKIP
@@ -130,13 +132,15 @@ def _naming(source: str | os.PathLike[str] | minari.MinariDataset) -> Iterator[N
     name = source.id if isinstance(source, minari.MinariDataset) else os.fspath(source)
     try:
         yield
-    except (FileNotFoundError, MemoryError):
+    except FileNotFoundError:
         raise
     except Exception as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         if isinstance(error, kind) and name in str(error):
             raise
         reason = str(error) or type(error).__name__
+        if isinstance(error, MemoryError):
+            reason += f"; this process has {available_memory()} bytes of memory left at most"
         raise kind(f"the dataset {name!r} cannot be loaded: {reason}") from error
 
 
