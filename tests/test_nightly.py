@@ -61,33 +61,36 @@ def recordings(episodes: int = 300) -> TensorDict:
     return dataset_from_arrays(observations, actions, rewards, last & False, last)
 
 
+FULL_SKILL = -2.4
+"""Return of ``homing`` with skill 1; without skill it is -24.1, and the recordings return -8.2."""
+
+
 @pytest.mark.parametrize(
-    ("changes", "low", "high"),
+    ("changes", "low"),
+    # Seeds 0 to 7 return (mean, standard deviation s) and the bound, mean - 3 s / sqrt(3 seeds):
     [
-        ({}, -12.0, -6.0),  # measured: -9.7 and, with seed 1, -7.2
-        (  # measured: -7.5 and -7.7
-            {"inverse_dynamics_condition": "state", "inverse_dynamics_steps": 300},
-            -9.5,
-            -6.0,
-        ),
+        # -8.8, -7.3, -6.5, -11.3, -7.1, -7.4, -6.2, -7.7 (-7.8, 1.6)
+        ({}, -10.6),
+        # -5.1, -6.1, -5.8, -6.1, -5.8, -4.5, -4.8, -5.4 (-5.5, 0.6)
+        ({"inverse_dynamics_condition": "state", "inverse_dynamics_steps": 300}, -6.5),
     ],
     ids=["by plan", "by plan and state"],
 )
-def test_small_trainings_score_what_they_scored(
-    changes: dict[str, Any], low: float, high: float
-) -> None:
-    """Actions without skill return -23.0, those of full skill -2.4, the recordings -8.2."""
+def test_small_trainings_score_no_less_than_measured(changes: dict[str, Any], low: float) -> None:
+    """The mean of three trainings, which may become better, but no better than full skill."""
     config = MAGEConfig.preset(
         "small",
         **{"horizon": 12, "num_scales": 3, "width": 32, "num_blocks": 1, "codebook_size": 64},
         **{"batch_size": 64, "tokenizer_steps": 200, "generator_steps": 300, **changes},
     )
     dataset = recordings()
-    policy = MAGEPolicy.from_dataset(dataset, config, device="cpu", seed=0)
-    policy.learn(dataset, progress_bar=False)
-    results = evaluate(policy, Home, episodes=50, seed=10_000, num_envs=50, progress_bar=False)
-    score = np.mean([result.episode_return for result in results])
-    assert low < score < high, score
+    scores = []
+    for seed in range(3):
+        policy = MAGEPolicy.from_dataset(dataset, config, device="cpu", seed=seed)
+        policy.learn(dataset, progress_bar=False)
+        results = evaluate(policy, Home, episodes=50, seed=10_000, num_envs=50, progress_bar=False)
+        scores.append(np.mean([result.episode_return for result in results]))
+    assert low < np.mean(scores) < FULL_SKILL, scores
 
 
 def resident() -> int:
