@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from tensordict import TensorDictBase
-from torch import Tensor
+from torch import Tensor, nn
 
 from mage_agent.agent import Agent
 from mage_agent.data import rows_ahead
@@ -114,9 +114,11 @@ class MAGENetworks(Agent):
                 drawn.exponential_(generator=torch.Generator().manual_seed(0))
                 noise.copy_(drawn.log_().neg_())
             self.register_buffer("noise", noise, persistent=False)
-        self.return_value = (
-            MLP(condition_dim, config.width, config.width, 1) if config.return_expectile else None
-        )
+        self.return_value = None
+        if config.return_expectile:
+            # With SiLU, fewer plans get stuck where values are made up than with GELU (measured).
+            sizes = (condition_dim, config.width, config.width, 1)
+            self.return_value = MLP(*sizes, activation=nn.SiLU)
 
     @classmethod
     def upgrade(

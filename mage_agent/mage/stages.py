@@ -28,7 +28,7 @@ COLLAPSED = 0.1
 collapsed; healthy ones were measured at 0.8 to 0.97."""
 _VALUE_BATCH, _VALUE_RATE = 512, 2e-3
 """Transitions per step, and peak learning rate, of the values."""
-_JUDGED_WINDOWS = 8192
+_JUDGED_WINDOWS = 512
 """Windows, at most, whose tokens tell whether the codebook has collapsed."""
 _CHUNK = 1024
 """Steps whose tokens or plans are computed at once."""
