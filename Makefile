@@ -18,7 +18,7 @@ $(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	$(BIN)/python -m pip install --disable-pip-version-check -c $(CONSTRAINTS) -e '.[all]'
 	touch $@
 
-demo: $(INSTALLED) ## collect a maze dataset, train five methods on it, draw, report
+demo: $(INSTALLED) ## collect a maze dataset, train four methods on it, draw, report
 	$(BIN)/python -m benchmarks.demo
 
 # One thread per test process: two processes with several threads each fight over the cores.

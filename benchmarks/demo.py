@@ -43,13 +43,13 @@ RECIPE = Maze2DRecipe(maze="umaze", task="maze2d", steps=100_000)
 CHANGES: dict[str, Any] = {
     "width": 64,
     "batch_size": 64,
-    "value_steps": 4_000,
+    "value_steps": 10_000,
     "tokenizer_steps": 1_200,
     "generator_steps": 1_500,
     "inverse_dynamics_steps": 6_000,
 }
-METHODS = (MAGEModel.name, "dt", "iql", "ten_percent_bc", "bc")  # the slowest are begun first
-MINUTES = 2.5  # of training per method
+METHODS = (MAGEModel.name, "iql", "ten_percent_bc", "bc")  # the slowest are begun first
+MINUTES = 2.0  # of training per method
 EPISODES = 50  # of evaluation
 ABOUT = (
     "It collects a maze dataset by D4RL's recipe, trains every method on it for a few minutes of "
@@ -57,7 +57,6 @@ ABOUT = (
     "do not rank methods; benchmarks/results does, and docs/benchmark.md says how that was run."
 )
 ROLLOUTS = 12
-PLANNING_STEP = 20  # the plan drawn is made under way: a point at rest does not get far
 POSITION = (0, 1)  # where observations hold the position
 
 Env = gym.Env[Any, Any]
@@ -183,9 +182,14 @@ def _rollout(
     return seen
 
 
+def _entries(seen: Sequence[dict[str, Array]], key: str) -> Array:
+    """An entry of every observation, shape (T, ...)."""
+    return np.array([observation[key] for observation in seen])
+
+
 def _positions(seen: Sequence[dict[str, Array]]) -> Array:
     """Where the point was, shape (T, 2)."""
-    return np.array([observation["observation"][list(POSITION)] for observation in seen])
+    return _entries(seen, "observation")[:, list(POSITION)]
 
 
 def _draw(env: Env, policy: MAGEPolicy, cloning: AgentPolicy, rollouts: int) -> Figure:
@@ -209,18 +213,27 @@ def _draw(env: Env, policy: MAGEPolicy, cloning: AgentPolicy, rollouts: int) -> 
 
     places = env.get_wrapper_attr("places")
     far = places[np.linalg.norm(places - goal, axis=1).argmax()]
-    seen = _rollout(env, policy, 0, far)[PLANNING_STEP:]
-    plan = policy.model.plan(
-        torch.as_tensor(seen[0]["observation"]).float()[None],
-        torch.as_tensor(seen[0]["return_to_go"])[None],
-        partial=True,
-    )
+    seen = _rollout(env, policy, 0, far)
+    observation = torch.as_tensor(_entries(seen, "observation")).float()
+    asked = torch.as_tensor(_entries(seen, "return_to_go")).float()
+    bent = _bend(policy.model.plan(observation, asked).observation[..., list(POSITION)]).argmax()
+    plan = policy.model.plan(observation[bent, None], asked[bent, None], partial=True)
     small = [panels[str(k)] for k in range(scales)]
     for axes in small:
-        axes.plot(*_positions(seen)[: policy.config.horizon].T, color="0.8", linewidth=5)
+        then = _positions(seen)[bent : bent + policy.config.horizon]
+        axes.plot(*then.T, color="0.8", linewidth=5)
     plot_plan(small, plan, dimensions=POSITION, goal=goal)
-    figure.supxlabel("one plan, coarse to fine; grey: where the point then went")
+    figure.supxlabel(
+        "of one rollout, the plan that turns most, coarse to fine; grey: where the point then went"
+    )
     return figure
+
+
+def _bend(paths: torch.Tensor) -> torch.Tensor:
+    """How far paths (N, T, 2) leave the line from their first to their last point, (N,)."""
+    along = torch.nn.functional.normalize(paths[:, -1:] - paths[:, :1], dim=-1)
+    across = torch.stack([-along[..., 1], along[..., 0]], dim=-1)
+    return ((paths - paths[:, :1]) * across).sum(-1).abs().amax(1)
 
 
 def main() -> None:

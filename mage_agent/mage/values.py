@@ -33,8 +33,9 @@ class MAGEValueLoss(AgentLoss):
 
     V' is a moving average of V. With ``bootstrap_steps=0`` the return that followed takes the place
     of the sum, and nothing is bootstrapped. In training mode every other state is moved by noise,
-    and its target lowered by the distance, so that values fall off where there are no data. A batch holds transitions (B,) with ``n_step_return``
-    (B, 1), ``n_step_factor`` (B, 1) and ``n_step_observation`` (B, S), as those of the stage do.
+    and its target lowered by the distance, so that values fall off where there are no data. A batch
+    holds transitions (B,) with ``n_step_return`` (B, 1), ``n_step_factor`` (B, 1) and
+    ``n_step_observation`` (B, S), as those of the stage do.
 
     Args:
         model: the model to train.
