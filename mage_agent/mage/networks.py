@@ -116,9 +116,9 @@ class MAGENetworks(Agent):
             self.register_buffer("noise", noise, persistent=False)
         self.return_value = None
         if config.return_expectile:
-            # With SiLU, fewer plans get stuck where values are made up than with GELU (measured).
-            sizes = (condition_dim, config.width, config.width, 1)
-            self.return_value = MLP(*sizes, activation=nn.SiLU)
+            layers = (condition_dim, config.width, config.width, 1)
+            activation = {"gelu": nn.GELU, "silu": nn.SiLU}[config.value_activation]
+            self.return_value = MLP(*layers, activation=activation)
 
     @classmethod
     def upgrade(
