@@ -70,8 +70,8 @@ class MAGEConfig(Config):
         bootstrap_steps: steps n after which a step's return-to-go goes on with the value of the
             state that they lead to, so that good parts of different episodes add up; 0 takes the
             return that followed (the paper).
-        value_activation: of the values' network. With "silu" fewer plans get stuck where the data end
-            than with "gelu" (measured).
+        value_activation: of the values' network. With "silu", fewer plans get stuck where the data
+            end than with "gelu" (measured).
         candidates: plans that are sampled for a decision, of which the one whose lookahead leads to
             the most valuable state is acted on; 1 acts on the mean or likeliest codes (the paper).
         lookahead: environment steps after which a plan is judged, and its displacement is read.
