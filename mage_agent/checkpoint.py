@@ -218,8 +218,7 @@ def build(tensors: Mapping[str, Tensor], header: Mapping[str, Any], path: File) 
         cls = find_agent(header.get("method", "mage"))
         if "method" not in header:
             tensors, header = cls.upgrade(tensors, header)
-        named = {**cls.config_class.UNNAMED, **header["config"]}
-        config, sizes = cls.config_class.from_dict(named), header["sizes"]
+        config, sizes = cls.config_class.from_dict(header["config"]), header["sizes"]
         with torch.device("meta"):  # allocates nothing
             shapes = cls(config, **sizes).state_dict()
         wrong = [

@@ -46,8 +46,6 @@ class Config:
         ("learning_rate", "warmup_steps", "weight_decay", "gradient_clip")
     )
     """What may change when training is taken up again: it helps training that diverged."""
-    UNNAMED: ClassVar[dict[str, Any]] = {}
-    """Values of the fields that files of before these fields do not name."""
 
     observation_keys: tuple[str, ...] = ()
     discount: float = bounded(0.99, 1e-6, 1.0)

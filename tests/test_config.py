@@ -237,7 +237,6 @@ ALIVE: dict[str, dict[str, Any]] = {
     "context": {"context": "own"},
     "return_expectile": {"return_expectile": 0.9},
     "bootstrap_steps": {"return_expectile": 0.9, "bootstrap_steps": 2},
-    "value_activation": {"return_expectile": 0.9, "value_activation": "gelu"},
     "gumbel_temperature": {"gumbel_temperature": 5.0},
     "commitment_weight": {"commitment_weight": 5.0},
     "q_value_weight": {"q_value_weight": 1.0, "return_conditioning": ()},
@@ -266,7 +265,6 @@ BESIDE: dict[str, dict[str, Any]] = {
     "lookahead": {"return_expectile": 0.9, "candidates": 3},
     "plan_entries": {"inverse_dynamics": "displacement"},
     "value_steps": {"return_expectile": 0.9},
-    "value_activation": {"return_expectile": 0.9},
 }
 
 

@@ -11,7 +11,6 @@ from safetensors import safe_open
 
 from mage_agent import AgentPolicy, MAGEConfig
 from tests.golden.make_golden import CONFIGS, FILE, compute
-from tests.tiny import STATE, tiny_model
 
 FORMAT_1 = json.loads(FILE.with_name("format_1.json").read_text())
 
@@ -64,19 +63,3 @@ def test_a_file_made_with_a_setting_that_is_gone_names_it(tmp_path: Path) -> Non
     save_tensors(tensors, tmp_path / "guided.mage", header)
     with pytest.raises(ValueError, match=r"guidance_scale=2\.0, a setting that no longer exists"):
         AgentPolicy.load(tmp_path / "guided.mage")
-
-
-def test_values_of_a_file_that_names_no_activation_are_the_older_ones(tmp_path: Path) -> None:
-    from mage_agent import checkpoint
-
-    older, newer = tmp_path / "older.mage", tmp_path / "newer.mage"
-    model = tiny_model(return_expectile=0.9, value_activation="gelu")
-    checkpoint.save(model, newer)
-    tensors, header = checkpoint.load_tensors(newer)
-    del header["config"]["value_activation"]
-    checkpoint.save_tensors(tensors, older, header)
-    state = torch.randn(5, STATE)
-    for path in (older, newer):
-        loaded, _ = checkpoint.load(path)
-        assert loaded.config == model.config
-        assert torch.equal(loaded.value(state), model.value(state))

@@ -35,7 +35,6 @@ CORE: dict[str, Any] = {
     "code_temperature": 0.0,
     "return_expectile": None,
     "bootstrap_steps": 0,
-    "value_activation": "silu",
     "candidates": 1,
     "plan_entries": (),
     "data_scales": 0,

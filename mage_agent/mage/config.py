@@ -70,8 +70,6 @@ class MAGEConfig(Config):
         bootstrap_steps: steps n after which a step's return-to-go goes on with the value of the
             state that they lead to, so that good parts of different episodes add up; 0 takes the
             return that followed (the paper).
-        value_activation: of the values' network. With "silu", fewer plans get stuck where the data
-            end than with "gelu" (measured).
         candidates: plans that are sampled for a decision, of which the one whose lookahead leads to
             the most valuable state is acted on; 1 acts on the mean or likeliest codes (the paper).
         lookahead: environment steps after which a plan is judged, and its displacement is read.
@@ -112,7 +110,6 @@ class MAGEConfig(Config):
     """
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = PRESETS
-    UNNAMED: ClassVar[dict[str, Any]] = {"value_activation": "gelu"}
     ADJUSTABLE: ClassVar[frozenset[str]] = Config.ADJUSTABLE | {"inverse_dynamics_learning_rate"}
 
     # Scales and tokens.
@@ -143,7 +140,6 @@ class MAGEConfig(Config):
     context: Literal["teacher", "own"] = "teacher"
     return_expectile: float | None = bounded(None, 1e-6, 1 - 1e-6)
     bootstrap_steps: int = bounded(0, 0)
-    value_activation: Literal["silu", "gelu"] = "silu"
     gumbel_temperature: float = bounded(1.0, 1e-6, LARGEST)
     commitment_weight: float = bounded(0.25, 0.0, LARGEST)
     q_value_weight: float = bounded(0.0, 0.0, LARGEST)

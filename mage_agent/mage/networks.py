@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from tensordict import TensorDictBase
-from torch import Tensor, nn
+from torch import Tensor
 
 from mage_agent.agent import Agent
 from mage_agent.data import rows_ahead
@@ -114,11 +114,9 @@ class MAGENetworks(Agent):
                 drawn.exponential_(generator=torch.Generator().manual_seed(0))
                 noise.copy_(drawn.log_().neg_())
             self.register_buffer("noise", noise, persistent=False)
-        self.return_value = None
-        if config.return_expectile:
-            layers = (condition_dim, config.width, config.width, 1)
-            activation = {"gelu": nn.GELU, "silu": nn.SiLU}[config.value_activation]
-            self.return_value = MLP(*layers, activation=activation)
+        self.return_value = (
+            MLP(condition_dim, config.width, config.width, 1) if config.return_expectile else None
+        )
 
     @classmethod
     def upgrade(

@@ -24,18 +24,14 @@ __all__ = ["MAGEValueLoss", "label_returns", "value_columns"]
 
 _RATE = 0.01
 """Of the moving average that values are bootstrapped from, per step."""
-_SHIFT = 0.15
-"""Standard deviation of the noise that moves states off the data, in those of the data."""
 
 
 class MAGEValueLoss(AgentLoss):
     """Expectile regression of V(s_0) on ``sum_{i<n} gamma^i r_i + gamma^n V'(s_n)``.
 
     V' is a moving average of V. With ``bootstrap_steps=0`` the return that followed takes the place
-    of the sum, and nothing is bootstrapped. In training mode every other state is moved by noise,
-    and its target lowered by the distance, so that values fall off where there are no data. A batch
-    holds transitions (B,) with ``n_step_return`` (B, 1), ``n_step_factor`` (B, 1) and
-    ``n_step_observation`` (B, S), as those of the stage do.
+    of the sum, and nothing is bootstrapped. A batch holds transitions (B,) with ``n_step_return``
+    (B, 1), ``n_step_factor`` (B, 1) and ``n_step_observation`` (B, S), as those of the stage do.
 
     Args:
         model: the model to train.
@@ -78,14 +74,7 @@ class MAGEValueLoss(AgentLoss):
             then = units.observation(tensordict["n_step_observation"])
             ahead = units.return_to_go.inverse(self.target(then[:, model.planner_sees]))
             total = tensordict["n_step_return"] + tensordict["n_step_factor"] * ahead
-        wanted, seen = units.return_to_go(total), state[:, model.planner_sees]
-        if self.training:
-            # Deviation 31: every other state is moved, and worth less by as far as it is moved.
-            # Values else rise beyond the data, through walls, and plans that lead there win.
-            moved = _SHIFT * torch.randn_like(seen)
-            moved[::2] = 0
-            wanted, seen = wanted - moved.norm(dim=-1, keepdim=True), seen + moved
-        error = wanted - self._value(seen)
+        error = units.return_to_go(total) - model.value(state)
         expectile = self.expectile
         weight = torch.where(error > 0, expectile, 1 - expectile)
         return self.reduced({"loss_value": (weight * error.square()).squeeze(-1)}, {})

@@ -31,12 +31,12 @@ def edge_pad(values: Tensor, mask: Tensor) -> Tensor:
 
 
 class MLP(nn.Sequential):
-    """Fully connected layers with an activation between them."""
+    """Fully connected layers with GELU between them."""
 
-    def __init__(self, *sizes: int, activation: type[nn.Module] = nn.GELU) -> None:
+    def __init__(self, *sizes: int) -> None:
         layers: list[nn.Module] = []
         for size_in, size_out in pairwise(sizes):
-            layers += [nn.Linear(size_in, size_out), activation()]
+            layers += [nn.Linear(size_in, size_out), nn.GELU()]
         super().__init__(*layers[:-1])
 
 
