@@ -219,14 +219,13 @@ def windows(rounds: int, batch: int = 512, horizon: int = 24) -> Iterator[Row]:
 class Step:
     """A training step of the second stage: the way ``fit`` takes it, or plainly.
 
-    The plain one computes in float32, tokenizes its windows anew, measures metrics at every step
-    and updates with an optimiser that is not fused.
+    The plain one computes in float32, measures metrics at every step and updates with an optimiser
+    that is not fused.
     """
 
     def __init__(self, model: MAGEModel, *, plain: bool, batch: int) -> None:
-        config, dataset = model.config, make_dataset(20_000)
+        dataset = make_dataset(20_000)
         _, stage, *_ = model.stages(dataset)
-        ids = torch.randint(config.codebook_size, (len(dataset), sum(config.scales)))
         columns = dataset.select("observation", "action", "episode")
         columns["return_to_go"] = model.returns_to_go(dataset)
         self.stage = dataclasses.replace(
@@ -234,8 +233,7 @@ class Step:
             batch_size=batch,
             learning_rate=1e-5,
             rates=None,
-            columns=lambda: columns if plain else columns.set("token_ids", ids),
-            horizon=config.horizon if plain else 1,
+            columns=lambda: columns,
             low_precision=not plain,
         )
         assert isinstance(stage.loss, MAGELoss)

@@ -87,7 +87,6 @@ def learning_config(**changes: Any) -> MAGEConfig:
         "batch_size": 8,
         "tokenizer_steps": 4,
         "generator_steps": 120,
-        "inverse_dynamics_steps": 2,
     }
     return MAGEConfig.preset("small", **{**TINY, **steps, **changes})
 
@@ -428,7 +427,7 @@ class TestLearn:
             policy.learn(dataset, False, callback=callback)
             weights.append(flat(policy))
         assert torch.equal(*weights)
-        assert calls == [50, 100, 120, 122]  # the third stage, of two steps, goes on counting
+        assert calls == [50, 100, 120]
 
 
 class TestAsOthersDo:
@@ -478,11 +477,11 @@ class TestAsOthersDo:
         policy = MAGEPolicy.from_dataset(dataset, config, device="cpu")
         bar = ProgressBarCallback()
         policy.learn(progress_bar=False, callback=[Record(), bar])
-        assert calls == [122, 50, 100, 120, 122]
-        assert bar.pbar.n == bar.pbar.total == 122
+        assert calls == [120, 50, 100, 120]
+        assert bar.pbar.n == bar.pbar.total == 120
         calls.clear()
         policy.learn(progress_bar=False, callback=[Record(), ConvertCallback(enough)])
-        assert calls == [122, 50, 100]
+        assert calls == [120, 50, 100]
         calls.clear()
         policy.learn(progress_bar=False, callback=lambda *_: calls.append(1) or len(calls) < 2)
         assert calls == [1, 1]
