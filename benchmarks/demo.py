@@ -219,8 +219,8 @@ def _draw(env: Env, policy: MAGEPolicy, cloning: AgentPolicy, rollouts: int) -> 
     bent = _bend(policy.model.plan(observation, asked).observation[..., list(POSITION)]).argmax()
     plan = policy.model.plan(observation[bent, None], asked[bent, None], partial=True)
     small = [panels[str(k)] for k in range(scales)]
+    then = _positions(seen)[bent : bent + policy.config.horizon]
     for axes in small:
-        then = _positions(seen)[bent : bent + policy.config.horizon]
         axes.plot(*then.T, color="0.8", linewidth=5)
     plot_plan(small, plan, dimensions=POSITION, goal=goal)
     figure.supxlabel(

@@ -94,8 +94,8 @@ class MAGEConfig(Config):
         tokenizer_steps: gradient steps of stage 1.
         generator_steps: gradient steps of stage 2.
         inverse_dynamics_steps: gradient steps of inverse dynamics alone on the trained model's
-            plans; 0 leaves this stage out (measured: it is worth it where inverse dynamics sees
-            s_0).
+            plans; 0 leaves this stage out, and the generator's trains it (measured: the stage is
+            worth it where inverse dynamics sees s_0).
         data_scales: how many of the coarse scales of the plans that inverse dynamics learns from
             are those of the data's own window; the finer ones are generated. None takes the data's
             windows whole, which sampled plans look like; 0 generates all: a plan may then disagree

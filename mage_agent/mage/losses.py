@@ -55,14 +55,6 @@ class _MAGELoss(AgentLoss):
             mask=mask.view(observation.shape[:2]).bool(),  # TensorDict.double() casts it, too
         )
 
-    def first_steps(self, tensordict: TensorDictBase) -> tuple[Tensor, Tensor, Tensor]:
-        """Observation (B, S), action (B, A) and return (B, 1) of transitions, or windows' first."""
-        keys = self.tensor_keys
-        observation = self.observation(tensordict)
-        parts = (observation, tensordict.get(keys.action), tensordict.get(keys.return_to_go))
-        first, action, target = (part[:, 0] if part.ndim == 3 else part for part in parts)
-        return first, action, target
-
 
 class MAGETokenizerLoss(_MAGELoss):
     """Stage 1: the multi-scale autoencoder and the inverse dynamics (Alg. 1-2, Eq. 6, A.2).
@@ -231,7 +223,7 @@ class MAGELoss(_MAGELoss):
             losses["loss_condition"] = config.condition_weight * error
         metrics: dict[str, Tensor] = {}
         if self.metrics or not config.inverse_dynamics_steps:
-            generated = [model.choose(scores.detach()) for scores in logits]
+            generated = [model.choose(scale.detach()) for scale in logits]
         if not config.inverse_dynamics_steps:
             inverse = self._inverse_dynamics(true_codes, generated, state, target, action)
             losses["loss_inverse_dynamics"] = config.inverse_dynamics_weight * inverse
@@ -346,11 +338,13 @@ class MAGEInverseDynamicsLoss(_MAGELoss):
     @dispatch  # type: ignore[untyped-decorator]
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
         """Losses of a batch, whose first step is read; the input stays as it is."""
-        model = self.model
-        observation, action, return_to_go = self.first_steps(tensordict)
+        model, keys = self.model, self.tensor_keys
+        observation = self.observation(tensordict)
+        others = (tensordict.get(key) for key in (keys.action, keys.return_to_go, "plan"))
+        observation, action, return_to_go, plan = (
+            part[:, 0] if part.ndim == 3 else part for part in (observation, *others)
+        )
         state, target = model.units.standardize(observation, return_to_go)
-        plan = tensordict.get("plan")
-        plan = plan[:, 0] if plan.ndim == 3 else plan
         predicted = model.inverse_dynamics(plan, torch.cat([state, target], dim=-1))
         wanted = model.units.action(action)
         return self.reduced({"loss_inverse_dynamics": squared_error(predicted, wanted)}, {})

@@ -53,10 +53,6 @@ def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
     def labelled() -> TensorDictBase:
         return columns.copy().set("return_to_go", label_returns(model, dataset))
 
-    def begin_generator() -> None:
-        _warn_of_collapse(model, labelled())
-        model.inverse_dynamics.reset_parameters()
-
     stage = partial(
         Stage,
         batch_size=config.batch_size,
@@ -81,7 +77,7 @@ def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
             name="generator",
             loss=MAGELoss(model),
             steps=config.generator_steps,
-            columns=labelled,
+            columns=lambda: _warn_of_collapse(model, labelled()),
             horizon=config.horizon,
             rates=rates,
             low_precision=True,
@@ -89,7 +85,7 @@ def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
             acts=not config.inverse_dynamics_steps,
             # Deviation 11: stage 2 trains a new inverse dynamics, on generated plans.
             # That of stage 1 relies on fine tokens, which the generator cannot predict.
-            begin=begin_generator,
+            begin=model.inverse_dynamics.reset_parameters,
         ),
     ]
     if config.inverse_dynamics_steps:
@@ -188,8 +184,8 @@ def _directions(model: MAGEModel, columns: TensorDictBase) -> Tensor:
     return F.normalize(goal[end] - goal, dim=-1)
 
 
-def _warn_of_collapse(model: MAGEModel, columns: TensorDictBase) -> None:
-    """Say so if hardly any codes carry the dataset, judged by evenly spaced windows."""
+def _warn_of_collapse(model: MAGEModel, columns: TensorDictBase) -> TensorDictBase:
+    """The columns; say so if hardly any codes carry them, judged by evenly spaced windows."""
     codebook_size = model.config.codebook_size
     rows = torch.arange(0, len(columns), -(-len(columns) // _JUDGED_WINDOWS))
     token_ids = _tokens(model, columns, rows)
@@ -201,8 +197,9 @@ def _warn_of_collapse(model: MAGEModel, columns: TensorDictBase) -> None:
             f"used, as unevenly as {perplexity:.1f} codes used alike. Train the tokenizer longer "
             "(tokenizer_steps), lower learning_rate or commitment_weight, or make codebook_size "
             "smaller.",
-            stacklevel=5,  # whoever called fit
+            stacklevel=6,  # whoever called fit
         )
+    return columns
 
 
 @torch.no_grad()
