@@ -5,7 +5,7 @@ import re
 import resource
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import minari
@@ -154,37 +154,45 @@ class TestMinari:
             load_dataset("toy/point-v0")
 
 
+class Stored(NamedTuple):
+    """A dataset's reader, what it is loaded by, its file, and the entry of actions in it."""
+
+    reader: str
+    name: str
+    file: Path
+    actions: str
+
+
 class TestMemory:
     """Refused is what does not fit into the memory that this process may take, nothing else."""
 
-    @pytest.mark.parametrize("reader", ["d4rl", "minari"])
+    @pytest.fixture(params=["d4rl", "minari"])
+    def stored(
+        self, request: pytest.FixtureRequest, path: Path, minari_dataset: minari.MinariDataset
+    ) -> Stored:
+        """A dataset of each reader."""
+        if request.param == "d4rl":
+            return Stored("d4rl", str(path), path, "actions")
+        file = Path(minari_dataset.storage.data_path) / "main_data.hdf5"
+        return Stored("minari", minari_dataset.id, file, "episode_3/actions")
+
     def test_the_limit_of_the_process_holds(
-        self,
-        reader: str,
-        path: Path,
-        minari_dataset: minari.MinariDataset,
-        monkeypatch: pytest.MonkeyPatch,
+        self, stored: Stored, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Actions that claim 160 MB, where the process may take 256 MiB more, as `ulimit -v`."""
-        if reader == "minari":
-            path = Path(minari_dataset.storage.data_path) / "main_data.hdf5"
-        entry, source = {
-            "d4rl": ("actions", str(path)),
-            "minari": ("episode_3/actions", minari_dataset.id),
-        }[reader]
-        with h5py.File(path, "a") as file:
-            del file[entry]
-            file.create_dataset(entry, (10**7, 2), "f8", chunks=True, compression="gzip")
+        with h5py.File(stored.file, "a") as file:
+            del file[stored.actions]
+            file.create_dataset(stored.actions, (10**7, 2), "f8", chunks=True, compression="gzip")
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limit = pages * resource.getpagesize() + 2**28
         monkeypatch.setattr(resource, "getrlimit", lambda what: (limit, limit))
         message = (
-            rf"declares 1600\d+ bytes of data, the largest part in /{entry} of the shape "
+            rf"declares 1600\d+ bytes of data, the largest part in /{stored.actions} of the shape "
             r"\(10000000, 2\); reading it takes 3200\d+ bytes, and this process has (\d+) bytes"
         )
         with pytest.raises(ValueError, match=message) as caught:
-            load_dataset(source)
-        assert source in str(caught.value)
+            load_dataset(stored.name)
+        assert stored.name in str(caught.value)
         assert int(re.findall(r"has (\d+) bytes", str(caught.value))[0]) <= 2**28
 
     def test_copies_count(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,20 +208,14 @@ class TestMemory:
         with pytest.raises(ValueError, match=rf"takes {needed} bytes, .* has {needed - 1} bytes"):
             load_dataset(path)
 
-    @pytest.mark.parametrize("reader", ["d4rl", "minari"])
     def test_an_allocation_that_fails_is_named(
-        self,
-        reader: str,
-        path: Path,
-        minari_dataset: minari.MinariDataset,
-        monkeypatch: pytest.MonkeyPatch,
+        self, stored: Stored, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        source = {"d4rl": str(path), "minari": minari_dataset.id}[reader]
-        monkeypatch.setattr(load, f"read_{reader}", lambda *_, **__: np.empty(2**55, "u1"))
+        monkeypatch.setattr(load, f"read_{stored.reader}", lambda *_, **__: np.empty(2**55, "u1"))
         message = r"cannot be loaded: Unable to allocate 32.0 PiB .*; this process has \d+ bytes"
         with pytest.raises(ValueError, match=message) as caught:
-            load_dataset(source)
-        assert source in str(caught.value)
+            load_dataset(stored.name)
+        assert stored.name in str(caught.value)
 
 
 class TestCodeInData:
