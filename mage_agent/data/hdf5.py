@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,6 +81,8 @@ def check_hdf5(path: str | os.PathLike[str]) -> None:
 
 def available_memory() -> int:
     """Bytes that this process may take: the machine's, or what its own limit leaves of them."""
+    import resource  # which Unix alone has: the package itself can be imported anywhere
+
     page = os.sysconf("SC_PAGE_SIZE")
     memory = page * os.sysconf("SC_PHYS_PAGES")
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)  # what `ulimit -v` sets
@@ -108,7 +109,7 @@ def check_memory(declared: int, copies: int = 0, largest: str = "") -> None:
         raise ValueError(
             f"it declares {declared} bytes of data{largest}; reading it takes {declared + copies} "
             f"bytes, and this process has {memory} bytes of memory at most: the file is damaged, "
-            f"or too large to be read here"
+            "or too large to be read here"
         )
 
 
