@@ -1,5 +1,7 @@
 """Decisions: a plan made once and followed, as in training; replanned by hand or by a trigger."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tensordict import TensorDict
@@ -81,6 +83,19 @@ def test_the_memory_that_is_passed_stays_as_it_is() -> None:
     model.replan(state, mode="restart")
     for key, value in before.items():
         assert torch.equal(state[key], value), key
+
+
+def test_replanning_has_a_weight_of_its_own() -> None:
+    """Eq. 3 weighs what happened against the expected return; the query's weight is another."""
+    plans = []
+    for replan_weight, prior_weight in ((0.1, 0.0), (0.1, 5.0), (10.0, 0.0)):
+        model = tiny_model(replan_weight=replan_weight)
+        torch.manual_seed(0)
+        _, state = roll(model, torch.randn(2, 3, STATE))
+        model.query = replace(model.query, prior_weight=prior_weight)
+        plans.append(model.replan(state, mode="posterior")["noise"])
+    assert torch.equal(plans[0], plans[1])
+    assert not torch.allclose(plans[0], plans[2])
 
 
 @pytest.mark.parametrize("trigger", ["never", "surprise", "promise"])
