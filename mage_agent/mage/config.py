@@ -157,7 +157,7 @@ class MAGEConfig(Config):
     weight_decay: float = bounded(0.0, 0.0, LARGEST)
     gradient_clip: float = bounded(1.0, 1e-12, LARGEST)
     batch_size: int = bounded(512, 1)
-    value_steps: int = bounded(30_000, 1)
+    value_steps: int = bounded(10_000, 1)
     tokenizer_steps: int = bounded(50_000, 1)
     generator_steps: int = bounded(100_000, 1)
     inverse_dynamics_steps: int = bounded(0, 0)
