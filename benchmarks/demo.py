@@ -49,8 +49,8 @@ CHANGES: dict[str, Any] = {
     "inverse_dynamics_steps": 6_000,
 }
 METHODS = (MAGEModel.name, "iql", "ten_percent_bc", "bc")  # the slowest are begun first
-MINUTES = 2.0  # of training per method
-EPISODES = 50  # of evaluation
+MINUTES = 1.75  # of training per method
+EPISODES = 30  # of evaluation
 ABOUT = (
     "It collects a maze dataset by D4RL's recipe, trains every method on it for a few minutes of "
     "one core, scores them in D4RL's protocol, and draws rollouts and a plan. Trainings so short "
