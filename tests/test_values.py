@@ -202,10 +202,11 @@ class TestCandidates:
         observation, target = self.ask()
         state, asked = model.condition(observation, target)
         token_ids, _ = model.propose(state, asked)
+        drawn = model._noise(state)
         for row in range(len(state)):
             scores = []
             for number in range(7):
-                noise = model.noise[number].split(model.config.scales)
+                noise = tuple(part[7 * row + number] for part in drawn)
                 chosen: list[Tensor] = []
 
                 def choose(

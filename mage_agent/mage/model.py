@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from mage_agent.mage import inference, plan, stages
 from mage_agent.mage.networks import MAGENetworks
 from mage_agent.mage.quantizer import Encoding
-from mage_agent.mage.sampling import choose_codes, sample_ids
+from mage_agent.mage.sampling import choose_codes, hashed, sample_ids
 from mage_agent.mage.transformer import Condition
 from mage_agent.nn.layers import KeyValue
 from mage_agent.stage import Stage
@@ -171,8 +171,8 @@ class MAGEModel(MAGENetworks):
         Args:
             state: s_0, shape (B, S).
             return_to_go: R_0, shape (B, 1).
-            temperature: of the token samples; at 0, candidates are drawn with the same noise in
-                every state, so that the plan depends on nothing else.
+            temperature: of the token samples; at 0, candidates are drawn with noise that follows
+                from the state, so that the plan depends on nothing else.
             generator: source of randomness.
 
         Returns:
@@ -180,11 +180,11 @@ class MAGEModel(MAGENetworks):
         """
         count = self.config.candidates
         token_ids: list[Tensor] = []
+        noise = self._noise(state) if temperature == 0 and count > 1 else None
 
         def choose(logits: Tensor) -> Tensor:
-            if temperature == 0 and count > 1:
-                noise = self.noise.split(self.config.scales, dim=1)[len(token_ids)]
-                logits = (logits.unflatten(0, (-1, count)) + noise).flatten(0, 1)
+            if noise is not None:
+                logits = logits + noise[len(token_ids)]
             token_ids.append(sample_ids(logits, temperature, generator))
             if temperature == 0 and count == 1:
                 return self.choose(logits)
@@ -198,6 +198,18 @@ class MAGEModel(MAGENetworks):
         best = self.judge(sums[-1], states, returns).view(-1, count).argmax(1)
         rows = best + count * torch.arange(len(state), device=state.device)
         return [each[rows] for each in token_ids], [each[rows] for each in sums]
+
+    def _noise(self, state: Tensor) -> tuple[Tensor, ...]:
+        """Gumbel noise of the candidates of every state, K tensors (B * candidates, L_k, V).
+
+        It is another one in every state: with the same noise everywhere, the agent comes to rest
+        where none of its few candidates leads on.
+        """
+        size = len(self.noise) // 2
+        noise = self.noise.unfold(0, size, 1)[hashed(state, size)]
+        rows = noise.view(-1, sum(self.config.scales), self.config.codebook_size)
+        parts: tuple[Tensor, ...] = rows.split(self.config.scales, dim=1)
+        return parts
 
     def judge(self, latent: Tensor, state: Tensor, return_to_go: Tensor) -> Tensor:
         """Value of the state that a plan leads to, less how far it begins from s_0, shape (B,)."""

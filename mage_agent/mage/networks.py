@@ -106,11 +106,10 @@ class MAGENetworks(Agent):
             num_heads=config.num_heads,
             dropout=config.dropout,
         )
-        if config.candidates > 1:  # the Gumbel noise of deterministic candidates
-            shape = (config.candidates, sum(config.scales), config.codebook_size)
-            noise = torch.empty(shape)
+        if config.candidates > 1:  # the Gumbel noise of deterministic candidates, cut from twice it
+            noise = torch.empty(2 * config.candidates * sum(config.scales) * config.codebook_size)
             if not noise.is_meta:  # where a checkpoint's shapes are compared, nothing is drawn
-                drawn = torch.empty(shape, device="cpu")
+                drawn = torch.empty(noise.shape, device="cpu")
                 drawn.exponential_(generator=torch.Generator().manual_seed(0))
                 noise.copy_(drawn.log_().neg_())
             self.register_buffer("noise", noise, persistent=False)

@@ -6,7 +6,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["choose_codes", "sample_ids", "straight_through"]
+__all__ = ["choose_codes", "hashed", "sample_ids", "straight_through"]
+
+
+def hashed(state: Tensor, size: int) -> Tensor:
+    """A number from 0 to ``size`` - 1 of each state (B, S), which looks random.
+
+    It depends on every bit of the state in float32, and not on the rest of the batch.
+    """
+    mixed = torch.zeros(len(state), dtype=torch.int64, device=state.device)
+    for bits in state.float().contiguous().view(torch.int32).long().unbind(1):
+        mixed = (mixed ^ bits) * 0x5851F42D4C957F2D  # modulo 2**64
+        mixed = mixed ^ (mixed >> 32)
+    return mixed.remainder(size)
 
 
 def sample_ids(
