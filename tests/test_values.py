@@ -10,6 +10,7 @@ from torchrl.objectives import LossModule
 
 from mage_agent import MAGEModel, MAGEValueLoss, dataset_from_arrays, fit
 from mage_agent.data import n_step_returns, returns_to_go
+from mage_agent.mage.sampling import hashed
 from mage_agent.mage.values import label_returns, value_columns
 from mage_agent.nn.units import BEST
 from tests.tiny import tiny_config, tiny_goal_model, tiny_model
@@ -191,6 +192,17 @@ def test_good_parts_of_different_episodes_add_up() -> None:
     torch.testing.assert_close(labels, torch.tensor([9.8, 9.9, 10.0]), atol=0.3, rtol=0)
 
 
+def test_hashed_states_spread_evenly() -> None:
+    state = 1e-3 * torch.randn(20_000, 4, generator=torch.Generator().manual_seed(0))
+    for size in (7, 1024):
+        share = hashed(state, size).bincount(minlength=size) / len(state)
+        assert len(share) == size
+        # Six standard deviations of a count.
+        assert float((share - 1 / size).abs().max()) < 6 * (len(state) * size) ** -0.5
+    assert torch.equal(hashed(state[5:9], 1024), hashed(state, 1024)[5:9])
+    assert not torch.equal(hashed(state, 1024), hashed(state.flip(1), 1024))
+
+
 class TestCandidates:
     def ask(self, count: int = 6, size: int = 3) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(3)
@@ -233,6 +245,26 @@ class TestCandidates:
         alone = torch.cat([model.act(observation[i : i + 1], target[i]) for i in range(6)])
         torch.testing.assert_close(together, alone)
         assert torch.equal(together, model.act(observation, target))
+
+    def test_every_state_has_noise_of_its_own(self) -> None:
+        model = tiny_model(**VALUES, candidates=4, lookahead=5).eval()
+        state, _ = self.ask()
+        together = torch.cat([part.flatten(1) for part in model._noise(state)], dim=1)
+        assert len(together.unique(dim=0)) == 4 * len(state)
+        alone = torch.cat([part.flatten(1) for part in model._noise(state[2:3])], dim=1)
+        assert torch.equal(alone, together[8:12])
+        nudged = state.clone()
+        nudged[2, 1] = nudged[2, 1].nextafter(torch.tensor(torch.inf))
+        other = torch.cat([part.flatten(1) for part in model._noise(nudged)], dim=1)
+        assert not torch.equal(other[8:12], together[8:12])
+        assert torch.equal(other[12:], together[12:])
+
+    def test_noise_is_that_of_gumbel_samples(self) -> None:
+        model = tiny_model(**VALUES, candidates=50, lookahead=5).eval()
+        state, _ = self.ask(400)
+        noise = torch.cat([part.flatten() for part in model._noise(state)])
+        assert abs(float(noise.mean()) - 0.5772) < 0.1
+        assert abs(float(noise.std()) - 1.2825) < 0.1
 
     def test_plans_are_those_that_are_acted_on(self) -> None:
         model = tiny_model(**VALUES, candidates=4, lookahead=5).eval()
