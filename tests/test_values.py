@@ -248,14 +248,17 @@ class TestCandidates:
 
     def test_every_state_has_noise_of_its_own(self) -> None:
         model = tiny_model(**VALUES, candidates=4, lookahead=5).eval()
+
+        def noise(state: Tensor) -> Tensor:
+            return torch.cat([part.flatten(1) for part in model._noise(state)], dim=1)
+
         state, _ = self.ask()
-        together = torch.cat([part.flatten(1) for part in model._noise(state)], dim=1)
+        together = noise(state)
         assert len(together.unique(dim=0)) == 4 * len(state)
-        alone = torch.cat([part.flatten(1) for part in model._noise(state[2:3])], dim=1)
-        assert torch.equal(alone, together[8:12])
+        assert torch.equal(noise(state[2:3]), together[8:12])
         nudged = state.clone()
         nudged[2, 1] = nudged[2, 1].nextafter(torch.tensor(torch.inf))
-        other = torch.cat([part.flatten(1) for part in model._noise(nudged)], dim=1)
+        other = noise(nudged)
         assert not torch.equal(other[8:12], together[8:12])
         assert torch.equal(other[12:], together[12:])
 
