@@ -332,7 +332,7 @@ def test_interim_evaluations_change_nothing(maze_dataset: str, tmp_path: Path) -
         assert torch.equal(value, weights[1][name]), name
 
 
-@pytest.mark.parametrize(("name", "steps"), [("mage", 200_000), ("iql", 10**6), ("dt", 10**5)])
+@pytest.mark.parametrize(("name", "steps"), [("mage", 180_000), ("iql", 10**6), ("dt", 10**5)])
 def test_published_steps_are_those_of_the_papers_size(
     maze_dataset: str, name: str, steps: int
 ) -> None:
