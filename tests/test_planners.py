@@ -150,14 +150,14 @@ def test_a_wide_beam_is_an_exhaustive_search(penalty: float, maze: TensorDict) -
     method = tap(maze, penalty=penalty, beam=64, expand=4, likely=0.3)
     observation = method.units.concatenate(maze)[[3, 70]]
     with torch.no_grad():
-        found = method.plan(observation, sources(2, 0.0, None))
+        found = method.plan(observation, sources(observation, 0.0, None))
         for row in range(2):
             first = method.units.observation(observation[row : row + 1])
             scored = [tap_score(method, first, each) for each in product(range(4), repeat=3)]
             best = max(scored, key=lambda pair: pair[0])
             torch.testing.assert_close(found[row], best[1], atol=1e-5, rtol=1e-4)
         narrow = tap(maze, penalty=penalty, beam=1, expand=1, likely=0.3)
-        greedy = narrow.plan(observation[:1], sources(1, 0.0, None))
+        greedy = narrow.plan(observation[:1], sources(observation[:1], 0.0, None))
         tokens: tuple[int, ...] = ()
         for _ in range(3):
             codes = narrow.autoencoder.codes[torch.tensor([tokens], dtype=torch.int64)]
@@ -215,12 +215,12 @@ def test_denoising_is_the_publications_algorithm(scale: float) -> None:
     model = Denoiser(
         8, 2, 3, [1], width=8, multipliers=[1, 8], steps=steps, valued=scale > 0
     ).eval()
-    known = torch.zeros(3, *shape).uniform_(-1, 1)
+    known, observation = torch.zeros(3, *shape).uniform_(-1, 1), torch.rand(3, 4)
     guide = {"guide_scale": scale, "guide_steps": 2} if scale else {}
-    found = model.sample(known, sources(3, 0.0, None), **guide).detach()
-    generator = torch.Generator().manual_seed(0)
-    noise = [torch.randn(1, *shape, generator=generator)[0] for _ in range(steps)]
+    found = model.sample(known, sources(observation, 0.0, None), **guide).detach()
     for row in range(3):
+        (generator,) = sources(observation[row : row + 1], 0.0, None)
+        noise = [torch.randn(1, *shape, generator=generator)[0] for _ in range(steps)]
         expected = oracle_sample(model, known[row], noise, scale)
         torch.testing.assert_close(found[row], expected, atol=1e-4, rtol=1e-3)
     fixed = torch.zeros(shape, dtype=torch.bool)
@@ -232,15 +232,13 @@ def test_denoising_is_the_publications_algorithm(scale: float) -> None:
 def test_guidance_raises_the_value_and_the_best_candidate_is_kept() -> None:
     torch.manual_seed(1)
     model = Denoiser(8, 2, 3, [], width=8, multipliers=[1, 8], steps=6, valued=True).eval()
-    known, end = torch.zeros(2, 8, 5), torch.tensor(0)
+    known, observation, end = torch.zeros(2, 8, 5), torch.rand(2, 4), torch.tensor(0)
     climbed = model.climb(known, torch.tensor(4), 50.0)
     assert (model.value(climbed, torch.tensor(4)) > model.value(known, torch.tensor(4))).all()
     with torch.no_grad():
-        best = model.best(known, sources(2, 0.0, None, candidates=5), 5)
-        one_by_one = [
-            model.sample(known, [torch.Generator().manual_seed(seed) for _ in range(2)])
-            for seed in range(5)
-        ]
+        best = model.best(known, sources(observation, 0.0, None, candidates=5), 5)
+        noise = sources(observation, 0.0, None, candidates=5)
+        one_by_one = [model.sample(known, noise[number::5]) for number in range(5)]
         values = torch.stack([model.value(each, end) for each in one_by_one])
     torch.testing.assert_close(model.value(best, end), values.max(0).values)
     assert values.std() > 0
@@ -277,7 +275,7 @@ def test_plans_begin_here_and_end_at_the_goal(name: str, domain: str, maze: Tens
     units = method.units
     observation = units.concatenate(maze)[5:9]
     with torch.no_grad():
-        plan = method.plan(observation, method.sources(4, 0.0, None))
+        plan = method.plan(observation, method.sources(observation, 0.0, None))
     assert plan.shape[1:] == method.plan_shape
     states = method.states(plan)
     seen = 4 if domain == "maze2d" else 6  # the goal is not planned
@@ -298,9 +296,9 @@ def test_plans_begin_here_and_end_at_the_goal(name: str, domain: str, maze: Tens
 def test_hd_joins_its_segments_at_the_subgoals(maze: TensorDict) -> None:
     method = make("hd", maze, "maze2d")
     observation = method.units.concatenate(maze)[:3]
-    noise = method.sources(3, 0.0, None)
+    noise = method.sources(observation, 0.0, None)
     with torch.no_grad():
-        subgoals = method.best(observation, method.sources(3, 0.0, None))
+        subgoals = method.best(observation, method.sources(observation, 0.0, None))
         plan = method.plan(observation, noise)
     assert subgoals.shape == (3, 3, 4)
     assert torch.equal(plan[:, ::4, 2:], subgoals)
@@ -308,7 +306,8 @@ def test_hd_joins_its_segments_at_the_subgoals(maze: TensorDict) -> None:
     known = torch.zeros(1, 5, 6)  # one segment, denoised alone
     known[0, 0, 2:], known[0, -1, 2:] = subgoals[1, 1], subgoals[1, 2]
     with torch.no_grad():
-        alone = segments.sample(known, sources(1, 0.0, None))
+        seeds = sources(observation[1:2], 0.0, None, candidates=2)  # a plan has two segments
+        alone = segments.sample(known, seeds[1:])
     torch.testing.assert_close(plan[1, 4:9], alone[0], atol=1e-5, rtol=1e-4)
 
 
@@ -358,13 +357,17 @@ def test_episodes_side_by_side_keep_plans_of_their_own(name: str, maze: TensorDi
     assert not torch.equal(together[1:], roll([1], {}))
 
 
-def test_noise_is_fixed_without_temperature_only(maze: TensorDict) -> None:
+def test_noise_follows_from_the_observation_without_temperature_only(maze: TensorDict) -> None:
     method = make("diffuser", maze, "maze2d").eval()
     observation = method.units.concatenate(maze)[:4]
     generator = torch.Generator().manual_seed(3)
     drawn = [method.act(observation, temperature=1.0, generator=generator) for _ in range(2)]
     assert not torch.equal(*drawn)
     assert torch.equal(*(method.act(observation) for _ in range(2)))
+    first = [
+        torch.rand(2, generator=each) for each in sources(observation, 0.0, None, candidates=2)
+    ]
+    assert len({tuple(each.tolist()) for each in first}) == 8  # in no two states the same
 
 
 def test_dv_learns_plans_that_end_at_the_reward(maze: TensorDict) -> None:
@@ -432,11 +435,11 @@ def test_dv_chooses_the_best_of_its_samples(maze: TensorDict) -> None:
     now, networks = method.units.observation(observation), method.acting
     bars = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)
     with torch.no_grad():
-        plan = method.plan(observation, method.sources(2, 0.0, None))
+        plan = method.plan(observation, method.sources(observation, 0.0, None))
         for row in range(2):
             plans = []
-            for seed in range(3):
-                x = torch.randn(1, 3, 4, generator=torch.Generator().manual_seed(seed))
+            for generator in sources(observation[row : row + 1], 0.0, None, candidates=3):
+                x = torch.randn(1, 3, 4, generator=generator)
                 for t, before in ((999, 499), (499, None)):  # DDIM, Eq. 12 of Song et al., 2021
                     x[:, 0] = now[row]
                     noise = networks["planner"](x, torch.tensor([t]))

@@ -43,10 +43,10 @@ class AveragedPlanner(Planner):
         return self.average.module
 
     def sources(
-        self, count: int, temperature: float, generator: torch.Generator | None
+        self, observation: Tensor, temperature: float, generator: torch.Generator | None
     ) -> Generators:
         """Where the noise of all candidates comes from."""
-        return sources(count, temperature, generator, candidates=self.config.candidates)
+        return sources(observation, temperature, generator, candidates=self.config.candidates)
 
     def after_step(self, step: int) -> None:
         """Move the average."""

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from benchmarks.baselines.actor_critic import ActorCriticConfig, OwnActorCritic
 from benchmarks.baselines.denoiser import Denoiser
 from benchmarks.baselines.networks import follow, frozen, mlp
+from benchmarks.baselines.planner import sources
+from benchmarks.baselines.unet import randn_tensor
 from mage_agent import bounded
 
 __all__ = ["DiffusionQL"]
@@ -83,7 +85,7 @@ class DiffusionQL(OwnActorCritic):
     """Diffusion-QL.
 
     Of 50 sampled actions one is drawn with probabilities softmax(Q). Without sampling, their noise
-    is always the same, and the best one is taken.
+    follows from the observation, and the best one is taken.
     """
 
     name: ClassVar[str] = "diffusion_ql"
@@ -152,12 +154,10 @@ class DiffusionQL(OwnActorCritic):
     ) -> tuple[Tensor, TensorDict | None]:
         """One of the candidates, drawn with probabilities softmax(Q / temperature)."""
         seen = self.units.observation(observation).expand(self.config.candidates, -1, -1)
-        rows = len(observation)
-        if temperature == 0:  # for all observations the same noise
-            generator, rows = torch.Generator(seen.device).manual_seed(0), 1
-        shape = (len(seen), rows, self.action_dim)
+        noise = sources(observation, temperature, generator)
+        shape = (len(observation), len(seen), self.action_dim)
         candidates = self.actor.sample(
-            seen, lambda: torch.randn(shape, generator=generator, device=seen.device)
+            seen, lambda: randn_tensor(shape, noise, seen.device).transpose(0, 1)
         )
         value = self.target(seen, candidates).min(0).values  # (candidates, B)
         if temperature > 0:

@@ -105,6 +105,6 @@ class HD(Diffuser):
         known[:, 0, segments.actions :] = subgoals[:, :-1].flatten(0, 1)
         known[:, -1, segments.actions :] = subgoals[:, 1:].flatten(0, 1)
         if isinstance(noise, list):
-            noise = sources(len(known), 0.0, None)
+            noise = sources(observation, 0.0, None, candidates=count)
         ways: Tensor = segments.sample(known, noise).unflatten(0, (-1, count))
         return torch.cat([ways[:, :, :-1].flatten(1, 2), ways[:, -1, -1:]], 1)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from benchmarks.baselines.base import Baseline, BaselineConfig
 from mage_agent import Config, bounded
+from mage_agent.mage.sampling import hashed
 
 __all__ = [
     "Generators",
@@ -26,6 +27,7 @@ __all__ = [
 ]
 
 Generators = torch.Generator | list[torch.Generator] | None
+_SEEDS = 2**62
 _DESCRIBED = 64  # rows that errors are measured on, since each takes a plan
 
 
@@ -47,8 +49,8 @@ class PlannerConfig(BaselineConfig):
 class Planner(Baseline):
     """A baseline that acts on a plan of actions and states, which its memory keeps.
 
-    Deterministic acting draws the same noise for every plan, so that a plan depends on the
-    observation alone.
+    Deterministic acting draws noise that follows from the observation, so that a plan depends on it
+    alone, and plans differ from state to state as sampled ones do.
     """
 
     config: PlannerConfig
@@ -92,10 +94,10 @@ class Planner(Baseline):
         """Planned states (B, L, P) in environment units."""
 
     def sources(
-        self, count: int, temperature: float, generator: torch.Generator | None
+        self, observation: Tensor, temperature: float, generator: torch.Generator | None
     ) -> Generators:
-        """Where the noise of ``count`` plans comes from."""
-        return sources(count, temperature, generator)
+        """Where the noise of plans for observations (B, S) comes from."""
+        return sources(observation, temperature, generator)
 
     def initial_state(self, count: int) -> TensorDict:
         """No plan yet."""
@@ -119,13 +121,13 @@ class Planner(Baseline):
         if not self.config.open_loop:
             due = due | (age >= self.config.replan_every)
         if due.any():
-            noise = self.sources(int(due.sum()), temperature, generator)
+            noise = self.sources(observation[due], temperature, generator)
             plan[due] = self.plan(observation[due], noise)
             age[due] = 0
         if self.config.open_loop:
             action = self.follow(plan, observation, age)
         else:
-            noise = sources(len(observation), temperature, generator)
+            noise = sources(observation, temperature, generator)
             action = self.actions(plan, observation, age, noise)
         low, high = self.units.action_low, self.units.action_high
         return action.clamp(low, high), state.set("age", (age + 1).unsqueeze(-1))
@@ -160,18 +162,26 @@ class Planner(Baseline):
 
 
 def sources(
-    count: int, temperature: float, generator: torch.Generator | None, *, candidates: int = 1
+    observation: Tensor,
+    temperature: float,
+    generator: torch.Generator | None,
+    *,
+    candidates: int = 1,
 ) -> Generators:
-    """Where the noise of ``count`` samples times ``candidates`` comes from.
+    """Where the noise of some candidates for each observation (B, S) comes from.
 
     Returns:
-        The generator, or without temperature, one with a fixed seed for each sample, which depends
-        on its number among the candidates alone.
+        The generator, or without temperature, one for each candidate, whose seed follows from the
+        observation and its number among the candidates.
     """
     if temperature > 0:
         return generator
-    seeds = list(range(candidates)) * count
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
+    seeds = hashed(observation, _SEEDS).tolist()
+    return [
+        torch.Generator().manual_seed(seed + number)
+        for seed in seeds
+        for number in range(candidates)
+    ]
 
 
 def fit_limits(normalizer: Any, values: Tensor) -> None:
