@@ -116,6 +116,13 @@ class Agent(nn.Module, ABC):
         copy.load_state_dict(self.state_dict())
         return copy.to(self.device).eval()
 
+    def asks(self) -> dict[str, Any]:
+        """What is asked for beyond the configuration, JSON-ready; policies save it."""
+        return {}
+
+    def ask(self, saved: dict[str, Any]) -> None:
+        """Ask for what ``asks`` returned; an empty dictionary changes nothing."""
+
     @property
     def device(self) -> torch.device:
         """Where the agent's statistics are, and so all of it."""

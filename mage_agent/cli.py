@@ -174,10 +174,10 @@ def train(
         if not parallel.is_first():
             return
     policy.save(output)
+    asks = f"; it asks for a discounted return of {asked_for(policy.target_return)}"
     print(
         f"saved {output}, {method} trained with preset {preset} (configuration "
-        f"{policy.config.digest}) on {len(loaded)} steps; it asks for a discounted return of "
-        f"{asked_for(policy.target_return)}"
+        f"{policy.config.digest}) on {len(loaded)} steps{asks if policy.told_return else ''}"
     )
 
 
@@ -221,7 +221,8 @@ def evaluate(
         raise ValueError("give either --dataset or --env, to say where the policy shall act.")
     loaded = AgentPolicy.load(policy, device=device)
     if query is not None:
-        loaded = AgentPolicy(loaded.model.changed(query=query), seed=seed)
+        changed, target = loaded.model.changed(query=query), loaded._target_return
+        loaded = AgentPolicy(changed, target_return=target, seed=seed)
     if weights != "float32":
         loaded = loaded.optimize_for_inference(weights)
     make_env, references = (

@@ -138,8 +138,10 @@ def _check(
         if value > high:
             raise ValueError(f"{name} is {value}; it must be at most {high:g}.")
     elif kind is float:
-        if not number or not low <= value <= high:
-            raise ValueError(f"{name} is {value!r}; it must lie in [{low:g}, {high:g}].")
+        if not number or not math.isfinite(value) or not low <= value <= high:
+            raise ValueError(
+                f"{name} is {value!r}; it must be a finite number in [{low:g}, {high:g}]."
+            )
     elif not isinstance(value, kind):
         allowed = {bool: "True or False", str: "a string"}.get(kind, str(kind))
         raise ValueError(f"{name} is {value!r}; it must be {allowed}.")

@@ -102,6 +102,7 @@ def _named(entries: Any, sizes: Mapping[str, int]) -> dict[str, Any]:
     if not isinstance(entries, Mapping):
         return {first: entries}
     named = dict(entries)
-    if not others and first not in named and "observation" in named:
+    alone = set(named) <= {"observation", "return_to_go"}
+    if not others and first not in named and "observation" in named and alone:
         named[first] = named.pop("observation")
     return named

@@ -209,13 +209,15 @@ class _ReturnTracker:
                 reason = (
                     "the environment already supplies return_to_go"
                     if told
-                    else f"{type(policy).__name__} has no target_return and update_return_to_go"
+                    else f"{type(policy).__name__} does not act on a return that is asked for"
                 )
                 raise ValueError(
                     f"target_return is {target}, but {reason}, so that nothing would come of it; "
                     "leave it out."
                 )
             return
+        if target is not None and not (np.ndim(target) == 0 and np.isfinite(target)):
+            raise ValueError(f"target_return is {target}; it must be one finite number.")
         self.target = np.float32(self.policy.target_return if target is None else target)
         self.left = np.full((len(runners), 1), self.target, dtype=np.float32)
 

@@ -84,7 +84,8 @@ def from_arrays(
         episode_start: True where an episode begins, (B,).
 
     Raises:
-        ValueError: the arrays are those of other environments.
+        ValueError: the arrays are those of other environments, or ``episode_start`` has not one
+            entry for each.
     """
     if initial is None or arrays is None:
         return initial
@@ -100,5 +101,10 @@ def from_arrays(
         kept.copy_(torch.as_tensor(part))
     if episode_start is None:
         return memory
+    if np.size(episode_start) != len(initial):
+        raise ValueError(
+            f"episode_start has {np.size(episode_start)} entries; there are {len(initial)} "
+            "observations, and it needs one for each."
+        )
     rows = torch.as_tensor(np.reshape(episode_start, -1), dtype=torch.bool)
     return reset_rows(memory, initial, rows.to(next(iter(memory.values())).device))

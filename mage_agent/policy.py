@@ -37,6 +37,8 @@ __all__ = ["AgentPolicy"]
 
 State = tuple[NDArray[Any], ...]
 
+_LARGEST = torch.finfo(torch.float32).max
+
 
 class AgentPolicy(BasePolicy):
     """A policy that learns from a dataset, and acts for the return it is asked for.
@@ -229,13 +231,13 @@ class AgentPolicy(BasePolicy):
     @target_return.setter
     def target_return(self, value: float | None) -> None:
         try:
-            finite = value is None or math.isfinite(value)
+            finite = value is None or (math.isfinite(value) and abs(value) <= _LARGEST)
         except TypeError as error:
             raise TypeError(
                 f"target_return is {value!r}; it must be a number, or None for the agent's default."
             ) from error
         if not finite:
-            raise ValueError(f"target_return is {value}; it must be finite.")
+            raise ValueError(f"target_return is {value}; it must be finite, also as a float32.")
         self._target_return = None if value is None else float(value)
 
     def update_return_to_go(
@@ -315,8 +317,8 @@ class AgentPolicy(BasePolicy):
             where the agent keeps no memory.
 
         Raises:
-            ValueError: the observation lacks an entry, has another shape or is not finite, or the
-                state is that of other environments.
+            ValueError: the observation lacks an entry, has another shape or is not finite, the
+                state is that of other environments, or no finite action comes of them.
         """
         if self.training or self.model.training:  # to visit every module takes a while
             self.set_training_mode(False)
@@ -328,6 +330,9 @@ class AgentPolicy(BasePolicy):
         tensors = {key: torch.as_tensor(part, device=self.device) for key, part in entries.items()}
         action, memory = self._decide(tensors, memory, deterministic)
         actions: NDArray[np.float32] = action.cpu().numpy()
+        if not np.isfinite(actions).all():
+            given = f"observation {observation}, target_return {self.target_return:g} or state"
+            raise ValueError(f"the actions {actions} are not finite, by too large a {given}.")
         following = None if memory is None else tuple(p.cpu().numpy() for p in memory.values())
         return (actions[0] if single else actions), following
 
@@ -364,7 +369,7 @@ class AgentPolicy(BasePolicy):
         Raises:
             OSError: the file cannot be written.
         """
-        extra = {"target_return": self._target_return, "seed": self.seed}
+        extra = {"target_return": self._target_return, "seed": self.seed, "asks": self.model.asks()}
         save_agent(self.model, path, extra=extra)
 
     @classmethod
@@ -389,4 +394,5 @@ class AgentPolicy(BasePolicy):
                 f"drives a {cls.agent_class.__name__}, AgentPolicy any."
             )
         with usable(path, "policy"):
+            model.ask(extra.get("asks", {}))
             return cls(model, **known)

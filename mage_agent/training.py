@@ -187,15 +187,15 @@ class _Run:
         path: str | Path | None,
         compiled: bool,
     ) -> None:
-        self.compiled = compiled
         self.agent, self.stages, self.seed, self.device = agent, stages, seed, device
         for stage in stages:
             parallel.check_share(stage.batch_size)
         self.path = None if path is None else Path(path)
-        self.number, self.step = 0, 0
+        self.number, self.step, self.compiled = 0, 0, compiled
         self._restored: tuple[dict[str, Tensor], dict[str, Any]] | None = None
         keys = (*agent.config.observation_keys, "action", "episode", "next")
         columns = {} if path is None else dataset.select(*keys).flatten_keys(".").to_dict()
+        columns |= {"low": agent.units.action_low, "high": agent.units.action_high}
         self.header = {
             "seed": seed,
             "steps": {stage.name: stage.steps for stage in stages},

@@ -234,7 +234,7 @@ def test_arguments_that_make_no_sense() -> None:
         evaluate("half", Lottery, episodes=1)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="make_env"):
         evaluate(half, Lottery(), episodes=1)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="function has no target_return"):
+    with pytest.raises(ValueError, match="function does not act on a return"):
         evaluate(half, Lottery, episodes=1, target_return=3.0)
     with pytest.raises(ValueError, match="already supplies return_to_go"):
         evaluate(

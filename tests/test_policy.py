@@ -124,6 +124,21 @@ class TestPredict:
             assert action.shape == (1,)
             np.testing.assert_allclose(action, batch[i], atol=1e-5)
 
+    def test_actions_that_are_not_finite_are_refused(self, policy: MAGEPolicy) -> None:
+        with pytest.raises(ValueError, match=r"target_return is 1e\+39; .* float32"):
+            policy.target_return = 1e39
+        policy.model.inverse_dynamics.register_forward_hook(lambda *given: given[-1] * torch.nan)
+        with pytest.raises(ValueError, match=r"are not finite.*observation \[1\. 1\. 1\.]"):
+            policy.predict(np.ones(3))
+
+    def test_only_a_lone_observation_goes_by_another_name(self) -> None:
+        policy = MAGEPolicy(make_model({"pos": 2}, 2, observation_keys=("pos",)))
+        alone = policy.predict({"observation": np.ones(2)}, deterministic=True)[0]
+        named = policy.predict({"pos": np.ones(2)}, deterministic=True)[0]
+        np.testing.assert_array_equal(alone, named)
+        with pytest.raises(ValueError, match=r"entries \['observation', 'position'\]; .*\['pos'\]"):
+            policy.predict({"observation": np.ones(2), "position": np.ones(2)})
+
     def test_acts_without_dropout(self, policy: MAGEPolicy) -> None:
         expected, _ = policy.predict(box_observation(), deterministic=True)
         policy.model.train()

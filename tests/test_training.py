@@ -412,15 +412,21 @@ class TestResuming:
         with pytest.raises(ValueError, match=f"checkpoint_interval is {interval}"):
             train(checkpoint_interval=interval)
 
-    @pytest.mark.parametrize("key", ["observation", "action", "episode", ("next", "reward")])
+    @pytest.mark.parametrize(
+        "key", ["observation", "action", "episode", ("next", "reward"), "metadata"]
+    )
     def test_other_data_of_the_same_size_is_refused(
         self, toy_dataset: TensorDict, train: Train, tmp_path: Path, key: str
     ) -> None:
         path = tmp_path / "training.mage"
         train(checkpoint_path=path)
         other = toy_dataset.clone()
-        row = 0 if key == "observation" else -1  # that episode has no other step to fit to
-        other[key][row] = other[key][row] / 2 if key == "action" else other[key][row] + 1
+        if key == "metadata":
+            bounds = dict(toy_dataset.get_non_tensor("metadata"), action_high=[5.0, 5.0])
+            other.set_non_tensor("metadata", bounds)
+        else:
+            row = 0 if key == "observation" else -1  # that episode has no other step to fit to
+            other[key][row] = other[key][row] / 2 if key == "action" else other[key][row] + 1
         with pytest.raises(ValueError, match=r"training\.mage comes from .* other data, differing"):
             fit(
                 MAGEModel.from_dataset(other, tiny_config()),

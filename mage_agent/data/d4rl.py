@@ -137,7 +137,7 @@ def timeouts(
         (N,) bool.
 
     Raises:
-        ValueError: There are no ``timeouts`` and no step limit.
+        ValueError: There are no ``timeouts``, and no step limit of at least 1.
     """
     if "timeouts" in columns:
         return as_flags(columns["timeouts"], "timeouts")
@@ -146,6 +146,8 @@ def timeouts(
             f"{name!r} has no 'timeouts', so nothing says where its episodes end; pass "
             f"max_episode_steps, the step limit of its environment"
         )
+    if max_episode_steps < 1:
+        raise ValueError(f"max_episode_steps is {max_episode_steps}; it must be at least 1")
     terminals = as_flags(columns["terminals"], "terminals")
     rows = np.arange(len(terminals))
     first = np.concatenate([[True], terminals[:-1]])

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import ClassVar
+from dataclasses import asdict, replace
+from typing import Any, ClassVar
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -246,6 +246,14 @@ class GACModel(Agent):
     def told_return(self) -> bool:  # type: ignore[override]
         """Whether acting heeds the return that it is asked for: with "target", without a y*."""
         return self.query.kind == "target" and self.query.asked_return is None
+
+    def asks(self) -> dict[str, Any]:
+        """The query."""
+        return asdict(self.query)
+
+    def ask(self, saved: dict[str, Any]) -> None:
+        """Ask what ``asks`` returned."""
+        self.query = replace(self.query, **saved)
 
     @contextmanager
     def exploring(self) -> Iterator[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -34,6 +34,9 @@ class Query:
         learning_rate: of Adam.
         tolerance: relative change at which they stop.
 
+    Raises:
+        ValueError: a value is not allowed.
+
     Examples:
         >>> policy.query = Query(kind="target", asked_return=3000.0)
     """
@@ -48,20 +51,23 @@ class Query:
     learning_rate: float = 0.05
     tolerance: float = 1e-5
 
+    def __post_init__(self) -> None:
+        """Refuse what the configuration would refuse."""
+        GACConfig(**{_IN_CONFIG.get(name, name): value for name, value in vars(self).items()})
+
     @classmethod
     def of(cls, config: GACConfig, kind: QueryKind | None = None) -> Query:
         """The query of a configuration, or one of another kind with its numbers."""
-        return cls(
-            kind=kind or config.query,
-            asked_return=config.asked_return,
-            quantile=config.quantile,
-            increment=config.increment,
-            prior_weight=config.prior_weight,
-            samples=config.query_samples,
-            steps=config.query_steps,
-            learning_rate=config.query_learning_rate,
-            tolerance=config.query_tolerance,
-        )
+        names = [field.name for field in fields(cls)]
+        values = {name: getattr(config, _IN_CONFIG.get(name, name)) for name in names}
+        return cls(**(values if kind is None else {**values, "kind": kind}))
+
+
+_IN_CONFIG = {
+    "kind": "query",
+    **{name: f"query_{name}" for name in ("samples", "steps", "learning_rate", "tolerance")},
+}
+"""Names of a query's fields in ``GACConfig``, where they differ."""
 
 
 class Plan(NamedTuple):

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from mage_agent.gac.model import GACModel
 from mage_agent.gac.queries import Query, asked_values, make_plan, query_term
 from mage_agent.gac.replanning import explain
 from tests.gac.linear import design, linear_model
-from tests.gac.tiny import STATE, tiny_model, tiny_trajectories
+from tests.gac.tiny import STATE, tiny_config, tiny_model, tiny_trajectories
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +29,24 @@ def with_returns(model: GACModel, returns: Tensor) -> GACModel:
     model.normalize_value.fit(returns[:, None])
     model.units.target_return.fill_(float(returns.max()))
     return model
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"kind": "targets"}, "query is 'targets'; allowed: .*'target'"),
+        ({"kind": "target", "asked_return": float("nan")}, "asked_return is nan"),
+        ({"kind": "plus", "increment": float("inf")}, "increment is inf"),
+        ({"kind": "plus", "quantile": 2.0}, "quantile is 2.0"),
+        ({"kind": "best", "samples": 0}, "query_samples is 0"),
+        ({"kind": "max", "steps": 0}, "query_steps is 0"),
+    ],
+)
+def test_a_query_takes_what_the_configuration_takes(values: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        Query(**values)
+    with pytest.raises(ValueError, match=named):
+        tiny_config(**{named.split()[0]: list(values.values())[-1]})
 
 
 LONG = {"steps": 600, "learning_rate": 0.05, "tolerance": 0.0}

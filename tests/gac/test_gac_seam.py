@@ -17,6 +17,7 @@ from mage_agent.gac.actor import GACActor
 from mage_agent.gac.model import GACModel
 from mage_agent.gac.policy import GACPolicy
 from mage_agent.gac.queries import Query
+from mage_agent.policy import AgentPolicy
 from mage_agent.training import Progress, fit
 from tests.gac.point import PointEnv
 from tests.gac.tiny import STATE, tiny_config, tiny_dataset
@@ -88,6 +89,28 @@ def test_a_policy_is_saved_without_its_posteriors_and_acts_the_same(tmp_path: Pa
         assert torch.equal(getattr(policy.model, name), getattr(loaded.model, name))
     assert policy.model.surprise_limit < 1e20
     assert not any("store" in key for key in loaded.model.state_dict())
+
+
+def test_a_policy_keeps_the_query_that_was_set(tmp_path: Path) -> None:
+    policy = GACPolicy(trained())
+    policy.query = Query(kind="target", asked_return=-2.0, steps=7)
+    policy.save(tmp_path / "policy")
+    for cls in (GACPolicy, AgentPolicy):
+        assert cls.load(tmp_path / "policy", device="cpu").model.query == policy.query
+    observation = np.zeros((2, STATE), np.float32)
+    loaded = GACPolicy.load(tmp_path / "policy", device="cpu")
+    found = [each.predict(observation, deterministic=True)[0] for each in (policy, loaded)]
+    np.testing.assert_array_equal(*found)
+    with pytest.raises(ValueError, match=r"query is 'bset'; allowed: \('max'"):
+        policy.query = "bset"
+
+
+def test_a_wrong_number_of_starts_is_refused() -> None:
+    policy, observation = GACPolicy(trained()), np.zeros((3, STATE), np.float32)
+    _, state = policy.predict(observation)
+    for starts in ([True], [True, False]):
+        with pytest.raises(ValueError, match=f"episode_start has {len(starts)} entries; .* 3"):
+            policy.predict(observation, state, np.array(starts))
 
 
 def test_predict_carries_the_plan_in_its_state() -> None:
