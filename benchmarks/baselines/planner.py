@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from zlib import crc32
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -14,7 +15,6 @@ from torch.nn import functional as F
 
 from benchmarks.baselines.base import Baseline, BaselineConfig
 from mage_agent import Config, bounded
-from mage_agent.mage.sampling import hashed
 
 __all__ = [
     "Generators",
@@ -27,7 +27,6 @@ __all__ = [
 ]
 
 Generators = torch.Generator | list[torch.Generator] | None
-_SEEDS = 2**62
 _DESCRIBED = 64  # rows that errors are measured on, since each takes a plan
 
 
@@ -176,9 +175,9 @@ def sources(
     """
     if temperature > 0:
         return generator
-    seeds = hashed(observation, _SEEDS).tolist()
+    seeds = [crc32(row.tobytes()) for row in observation.float().cpu().numpy()]
     return [
-        torch.Generator().manual_seed(seed + number)
+        torch.Generator().manual_seed(seed * candidates + number)
         for seed in seeds
         for number in range(candidates)
     ]
