@@ -117,7 +117,7 @@ class Agent(nn.Module, ABC):
         return copy.to(self.device).eval()
 
     def asks(self) -> dict[str, Any]:
-        """What is asked for beyond the configuration, JSON-ready; policies save it."""
+        """What is asked for beyond the configuration, JSON-ready, to be saved with it."""
         return {}
 
     def ask(self, saved: dict[str, Any]) -> None:

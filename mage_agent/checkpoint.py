@@ -203,6 +203,7 @@ def agent_header(agent: Agent) -> dict[str, Any]:
         "method": agent.name,
         "config": agent.config.to_dict(),
         "sizes": agent.sizes,
+        "asks": agent.asks(),
         "versions": versions(),
     }
 
@@ -230,6 +231,7 @@ def build(tensors: Mapping[str, Tensor], header: Mapping[str, Any], path: File) 
             raise CheckpointError(f"{path} does not fit its own configuration: {wrong[:5]}.")
         agent = cls(config, **sizes)
         agent.load_state_dict(dict(tensors))
+        agent.ask(header.get("asks", {}))
     return agent
 
 

@@ -221,8 +221,7 @@ def evaluate(
         raise ValueError("give either --dataset or --env, to say where the policy shall act.")
     loaded = AgentPolicy.load(policy, device=device)
     if query is not None:
-        changed, target = loaded.model.changed(query=query), loaded._target_return
-        loaded = AgentPolicy(changed, target_return=target, seed=seed)
+        loaded.model = loaded.model.changed(query=query)
     if weights != "float32":
         loaded = loaded.optimize_for_inference(weights)
     make_env, references = (

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
 from mage_agent.bounds import clip_actions
-from mage_agent.rewards import check_own_rewards, single_reward
+from mage_agent.rewards import check_own_rewards, single_reward, single_target
 from mage_agent.types import PredictingPolicy
 
 __all__ = [
@@ -216,9 +216,8 @@ class _ReturnTracker:
                     "leave it out."
                 )
             return
-        if target is not None and not (np.ndim(target) == 0 and np.isfinite(target)):
-            raise ValueError(f"target_return is {target}; it must be one finite number.")
-        self.target = np.float32(self.policy.target_return if target is None else target)
+        asked = self.policy.target_return if target is None else single_target(target)
+        self.target = np.float32(asked)
         self.left = np.full((len(runners), 1), self.target, dtype=np.float32)
 
     def extended(self, observation: Observation) -> Observation:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
@@ -28,6 +27,7 @@ from mage_agent.envs import ReturnToGoVecWrapper, ReturnToGoWrapper
 from mage_agent.hardware import find_device
 from mage_agent.memory import from_arrays
 from mage_agent.online import OnlineStage, learn_online
+from mage_agent.rewards import single_target
 from mage_agent.training import fit
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 __all__ = ["AgentPolicy"]
 
 State = tuple[NDArray[Any], ...]
-
-_LARGEST = torch.finfo(torch.float32).max
 
 
 class AgentPolicy(BasePolicy):
@@ -230,15 +228,7 @@ class AgentPolicy(BasePolicy):
 
     @target_return.setter
     def target_return(self, value: float | None) -> None:
-        try:
-            finite = value is None or (math.isfinite(value) and abs(value) <= _LARGEST)
-        except TypeError as error:
-            raise TypeError(
-                f"target_return is {value!r}; it must be a number, or None for the agent's default."
-            ) from error
-        if not finite:
-            raise ValueError(f"target_return is {value}; it must be finite, also as a float32.")
-        self._target_return = None if value is None else float(value)
+        self._target_return = None if value is None else single_target(value)
 
     def update_return_to_go(
         self, return_to_go: NDArray[np.float32], reward: NDArray[np.float32]
@@ -331,8 +321,8 @@ class AgentPolicy(BasePolicy):
         action, memory = self._decide(tensors, memory, deterministic)
         actions: NDArray[np.float32] = action.cpu().numpy()
         if not np.isfinite(actions).all():
-            given = f"observation {observation}, target_return {self.target_return:g} or state"
-            raise ValueError(f"the actions {actions} are not finite, by too large a {given}.")
+            given = f"observation {observation}, target_return {self.target_return:g} or the state"
+            raise ValueError(f"the actions {actions} are not finite; too large is the {given}.")
         following = None if memory is None else tuple(p.cpu().numpy() for p in memory.values())
         return (actions[0] if single else actions), following
 
@@ -369,7 +359,7 @@ class AgentPolicy(BasePolicy):
         Raises:
             OSError: the file cannot be written.
         """
-        extra = {"target_return": self._target_return, "seed": self.seed, "asks": self.model.asks()}
+        extra = {"target_return": self._target_return, "seed": self.seed}
         save_agent(self.model, path, extra=extra)
 
     @classmethod
@@ -394,5 +384,4 @@ class AgentPolicy(BasePolicy):
                 f"drives a {cls.agent_class.__name__}, AgentPolicy any."
             )
         with usable(path, "policy"):
-            model.ask(extra.get("asks", {}))
             return cls(model, **known)

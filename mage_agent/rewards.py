@@ -1,13 +1,14 @@
-"""Rewards as an environment gives them: one number per step, and its own."""
+"""Rewards as an environment gives them, one number per step, and the return that is asked for."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
-__all__ = ["check_own_rewards", "single_reward"]
+__all__ = ["check_own_rewards", "single_reward", "single_target"]
 
 
 def single_reward(reward: Any, where: str = "") -> float:
@@ -31,6 +32,27 @@ def single_reward(reward: Any, where: str = "") -> float:
             "simulation that diverges cannot be followed or scored."
         )
     return number
+
+
+def single_target(target: Any) -> float:
+    """Return a return to ask for as a number.
+
+    Args:
+        target: What a user gave.
+
+    Raises:
+        TypeError: It is no number.
+        ValueError: It is not finite, or not as a float32.
+    """
+    try:
+        finite = math.isfinite(target) and abs(target) <= float(np.finfo(np.float32).max)
+    except TypeError as error:
+        raise TypeError(
+            f"target_return is {target!r}; it must be a number, or None for the agent's default."
+        ) from error
+    if not finite:
+        raise ValueError(f"target_return is {target}; it must be finite, also as a float32.")
+    return float(target)
 
 
 def check_own_rewards(env: gym.Env[Any, Any]) -> None:

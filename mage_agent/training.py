@@ -187,19 +187,20 @@ class _Run:
         path: str | Path | None,
         compiled: bool,
     ) -> None:
-        self.agent, self.stages, self.seed, self.device = agent, stages, seed, device
+        self.agent, self.stages, self.seed = agent, stages, seed
+        self.device, self.compiled = device, compiled
         for stage in stages:
             parallel.check_share(stage.batch_size)
         self.path = None if path is None else Path(path)
-        self.number, self.step, self.compiled = 0, 0, compiled
+        self.number, self.step = 0, 0
         self._restored: tuple[dict[str, Tensor], dict[str, Any]] | None = None
         keys = (*agent.config.observation_keys, "action", "episode", "next")
         columns = {} if path is None else dataset.select(*keys).flatten_keys(".").to_dict()
-        columns |= {"low": agent.units.action_low, "high": agent.units.action_high}
+        bounds = agent.units.action_low.tolist(), agent.units.action_high.tolist()
         self.header = {
             "seed": seed,
             "steps": {stage.name: stage.steps for stage in stages},
-            "dataset": checkpoint.digest(columns),
+            "dataset": checkpoint.digest(columns, str(bounds)),
         }
 
     @property
@@ -342,8 +343,7 @@ class _Run:
             )
         with usable(self.path, "state of training"):
             self.agent.load_state_dict(_of(tensors, "model."))
-            names = [stage.name for stage in self.stages]
-            self.number = names.index(loop["stage"])
+            self.number = [stage.name for stage in self.stages].index(loop["stage"])
         self._restored = (tensors, loop)
 
     def _restore_loop(self, tensors: dict[str, Tensor], loop: dict[str, Any]) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 import minari
 import pytest
 
-from mage_agent import AgentPolicy, MAGEConfig, MAGEPolicy
+from mage_agent import AgentPolicy, GACPolicy, MAGEConfig, MAGEPolicy
 from mage_agent.cli import main
+from tests.gac.tiny import tiny_config, tiny_dataset
 from tests.tiny import CORE
 
 SMALLER = {name: value for name, value in CORE.items() if value is not None}
@@ -115,6 +116,25 @@ def test_collect_train_evaluate(capsys: pytest.CaptureFixture[str]) -> None:
         assert "length    mean 15" in output
     assert main(["collect", "Pendulum-v1", "b-v0", "--policy", "p.mage", "--episodes", "2"]) == 0
     assert minari.load_dataset("b-v0").total_steps == 400
+
+
+def test_evaluate_with_another_query_keeps_the_target(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mage_agent import cli
+
+    policy = GACPolicy.from_dataset(tiny_dataset(), tiny_config(), device="cpu")
+    policy.target_return = -1.5
+    policy.save("policy")
+    asked = []
+    monkeypatch.setattr(
+        cli, "evaluate_policy", lambda policy, *_, **__: asked.append(policy.model.query.kind) or []
+    )
+    monkeypatch.setattr(cli, "_print_results", lambda *_: None)
+    line = ["evaluate", "policy", "--env", "Pendulum-v1", "--query", "target"]
+    assert main(line) == 0
+    assert asked == ["target"]
+    assert "asked for -1.5 (discounted)" in capsys.readouterr().out
 
 
 def test_evaluate_prints_score_and_success(

@@ -105,6 +105,11 @@ class TestWithoutTimeouts:
         with pytest.raises(ValueError, match="pass max_episode_steps"):
             load_dataset(write(timeouts=None))
 
+    @pytest.mark.parametrize("limit", [0, -5])
+    def test_step_limit_is_positive(self, write: WriteFile, limit: int) -> None:
+        with pytest.raises(ValueError, match=f"max_episode_steps is {limit}; .* at least 1"):
+            load_dataset(write(timeouts=None), max_episode_steps=limit)
+
     def test_step_limit_counts_from_each_start(self, write: WriteFile) -> None:
         terminals = np.zeros(sum(LENGTHS), dtype=bool)
         terminals[[9, 30]] = True

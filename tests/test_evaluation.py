@@ -234,6 +234,9 @@ def test_arguments_that_make_no_sense() -> None:
         evaluate("half", Lottery, episodes=1)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="make_env"):
         evaluate(half, Lottery(), episodes=1)  # type: ignore[arg-type]
+    for target, error in ((float("nan"), ValueError), ("3", TypeError), ([1.0, 2.0], TypeError)):
+        with pytest.raises(error, match=r"target_return is .*; it must be"):
+            evaluate(Conditioned(), Lottery, episodes=1, target_return=target)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="function does not act on a return"):
         evaluate(half, Lottery, episodes=1, target_return=3.0)
     with pytest.raises(ValueError, match="already supplies return_to_go"):

@@ -114,6 +114,8 @@ def test_nothing_is_run_where_a_dataset_is(tmp_path: Path) -> None:
         record(half, never, ID, episodes=1, root=tmp_path)
     with pytest.raises(ValueError, match="Malformed"):
         record(half, never, "no id", episodes=1, root=tmp_path)
+    with pytest.raises(ValueError, match="must end in a version, such as 'counter-v0'"):
+        record(half, never, "counter", episodes=1, root=tmp_path)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 

@@ -43,11 +43,13 @@ def free_place(root: Path, dataset_id: str) -> Path:
         OSError: nothing can be written under ``root``.
         ValueError: the id is not of the form that Minari wants.
     """
-    if parse_dataset_id(dataset_id)[2] is None:
+    try:
+        parse_dataset_id(dataset_id)
+    except TypeError as error:  # of Minari, if there is no version
         raise ValueError(
             f"the dataset id is {dataset_id!r}; it must end in a version, such as "
             f"{dataset_id + '-v0'!r}."
-        )
+        ) from error
     make_folder(root)
     path = root / dataset_id
     for left in root.glob(glob.escape(_staging_prefix(dataset_id)) + "*"):

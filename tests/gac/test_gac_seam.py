@@ -11,7 +11,7 @@ from torchrl.envs import GymWrapper, SerialEnv, TransformedEnv
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from mage_agent.agent import find_agent
-from mage_agent.checkpoint import load_tensors
+from mage_agent.checkpoint import load, load_tensors, save
 from mage_agent.evaluation import evaluate
 from mage_agent.gac.actor import GACActor
 from mage_agent.gac.model import GACModel
@@ -97,6 +97,10 @@ def test_a_policy_keeps_the_query_that_was_set(tmp_path: Path) -> None:
     policy.save(tmp_path / "policy")
     for cls in (GACPolicy, AgentPolicy):
         assert cls.load(tmp_path / "policy", device="cpu").model.query == policy.query
+    save(policy.model, tmp_path / "model")
+    agent, _ = load(tmp_path / "model")
+    assert isinstance(agent, GACModel)
+    assert agent.query == policy.query
     observation = np.zeros((2, STATE), np.float32)
     loaded = GACPolicy.load(tmp_path / "policy", device="cpu")
     found = [each.predict(observation, deterministic=True)[0] for each in (policy, loaded)]
