@@ -90,6 +90,28 @@ class TestLoss:
             weight = 0.9 if error > 0 else 0.1
             torch.testing.assert_close(found[row], (weight * error.square()).squeeze())
 
+    def test_moves_are_worth_the_mean_of_what_values_are_an_expectile_of(self) -> None:
+        data = episodes(6, 5, terminated=(1,))
+        model = trained(data, candidates=2, lookahead=4, plan_entries=(2, 0))
+        loss = MAGEValueLoss(model, reduction="none")
+        columns = value_columns(model, data)
+        found = loss(columns)
+        assert [*found.keys()] == loss.out_keys == ["loss_value", "loss_plan_value"]
+        total, factor, last = n_step_returns(data, 0.99, 3)
+        state = model.units.observation(data["observation"])
+        then = model.units.observation(data["next", "observation"][last])
+        ahead = model.units.return_to_go.inverse(loss.target(then))
+        for row in range(len(data)):
+            end = min(row + 4, 5 if row < 6 else 10)
+            moves = model.displacement((state[end] - state[row])[[2, 0]]).clamp(-5, 5)
+            worth = model.plan_value(torch.cat([state[row], moves]))
+            wanted = model.units.return_to_go(total[row] + factor[row] * ahead[row])
+            torch.testing.assert_close(found["loss_plan_value"][row], (worth - wanted).square()[0])
+        names = {name.split(".")[1] for name, _ in loss.named_parameters()}
+        assert names == {"return_value", "plan_value"}
+        with pytest.raises(KeyError, match=r"lacks \['moves'\]"):
+            loss(columns.exclude("moves"))
+
     def test_without_bootstrapping_it_is_the_return_that_followed(self) -> None:
         data = episodes(6, 5)
         model = trained(data, bootstrap_steps=0)
@@ -209,7 +231,7 @@ class TestCandidates:
         return torch.randn(count, size, generator=generator), torch.zeros(count)
 
     @torch.no_grad()
-    def test_the_most_valuable_end_wins(self) -> None:
+    def test_the_most_valuable_move_wins(self) -> None:
         model = tiny_model(**VALUES, candidates=7, lookahead=5, data_scales=None).eval()
         observation, target = self.ask()
         state, asked = model.condition(observation, target)
@@ -232,8 +254,9 @@ class TestCandidates:
                 here, wanted = state[row : row + 1], asked[row : row + 1]
                 _, alone = model.generate(here, wanted, choose)
                 path = model.split(model.decode(alone[-1], here, wanted, guided=True))["S"][0]
-                worth = float(model.value(path[5:6])) - float((path[0] - here[0]).square().mean())
-                scores.append((worth, chosen))
+                moves = model.moves(path[5:6] - here)
+                worth = float(model.plan_value(torch.cat([here, moves], 1)))
+                scores.append((worth - float((path[0] - here[0]).square().mean()), chosen))
             best = max(scores, key=lambda score: score[0])[1]
             for found, own in zip(token_ids, best, strict=True):
                 assert torch.equal(found[row], own)
@@ -288,17 +311,16 @@ class TestCandidates:
             worth.append(float(model.judge(sums[-1], state, asked).mean()))
         assert worth[0] < worth[1] < worth[2]
 
-    def test_plans_of_goals_are_judged_by_the_goal_they_lead_to(self) -> None:
+    def test_plans_of_goals_are_judged_by_the_move_of_the_goal(self) -> None:
         model = tiny_goal_model(return_expectile=0.9, candidates=3, lookahead=5).eval()
         observation, target = self.ask(4, 7)
         state, asked = model.condition(observation, target)
         latent = torch.randn(4, 4, 4)
         path = model.split(model.decode(latent, state, asked, guided=True))["G"]
-        then = torch.cat([path[:, 5], state[:, 5:]], dim=1)  # achieved and desired
+        moves = model.displacement(path[:, 5] - state[:, 3:5]).clamp(-5, 5)
+        worth = model.plan_value(torch.cat([state[:, 3:], moves], dim=1))  # achieved, desired, move
         miss = (path[:, 0] - state[:, 3:5]).square().mean(1)
-        torch.testing.assert_close(
-            model.judge(latent, state, asked), model.return_value(then).squeeze(1) - miss
-        )
+        torch.testing.assert_close(model.judge(latent, state, asked), worth.squeeze(1) - miss)
 
 
 @pytest.mark.filterwarnings("ignore:the codebook has collapsed")

@@ -47,8 +47,8 @@ class MAGEConfig(Config):
             (Table 19), off the displacement from s_0 to the decoded state after the lookahead
             ("displacement"), or off the direction in which the decoded trajectory leads, which
             takes trajectory="RG" (measured).
-        plan_entries: of the observation, the entries whose displacement is read, by their index;
-            empty reads all.
+        plan_entries: of the observation, the entries whose displacement is read and judged, by
+            their index; empty takes all of them, or the achieved goal where plans hold it alone.
         inverse_dynamics_condition: what inverse dynamics receives besides the plan: nothing (the
             paper), s_0, (s_0, R_0), or "body", of s_0 all but the goals (measured).
         inverse_dynamics_layers: hidden layers of inverse dynamics (measured: a gait takes three).
@@ -70,8 +70,9 @@ class MAGEConfig(Config):
         bootstrap_steps: steps n after which a step's return-to-go goes on with the value of the
             state that they lead to, so that good parts of different episodes add up; 0 takes the
             return that followed (the paper).
-        candidates: plans that are sampled for a decision, of which the one whose lookahead leads to
-            the most valuable state is acted on; 1 acts on the mean or likeliest codes (the paper).
+        candidates: plans that are sampled for a decision, of which the one whose displacement
+            within the lookahead is worth the most is acted on; 1 acts on the mean or likeliest
+            codes (the paper).
         lookahead: environment steps after which a plan is judged, and its displacement is read.
         gumbel_temperature: temperature of the straight-through samples of Algorithm 5.
         commitment_weight: weight of the commitment loss (Eq. A.2, beta).
@@ -209,10 +210,15 @@ class MAGEConfig(Config):
                 f"inverse_dynamics={reading!r} reads actions off decoded states, but trajectory="
                 f"{self.trajectory!r} holds none; use 'S', 'RS' or 'RSA'."
             )
-        if self.plan_entries and reading != "displacement":
+        if self.plan_entries and not self.looks_ahead:
             raise ValueError(
                 f"plan_entries is {self.plan_entries}, but inverse_dynamics={reading!r} reads no "
-                "displacement; leave it empty."
+                "displacement, and of one candidate none is judged; leave it empty."
+            )
+        if self.plan_entries and "G" in self.trajectory:
+            raise ValueError(
+                f"plan_entries is {self.plan_entries}, but plans of trajectory={self.trajectory!r} "
+                "hold the achieved goal alone; leave it empty."
             )
         if self.inverse_dynamics == "direction" and "G" not in self.trajectory:
             raise ValueError(
@@ -224,8 +230,7 @@ class MAGEConfig(Config):
                 f"candidates is {self.candidates}, but trajectory={self.trajectory!r} holds no "
                 "states by which to judge them; use 'S', 'RS', 'RSA' or 'RG'."
             )
-        looks = self.candidates > 1 or reading == "displacement"
-        if looks and self.lookahead >= self.horizon:
+        if self.looks_ahead and self.lookahead >= self.horizon:
             raise ValueError(
                 f"lookahead is {self.lookahead}, but plans hold the steps 0 to {self.horizon - 1}."
             )
@@ -254,6 +259,11 @@ class MAGEConfig(Config):
             largest = longest - (count - 1 - k)
             lengths.append(min(max(ideal, smallest), largest))
         return tuple(lengths)
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether the displacement within the lookahead is judged or read."""
+        return self.candidates > 1 or self.inverse_dynamics == "displacement"
 
     @property
     def needs_goals(self) -> bool:

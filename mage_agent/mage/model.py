@@ -192,7 +192,7 @@ class MAGEModel(MAGENetworks):
 
         if count == 1:
             return token_ids, self.generate(state, return_to_go, choose)[1]
-        # Deviation 29: of several sampled plans, the one that leads to the most valuable state.
+        # Deviation 29: of several sampled plans, the one whose move from s_0 is worth the most.
         states, returns = (part.repeat_interleave(count, 0) for part in (state, return_to_go))
         _, sums = self.generate(states, returns, choose)
         best = self.judge(sums[-1], states, returns).view(-1, count).argmax(1)
@@ -212,14 +212,14 @@ class MAGEModel(MAGENetworks):
         return parts
 
     def judge(self, latent: Tensor, state: Tensor, return_to_go: Tensor) -> Tensor:
-        """Value of the state that a plan leads to, less how far it begins from s_0, shape (B,)."""
-        planned = self.split(self.decode(latent, state, return_to_go, guided=True))
-        entries = slice(None) if "S" in planned else self.achieved_goal
-        path = planned["S"] if "S" in planned else planned["G"]
-        then = state.clone()
-        then[:, entries] = path[:, self.config.lookahead]
+        """Value of moving from s_0 as a plan does, less how far it begins from s_0, shape (B,)."""
+        trajectory = self.decode(latent, state, return_to_go, guided=True)
+        planned = self.split(trajectory)
+        entries, path = (
+            (slice(None), planned["S"]) if "S" in planned else (self.achieved_goal, planned["G"])
+        )
         miss = (path[:, 0] - state[:, entries]).square().mean(-1)
-        return self.value(then).squeeze(-1) - miss
+        return self.value_of_moves(state, self.planned_moves(trajectory, state)).squeeze(-1) - miss
 
     # ---------------------------------------------------------------- from the plan to the action
 
@@ -264,14 +264,12 @@ class MAGEModel(MAGENetworks):
             return latent.flatten(1)
         if trajectory is None:
             trajectory = self.decode(latent, state, return_to_go, guided=True)
+        if self.config.inverse_dynamics == "displacement":
+            # Deviation 30: in point mazes, inverse dynamics reads how far the plan moves.
+            return self.planned_moves(trajectory, state)
         decoded = self.split(trajectory)
         if self.config.inverse_dynamics == "explicit":
             return decoded["S"][:, :2].flatten(1)
-        if self.config.inverse_dynamics == "displacement":
-            # Deviation 30: in point mazes, inverse dynamics reads how far the plan moves.
-            ahead = decoded["S"][:, self.config.lookahead].detach() - state
-            moved: Tensor = self.displacement(self.read_entries(ahead)).clamp(-5, 5)
-            return moved
         # Deviation 20: in ant mazes, inverse dynamics reads the plan's direction, not its latent.
         path = decoded["G"][:, -1].detach() - state[:, self.achieved_goal]
         return F.normalize(path * self.units.observation.std[self.achieved_goal], dim=-1)

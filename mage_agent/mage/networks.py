@@ -69,18 +69,20 @@ class MAGENetworks(Agent):
             observation_dim=condition_dim,
             adapter_dim=config.adapter_dim if config.condition_guidance == "adapter" else None,
         )
-        plan_dims = {
-            "latent": config.latent_length * config.code_dim,
-            "explicit": 2 * total,
-            "displacement": len(config.plan_entries) or total,
-            "direction": goal_dim,
-        }
         if max(config.plan_entries, default=0) >= total:
             raise ValueError(
                 f"plan_entries is {config.plan_entries}, but an observation has {total} entries."
             )
-        if config.inverse_dynamics == "displacement":
-            self.displacement = Normalizer(plan_dims["displacement"])
+        goals = list(range(total)[self.achieved_goal]) if "G" in config.trajectory else []
+        self.moved_entries = list(config.plan_entries) or goals or list(range(total))
+        if config.looks_ahead:
+            self.displacement = Normalizer(len(self.moved_entries))
+        plan_dims = {
+            "latent": config.latent_length * config.code_dim,
+            "explicit": 2 * total,
+            "displacement": len(self.moved_entries),
+            "direction": goal_dim,
+        }
         condition_dims = {
             "none": 0,
             "state": total,
@@ -116,6 +118,10 @@ class MAGENetworks(Agent):
         self.return_value = (
             MLP(condition_dim, config.width, config.width, 1) if config.return_expectile else None
         )
+        judged_dim = condition_dim + len(self.moved_entries)
+        self.plan_value = (
+            MLP(judged_dim, config.width, config.width, 1) if config.candidates > 1 else None
+        )
 
     @classmethod
     def upgrade(
@@ -141,24 +147,38 @@ class MAGENetworks(Agent):
         worth: Tensor = self.return_value(state[:, self.planner_sees])
         return worth
 
+    def value_of_moves(self, state: Tensor, moves: Tensor) -> Tensor:
+        """The return-to-go that moving so from a state leads to, (B, S) and (B, E) to (B, 1)."""
+        assert self.plan_value is not None, "moves are valued only with candidates"
+        worth: Tensor = self.plan_value(torch.cat([state[:, self.planner_sees], moves], dim=-1))
+        return worth
+
     def fit_units(self, dataset: TensorDictBase) -> None:
         """Take statistics of a dataset; where values cap what is asked for, ask for the best."""
         super().fit_units(dataset)
-        if self.config.inverse_dynamics == "displacement":
+        if self.config.looks_ahead:
             self.displacement.fit(self.displacements(dataset))
         if self.return_value is not None and self.config.target_quantile == 1:
             self.units.ask_for_the_best()
 
     def displacements(self, dataset: TensorDictBase) -> Tensor:
-        """How far the data move ``plan_entries`` within the lookahead, (N, ...), standardised."""
+        """How far the data move ``moved_entries`` within the lookahead, (N, E), standardised."""
         state = self.units.observation(self.units.concatenate(dataset).to(self.device))
         ahead = rows_ahead(dataset["episode"], self.config.lookahead)
-        return self.read_entries(state[ahead] - state)
+        displacement: Tensor = (state[ahead] - state)[:, self.moved_entries]
+        return displacement
 
-    def read_entries(self, state: Tensor) -> Tensor:
-        """The ``plan_entries`` of states (..., S); all where none are named."""
-        entries = self.config.plan_entries
-        return state[..., list(entries)] if entries else state
+    def moves(self, displacement: Tensor) -> Tensor:
+        """Displacements (N, E) in standard deviations of the data's, within 5 of them."""
+        moves: Tensor = self.displacement(displacement).clamp(-5, 5)
+        return moves
+
+    def planned_moves(self, trajectory: Tensor, state: Tensor) -> Tensor:
+        """How far trajectories (B, T, X) move from s_0, (B, S), as ``moves``."""
+        decoded = self.split(trajectory)
+        path = decoded["S"][..., self.moved_entries] if "S" in decoded else decoded["G"]
+        ahead = path[:, self.config.lookahead].detach()
+        return self.moves(ahead - state[:, self.moved_entries])
 
     def trajectory(self, window: TrajectoryWindow) -> Tensor:
         """The modelled channels of a window, standardised and edge-padded, shape (B, T, X)."""

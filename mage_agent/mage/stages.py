@@ -126,7 +126,7 @@ def _with_plans(model: MAGEModel, columns: TensorDictBase) -> TensorDictBase:
     if model.config.inverse_dynamics == "direction":
         plans = _directions(model, columns)
     elif model.config.inverse_dynamics == "displacement" and model.config.data_scales is None:
-        plans = model.displacement(model.displacements(columns)).clamp(-5, 5).cpu()
+        plans = model.moves(model.displacements(columns)).cpu()
     else:
         plans = _plans(model, columns)
     return columns.copy().set("plan", plans)

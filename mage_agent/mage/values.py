@@ -1,7 +1,7 @@
 """What a state is worth: an upper expectile of the returns from there, stitched by bootstrapping.
 
-The value bounds the return that is asked for, labels the data's steps with the returns that they
-can lead to, and judges where sampled plans lead.
+The value bounds the return that is asked for, and labels the data's steps with the returns that
+they can lead to. What a move from a state is worth, on average, judges sampled plans.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tensordict.nn import dispatch
 from torch import Tensor, nn
 
 from mage_agent.data import n_step_returns
-from mage_agent.losses import AgentLoss
+from mage_agent.losses import AgentLoss, squared_error
 
 if TYPE_CHECKING:
     from mage_agent.mage.model import MAGEModel
@@ -30,8 +30,10 @@ class MAGEValueLoss(AgentLoss):
     """Expectile regression of V(s_0) on ``sum_{i<n} gamma^i r_i + gamma^n V'(s_n)``.
 
     V' is a moving average of V. With ``bootstrap_steps=0`` the return that followed takes the place
-    of the sum, and nothing is bootstrapped. A batch holds transitions (B,) with ``n_step_return``
-    (B, 1), ``n_step_factor`` (B, 1) and ``n_step_observation`` (B, S), as those of the stage do.
+    of the sum, and nothing is bootstrapped. Where sampled plans are judged (``candidates``), Q(s_0,
+    m) is trained besides, the mean of the same for a move m, how far the state goes within the
+    lookahead. A batch holds transitions (B,) with ``n_step_return`` (B, 1), ``n_step_factor``
+    (B, 1), ``n_step_observation`` (B, S) and for Q ``moves`` (B, E), as those of the stage do.
 
     Args:
         model: the model to train.
@@ -47,8 +49,8 @@ class MAGEValueLoss(AgentLoss):
         >>> MAGEValueLoss(model)(next(stage.batches()))["loss_value"].backward()
     """
 
-    trains = ("return_value",)
-    reads = ("n_step_return", "n_step_factor", "n_step_observation")
+    trains: tuple[str, ...] = ("return_value",)
+    reads: tuple[str, ...] = ("n_step_return", "n_step_factor", "n_step_observation")
     model: MAGEModel
 
     def __init__(self, model: MAGEModel, *, reduction: str | None = None) -> None:
@@ -58,12 +60,14 @@ class MAGEValueLoss(AgentLoss):
                 "the model has no values of states, since return_expectile is None; set it to a "
                 "number between 0 and 1, for instance 0.95."
             )
+        if model.plan_value is not None:
+            self.trains, self.reads = (*self.trains, "plan_value"), (*self.reads, "moves")
         self.expectile = model.config.return_expectile
         self.target = copy.deepcopy(model.return_value).requires_grad_(False)
 
     def written(self) -> list[str]:
-        """The loss."""
-        return ["loss_value"]
+        """The loss of V, and that of Q where there is one."""
+        return ["loss_value", *(f"loss_{name}" for name in self.trains if name == "plan_value")]
 
     @dispatch  # type: ignore[untyped-decorator]
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
@@ -74,10 +78,15 @@ class MAGEValueLoss(AgentLoss):
             then = units.observation(tensordict["n_step_observation"])
             ahead = units.return_to_go.inverse(self.target(then[:, model.planner_sees]))
             total = tensordict["n_step_return"] + tensordict["n_step_factor"] * ahead
-        error = units.return_to_go(total) - model.value(state)
+            wanted = units.return_to_go(total)
+        error = wanted - model.value(state)
         expectile = self.expectile
         weight = torch.where(error > 0, expectile, 1 - expectile)
-        return self.reduced({"loss_value": (weight * error.square()).squeeze(-1)}, {})
+        losses = {"loss_value": (weight * error.square()).squeeze(-1)}
+        if model.plan_value is not None:
+            worth = model.value_of_moves(state, tensordict["moves"])
+            losses["loss_plan_value"] = squared_error(worth, wanted)
+        return self.reduced(losses, {})
 
     def begin(self) -> None:
         """Start the moving average anew."""
@@ -107,6 +116,8 @@ def value_columns(model: MAGEModel, dataset: TensorDictBase) -> TensorDictBase:
         factor = torch.zeros_like(total)
     columns["n_step_return"], columns["n_step_factor"] = total, factor
     columns["n_step_observation"] = model.units.concatenate(dataset["next"])[last]
+    if model.plan_value is not None:
+        columns["moves"] = model.moves(model.displacements(dataset)).cpu()
     return columns
 
 
