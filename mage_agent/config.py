@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 __all__ = ["LARGEST", "Config", "bounded"]
 
 LARGEST = 1e30
@@ -56,10 +58,8 @@ class Config:
         """Check every field; raise ``ValueError`` before anything is built."""
         hints = get_type_hints(type(self))
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, list):  # JSON has no tuples
-                value = tuple(value)
-                object.__setattr__(self, field.name, value)
+            value = _plain(getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
             limits = {key: field.metadata[key] for key in ("low", "high") if key in field.metadata}
             _check(field.name, value, hints[field.name], **limits)
         if len(set(self.observation_keys)) < len(self.observation_keys):
@@ -111,6 +111,13 @@ class Config:
         """Twelve hexadecimal digits that identify this configuration in records."""
         text = json.dumps(self.to_dict(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _plain(value: Any) -> Any:
+    """Tuples for lists, since JSON has no tuples, and Python's numbers for NumPy's."""
+    if isinstance(value, list | tuple):
+        return tuple(_plain(item) for item in value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _check(

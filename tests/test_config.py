@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict
@@ -115,6 +116,28 @@ def test_each_constraint_says_what_is_wrong(changes: dict[str, Any], parts: list
         tiny_config(**changes)
     for part in parts:
         assert part in str(caught.value)
+
+
+def test_numbers_of_a_sweep_over_numpy_arrays() -> None:
+    changes = {"width": np.int64(16), "learning_rate": np.float32(0.5), "observation_keys": ["a"]}
+    config = tiny_config(
+        **changes,
+        return_reweighting=np.bool_(True),
+        inverse_dynamics="displacement",
+        plan_entries=tuple(np.arange(2)),
+    )
+    plain = tiny_config(
+        width=16,
+        learning_rate=0.5,
+        observation_keys=("a",),
+        return_reweighting=True,
+        inverse_dynamics="displacement",
+        plan_entries=(0, 1),
+    )
+    assert config == plain
+    assert config.digest == plain.digest
+    with pytest.raises(ValueError, match=r"width is 16\.5; it must be an integer"):
+        tiny_config(width=np.float64(16.5))
 
 
 class TestScales:
