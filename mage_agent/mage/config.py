@@ -205,9 +205,9 @@ class MAGEConfig(Config):
     def _check_trajectory(self) -> None:
         """Compare what is modelled with what actions are read off."""
         reading = self.inverse_dynamics
-        if reading in ("explicit", "displacement") and "S" not in self.trajectory:
+        if reading == "explicit" and "S" not in self.trajectory:
             raise ValueError(
-                f"inverse_dynamics={reading!r} reads actions off decoded states, but trajectory="
+                "inverse_dynamics='explicit' reads actions off decoded states, but trajectory="
                 f"{self.trajectory!r} holds none; use 'S', 'RS' or 'RSA'."
             )
         if self.plan_entries and not self.looks_ahead:
@@ -225,10 +225,10 @@ class MAGEConfig(Config):
                 "inverse_dynamics='direction' reads actions off the path to decoded goals, but "
                 f"trajectory={self.trajectory!r} holds none; use 'RG'."
             )
-        if self.candidates > 1 and not set("SG") & set(self.trajectory):
+        if self.looks_ahead and not set("SG") & set(self.trajectory):
             raise ValueError(
-                f"candidates is {self.candidates}, but trajectory={self.trajectory!r} holds no "
-                "states by which to judge them; use 'S', 'RS', 'RSA' or 'RG'."
+                f"candidates is {self.candidates} and inverse_dynamics={reading!r}, but trajectory="
+                f"{self.trajectory!r} holds no states that move; use 'S', 'RS', 'RSA' or 'RG'."
             )
         if self.looks_ahead and self.lookahead >= self.horizon:
             raise ValueError(
