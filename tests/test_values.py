@@ -367,6 +367,17 @@ class TestDisplacement:
         wanted = model.displacement((path[:, 4] - state)[:, [2, 0]]).clamp(-5, 5)
         torch.testing.assert_close(model.read_plan(latent, state, asked), wanted)
 
+    def test_of_a_plan_of_goals(self) -> None:
+        model = tiny_goal_model(
+            inverse_dynamics="displacement", inverse_dynamics_condition="body", lookahead=4
+        )
+        with torch.no_grad():
+            model.displacement.std.copy_(torch.tensor([0.5, 2.0]))
+        state, asked, latent = torch.randn(5, 7), torch.randn(5, 1), torch.randn(5, 4, 4)
+        path = model.split(model.decode(latent, state, asked, guided=True))["G"]
+        wanted = ((path[:, 4] - state[:, 3:5]) / torch.tensor([0.5, 2.0])).clamp(-5, 5)
+        torch.testing.assert_close(model.read_plan(latent, state, asked), wanted)
+
     @pytest.mark.filterwarnings("ignore:the codebook has collapsed")
     def test_inverse_dynamics_learns_to_follow_the_data(self) -> None:
         """Actions are the first entry's moves, so that a displacement tells the action."""
