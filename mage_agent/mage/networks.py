@@ -73,14 +73,15 @@ class MAGENetworks(Agent):
             raise ValueError(
                 f"plan_entries is {config.plan_entries}, but an observation has {total} entries."
             )
-        goals = list(range(total)[self.achieved_goal]) if "G" in config.trajectory else []
-        self.moved_entries = list(config.plan_entries) or goals or list(range(total))
+        everything = self.achieved_goal if "G" in config.trajectory else slice(0, total)
+        self.moved_entries = list(config.plan_entries) or everything
+        moved_dim = len(config.plan_entries) or everything.stop - everything.start
         if config.looks_ahead:
-            self.displacement = Normalizer(len(self.moved_entries))
+            self.displacement = Normalizer(moved_dim)
         plan_dims = {
             "latent": config.latent_length * config.code_dim,
             "explicit": 2 * total,
-            "displacement": len(self.moved_entries),
+            "displacement": moved_dim,
             "direction": goal_dim,
         }
         condition_dims = {
@@ -118,7 +119,7 @@ class MAGENetworks(Agent):
         self.return_value = (
             MLP(condition_dim, config.width, config.width, 1) if config.return_expectile else None
         )
-        judged_dim = condition_dim + len(self.moved_entries)
+        judged_dim = condition_dim + moved_dim
         self.plan_value = (
             MLP(judged_dim, config.width, config.width, 1) if config.candidates > 1 else None
         )
