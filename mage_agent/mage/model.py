@@ -214,12 +214,9 @@ class MAGEModel(MAGENetworks):
     def judge(self, latent: Tensor, state: Tensor, return_to_go: Tensor) -> Tensor:
         """Value of moving from s_0 as a plan does, less how far it begins from s_0, shape (B,)."""
         trajectory = self.decode(latent, state, return_to_go, guided=True)
-        planned = self.split(trajectory)
-        entries, path = (
-            (slice(None), planned["S"]) if "S" in planned else (self.achieved_goal, planned["G"])
-        )
-        miss = (path[:, 0] - state[:, entries]).square().mean(-1)
-        return self.value_of_moves(state, self.planned_moves(trajectory, state)).squeeze(-1) - miss
+        worth = self.value_of_moves(state, self.planned_moves(trajectory, state)).squeeze(-1)
+        off = self.planned_state(trajectory, state, 0) - state
+        return worth - off[:, self.planned_entries].square().mean(-1)
 
     # ---------------------------------------------------------------- from the plan to the action
 

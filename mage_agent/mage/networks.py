@@ -73,9 +73,10 @@ class MAGENetworks(Agent):
             raise ValueError(
                 f"plan_entries is {config.plan_entries}, but an observation has {total} entries."
             )
-        everything = self.achieved_goal if "G" in config.trajectory else slice(0, total)
-        self.moved_entries = list(config.plan_entries) or everything
-        moved_dim = len(config.plan_entries) or everything.stop - everything.start
+        planned = self.achieved_goal if "G" in config.trajectory else slice(0, total)
+        self.planned_entries = planned
+        self.moved_entries = list(config.plan_entries) or planned
+        moved_dim = len(config.plan_entries) or planned.stop - planned.start
         if config.looks_ahead:
             self.displacement = Normalizer(moved_dim)
         plan_dims = {
@@ -176,10 +177,15 @@ class MAGENetworks(Agent):
 
     def planned_moves(self, trajectory: Tensor, state: Tensor) -> Tensor:
         """How far trajectories (B, T, X) move from s_0, (B, S), as ``moves``."""
+        ahead = self.planned_state(trajectory, state, self.config.lookahead).detach()
+        return self.moves((ahead - state)[:, self.moved_entries])
+
+    def planned_state(self, trajectory: Tensor, state: Tensor, step: int) -> Tensor:
+        """What trajectories (B, T, X) hold of the state at a step, the rest of s_0; (B, S)."""
         decoded = self.split(trajectory)
-        path = decoded["S"][..., self.moved_entries] if "S" in decoded else decoded["G"]
-        ahead = path[:, self.config.lookahead].detach()
-        return self.moves(ahead - state[:, self.moved_entries])
+        planned = state.clone()
+        planned[:, self.planned_entries] = decoded["S" if "S" in decoded else "G"][:, step]
+        return planned
 
     def trajectory(self, window: TrajectoryWindow) -> Tensor:
         """The modelled channels of a window, standardised and edge-padded, shape (B, T, X)."""

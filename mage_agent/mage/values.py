@@ -67,7 +67,8 @@ class MAGEValueLoss(AgentLoss):
 
     def written(self) -> list[str]:
         """The loss of V, and that of Q where there is one."""
-        return ["loss_value", *(f"loss_{name}" for name in self.trains if name == "plan_value")]
+        judges = self.model.plan_value is not None
+        return ["loss_value", "loss_plan_value"] if judges else ["loss_value"]
 
     @dispatch  # type: ignore[untyped-decorator]
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
