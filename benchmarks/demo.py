@@ -214,8 +214,11 @@ def _draw(env: Env, policy: MAGEPolicy, cloning: AgentPolicy, rollouts: int) -> 
     places = env.get_wrapper_attr("places")
     far = places[np.linalg.norm(places - goal, axis=1).argmax()]
     seen = _rollout(env, policy, 0, far)
-    observation = torch.as_tensor(_entries(seen, "observation")).float()
-    asked = torch.as_tensor(_entries(seen, "return_to_go")).float()
+    off = np.linalg.norm(_positions(seen) - goal, axis=1)
+    arrived = int((off <= env.get_wrapper_attr("goal_radius")).argmax())  # 0: never
+    under_way = seen[: arrived or None]
+    observation = torch.as_tensor(_entries(under_way, "observation")).float()
+    asked = torch.as_tensor(_entries(under_way, "return_to_go")).float()
     bent = _bend(policy.model.plan(observation, asked).observation[..., list(POSITION)]).argmax()
     plan = policy.model.plan(observation[bent, None], asked[bent, None], partial=True)
     small = [panels[str(k)] for k in range(scales)]
@@ -224,7 +227,8 @@ def _draw(env: Env, policy: MAGEPolicy, cloning: AgentPolicy, rollouts: int) -> 
         axes.plot(*then.T, color="0.8", linewidth=5)
     plot_plan(small, plan, dimensions=POSITION, goal=goal)
     figure.supxlabel(
-        "of one rollout, the plan that turns most, coarse to fine; grey: where the point then went"
+        "of one rollout's way to the goal, the plan that turns most, coarse to fine; grey: where the "
+        "point then went"
     )
     return figure
 
