@@ -227,8 +227,8 @@ def _draw(env: Env, policy: MAGEPolicy, cloning: AgentPolicy, rollouts: int) -> 
         axes.plot(*then.T, color="0.8", linewidth=5)
     plot_plan(small, plan, dimensions=POSITION, goal=goal)
     figure.supxlabel(
-        "of one rollout's way to the goal, the plan that turns most, coarse to fine; grey: where the "
-        "point then went"
+        "on one rollout's way to the goal, the plan that turns most, coarse to fine; "
+        "grey: where the point then went"
     )
     return figure
 
