@@ -170,14 +170,15 @@ def _table(dataset: TensorDictBase, records: list[Record]) -> Table:
 def _rollout(
     env: Env, policy: AgentPolicy, seed: int, start: Array | None = None
 ) -> list[dict[str, Array]]:
-    """Run one episode from ``start``, or from anywhere; return every observation."""
+    """Run one episode from ``start``, or from anywhere; return every observation and success."""
     env = policy.wrap(env)
-    observation, _ = env.reset(seed=seed, options=None if start is None else {"start": start})
-    seen, done = [observation], False
+    observation, info = env.reset(seed=seed, options=None if start is None else {"start": start})
+    seen, done = [{**observation, "success": info["success"]}], False
     while not done:
         action, _ = policy.predict(observation, deterministic=True)
-        observation, _, terminated, truncated, _ = env.step(action)
-        seen.append({key: np.copy(value) for key, value in observation.items()})
+        observation, _, terminated, truncated, info = env.step(action)
+        copied = {key: np.copy(value) for key, value in observation.items()}
+        seen.append({**copied, "success": info["success"]})
         done = terminated or truncated
     return seen
 
@@ -214,8 +215,7 @@ def _draw(env: Env, policy: MAGEPolicy, cloning: AgentPolicy, rollouts: int) -> 
     places = env.get_wrapper_attr("places")
     far = places[np.linalg.norm(places - goal, axis=1).argmax()]
     seen = _rollout(env, policy, 0, far)
-    off = np.linalg.norm(_positions(seen) - goal, axis=1)
-    arrived = int((off <= env.get_wrapper_attr("goal_radius")).argmax())  # 0: never
+    arrived = int(_entries(seen, "success").argmax())  # 0: never
     under_way = seen[: arrived or None]
     observation = torch.as_tensor(_entries(under_way, "observation")).float()
     asked = torch.as_tensor(_entries(under_way, "return_to_go")).float()

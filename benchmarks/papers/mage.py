@@ -146,8 +146,8 @@ _ENVIRONMENTS = {  # what today's environments change
         "the goal is part of the observation.",
         "AntMaze: MAGE departs further from its paper than elsewhere: its plans hold the achieved "
         "goal, not the whole state, and its action is read off the plan's direction.",
-        "AntMaze: MAGE's records of umaze are from before values had a training stage of their own; "
-        "today's preset trains them first and asks for the best return from every state.",
+        "AntMaze: MAGE's records of umaze are from before values had a training stage of their "
+        "own; today's preset trains them first and asks for the best return from every state.",
     ),
 }
 _DATA = {  # what data that were collected anew change
