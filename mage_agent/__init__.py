@@ -9,6 +9,7 @@ from mage_agent.data import (
     delayed_rewards,
     first_steps,
     load_dataset,
+    relabel_goals,
     replay_buffer,
     returns_to_go,
     step_limit,
@@ -25,6 +26,7 @@ from mage_agent.gac.queries import Query
 from mage_agent.losses import AgentLoss
 from mage_agent.mage.actor import MAGEActor
 from mage_agent.mage.config import MAGEConfig
+from mage_agent.mage.distances import MAGEDistanceLoss
 from mage_agent.mage.inference import optimize_for_inference
 from mage_agent.mage.losses import MAGEInverseDynamicsLoss, MAGELoss, MAGETokenizerLoss
 from mage_agent.mage.model import MAGEModel
@@ -52,6 +54,7 @@ __all__ = [
     "GACPolicy",
     "MAGEActor",
     "MAGEConfig",
+    "MAGEDistanceLoss",
     "MAGEInverseDynamicsLoss",
     "MAGELoss",
     "MAGEModel",
@@ -78,6 +81,7 @@ __all__ = [
     "make_environment",
     "optimize_for_inference",
     "record",
+    "relabel_goals",
     "replay_buffer",
     "returns_to_go",
     "step_limit",

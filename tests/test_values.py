@@ -318,9 +318,9 @@ class TestCandidates:
         latent = torch.randn(4, 4, 4)
         path = model.split(model.decode(latent, state, asked, guided=True))["G"]
         moves = model.displacement(path[:, 5] - state[:, 3:5]).clamp(-5, 5)
-        worth = model.plan_value(torch.cat([state[:, 3:], moves], dim=1))  # achieved, desired, move
+        distance = model.goal_distance(state[:, :5], state[:, 5:], moves)
         miss = (path[:, 0] - state[:, 3:5]).square().mean(1)
-        torch.testing.assert_close(model.judge(latent, state, asked), worth.squeeze(1) - miss)
+        torch.testing.assert_close(model.judge(latent, state, asked), -distance.squeeze(1) - miss)
 
 
 @pytest.mark.filterwarnings("ignore:the codebook has collapsed")

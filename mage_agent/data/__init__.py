@@ -3,6 +3,7 @@
 from mage_agent.data.checks import check_dataset
 from mage_agent.data.cutting import cut_episodes, first_steps, step_limit
 from mage_agent.data.delayed import delayed_rewards
+from mage_agent.data.goals import relabel_goals
 from mage_agent.data.load import as_dataset, dataset_from_arrays, load_dataset
 from mage_agent.data.replay import Batches, Starts, WindowSampler, replay_buffer
 from mage_agent.data.ted import (
@@ -29,6 +30,7 @@ __all__ = [
     "metadata",
     "n_step_returns",
     "observation_keys",
+    "relabel_goals",
     "replay_buffer",
     "returns_to_go",
     "rows_ahead",

@@ -14,6 +14,7 @@ from mage_agent.data import rows_ahead
 from mage_agent.mage import upgrade
 from mage_agent.mage.autoencoder import TrajectoryDecoder, TrajectoryEncoder
 from mage_agent.mage.config import GOALS, MAGEConfig
+from mage_agent.mage.goal_distance import GoalDistance
 from mage_agent.mage.inverse_dynamics import InverseDynamics
 from mage_agent.mage.quantizer import MultiScaleQuantizer
 from mage_agent.mage.transformer import MultiScaleTransformer
@@ -120,9 +121,15 @@ class MAGENetworks(Agent):
         self.return_value = (
             MLP(condition_dim, config.width, config.width, 1) if config.return_expectile else None
         )
-        judged_dim = condition_dim + moved_dim
+        # Deviation 31: in goal environments, moves are judged by the distance to the goal.
+        told = config.observation_keys[-2:] == GOALS
+        self.goal_size = desired if told else 0
+        judges, width = config.candidates > 1, config.width
         self.plan_value = (
-            MLP(judged_dim, config.width, config.width, 1) if config.candidates > 1 else None
+            MLP(condition_dim + moved_dim, width, width, 1) if judges and not told else None
+        )
+        self.goal_distance = (
+            GoalDistance(total - desired, desired, moved_dim, width) if judges and told else None
         )
 
     @classmethod
@@ -150,10 +157,21 @@ class MAGENetworks(Agent):
         return worth
 
     def value_of_moves(self, state: Tensor, moves: Tensor) -> Tensor:
-        """The return-to-go that moving so from a state leads to, (B, S) and (B, E) to (B, 1)."""
+        """What moving so from a state is worth, (B, S) and (B, E) to (B, 1).
+
+        The return-to-go that it leads to; in goal environments, less the further the goal is then.
+        """
+        if self.goal_distance is not None:
+            distance: Tensor = self.goal_distance(*self.apart(state), moves)
+            return -distance
         assert self.plan_value is not None, "moves are valued only with candidates"
         worth: Tensor = self.plan_value(torch.cat([state[:, self.planner_sees], moves], dim=-1))
         return worth
+
+    def apart(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """A standardised state (B, S) without the desired goal, and that goal, (B, G)."""
+        size = self.goal_size
+        return state[:, :-size], state[:, -size:]
 
     def fit_units(self, dataset: TensorDictBase) -> None:
         """Take statistics of a dataset; where values cap what is asked for, ask for the best."""

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from mage_agent.agent import evaluating
 from mage_agent.data import WindowSampler, replay_buffer, rows_ahead
 from mage_agent.hardware import seeded
+from mage_agent.mage.distances import Hindsight, MAGEDistanceLoss
 from mage_agent.mage.losses import MAGEInverseDynamicsLoss, MAGELoss, MAGETokenizerLoss
 from mage_agent.mage.values import MAGEValueLoss, label_returns, value_columns
 from mage_agent.stage import Stage, warm_up_and_cosine
@@ -101,24 +102,39 @@ def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
                 one_graph=True,
             )
         )
+    bootstrapped = partial(
+        Stage,
+        steps=config.value_steps,
+        batch_size=_VALUE_BATCH,
+        rates=warm_up_and_cosine(_VALUE_RATE, 0.05 * _VALUE_RATE, config.warmup_steps),
+        gradient_clip=config.gradient_clip,
+        acts=False,
+    )
+    first = []
     if config.return_expectile is not None:
         values = MAGEValueLoss(model)
-        stages.insert(
-            0,
-            Stage(
+        first.append(
+            bootstrapped(
                 name="values",
                 loss=values,
-                steps=config.value_steps,
                 columns=lambda: value_columns(model, dataset),
-                batch_size=_VALUE_BATCH,
-                rates=warm_up_and_cosine(_VALUE_RATE, 0.05 * _VALUE_RATE, config.warmup_steps),
-                gradient_clip=config.gradient_clip,
-                acts=False,
                 begin=values.begin,
                 after_step=values.after_step,
-            ),
+            )
         )
-    return stages
+    if model.goal_distance is not None:
+        distances, hindsight = MAGEDistanceLoss(model), Hindsight(model)
+        first.append(
+            bootstrapped(
+                name="distances",
+                loss=distances,
+                columns=lambda: hindsight.columns(dataset),
+                prepare=hindsight.draw,
+                begin=distances.begin,
+                after_step=distances.after_step,
+            )
+        )
+    return first + stages
 
 
 def _with_plans(model: MAGEModel, columns: TensorDictBase) -> TensorDictBase:

@@ -26,7 +26,39 @@ _RATE = 0.01
 """Of the moving average that values are bootstrapped from, per step."""
 
 
-class MAGEValueLoss(AgentLoss):
+class BootstrappedLoss(AgentLoss):
+    """A regression on what a moving average of the trained network says of later states.
+
+    Args:
+        model: the model to train.
+        reduction: "mean" (default), "sum" or "none" (one loss per sample).
+    """
+
+    follows: str
+    """The model's network that the moving average follows."""
+    model: MAGEModel
+
+    def __init__(self, model: MAGEModel, *, reduction: str | None = None) -> None:
+        super().__init__(model, reduction=reduction)
+        self.target = copy.deepcopy(self._followed).requires_grad_(False)
+
+    def begin(self) -> None:
+        """Start the moving average anew."""
+        self.target.load_state_dict(self._followed.state_dict())
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        """Move the average towards the network."""
+        pairs = zip(self.target.parameters(), self._followed.parameters(), strict=True)
+        for slow, fast in pairs:
+            slow.lerp_(fast, _RATE)
+
+    @property
+    def _followed(self) -> nn.Module:
+        return self.model.get_submodule(self.follows)
+
+
+class MAGEValueLoss(BootstrappedLoss):
     """Expectile regression of V(s_0) on ``sum_{i<n} gamma^i r_i + gamma^n V'(s_n)``.
 
     V' is a moving average of V. With ``bootstrap_steps=0`` the return that followed takes the place
@@ -51,19 +83,19 @@ class MAGEValueLoss(AgentLoss):
 
     trains: tuple[str, ...] = ("return_value",)
     reads: tuple[str, ...] = ("n_step_return", "n_step_factor", "n_step_observation")
-    model: MAGEModel
+    follows = "return_value"
 
     def __init__(self, model: MAGEModel, *, reduction: str | None = None) -> None:
-        super().__init__(model, reduction=reduction)
-        if model.return_value is None or model.config.return_expectile is None:
+        expectile = model.config.return_expectile
+        if expectile is None:
             raise ValueError(
                 "the model has no values of states, since return_expectile is None; set it to a "
                 "number between 0 and 1, for instance 0.95."
             )
+        super().__init__(model, reduction=reduction)
+        self.expectile = expectile
         if model.plan_value is not None:
             self.trains, self.reads = (*self.trains, "plan_value"), (*self.reads, "moves")
-        self.expectile = model.config.return_expectile
-        self.target = copy.deepcopy(model.return_value).requires_grad_(False)
 
     def written(self) -> list[str]:
         """The loss of V, and that of Q where there is one."""
@@ -88,21 +120,6 @@ class MAGEValueLoss(AgentLoss):
             worth = model.value_of_moves(state, tensordict["moves"])
             losses["loss_plan_value"] = squared_error(worth, wanted)
         return self.reduced(losses, {})
-
-    def begin(self) -> None:
-        """Start the moving average anew."""
-        self.target.load_state_dict(self._value.state_dict())
-
-    @torch.no_grad()
-    def after_step(self, step: int) -> None:
-        """Move V' towards V."""
-        pairs = zip(self.target.parameters(), self._value.parameters(), strict=True)
-        for slow, fast in pairs:
-            slow.lerp_(fast, _RATE)
-
-    @property
-    def _value(self) -> nn.Module:
-        return self.model.get_submodule("return_value")
 
 
 def value_columns(model: MAGEModel, dataset: TensorDictBase) -> TensorDictBase:

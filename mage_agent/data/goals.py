@@ -1,0 +1,134 @@
+"""Goals in hindsight: episodes retold as if they had been after places that they got to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+from mage_agent.data.checks import check_layout
+from mage_agent.data.ted import episode_lengths
+
+__all__ = ["relabel_goals"]
+
+_ACHIEVED, _DESIRED = "achieved_goal", "desired_goal"
+_Rule = Callable[[TensorDictBase], Tensor]
+"""Rewards (N, 1) of the steps of a dataset."""
+
+
+def relabel_goals(
+    dataset: TensorDictBase,
+    copies: int = 1,
+    *,
+    reward: Callable[[Tensor, Tensor], Any] | None = None,
+    seed: int = 0,
+) -> TensorDict:
+    """The dataset, followed by copies of its episodes with other goals (Andrychowicz et al., 2017).
+
+    The goal of a copy is where its episode was after one of its steps, drawn at random, and its
+    rewards are those for that goal. Where reaching the goal ends the episodes of the dataset, it
+    ends a copy, too.
+
+    Args:
+        dataset: As `load_dataset` returns it, with ``achieved_goal`` and ``desired_goal``; it stays
+            as it is.
+        copies: Of each episode, at least 0.
+        reward: Reward of steps, (N,), for the goals that are achieved after them and those desired,
+            (N, G) each. None finds the distance within which the dataset rewards, where its rewards
+            are one number within a distance and another one beyond.
+        seed: Of the goals.
+
+    Returns:
+        A new dataset, (N',).
+
+    Raises:
+        KeyError, TypeError: It is no dataset.
+        ValueError: `copies` is negative, the dataset has no goals, or its rewards do not follow
+            from the distance to them.
+
+    Examples:
+        >>> relabel_goals(load_dataset("D4RL/pointmaze/large-v2"), copies=4)  # doctest: +SKIP
+    """
+    check_layout(dataset)
+    if copies < 0:
+        raise ValueError(f"copies is {copies}; it must be at least 0.")
+    missing = [key for key in (_ACHIEVED, _DESIRED) if key not in dataset.keys()]  # noqa: SIM118
+    if missing:
+        raise ValueError(f"the dataset has no {missing} to relabel; it has {list(dataset.keys())}.")
+    rewarded = dataset["next", "reward"]
+    rule = _by_distance(dataset) if reward is None else _given(reward)
+    ended = dataset["next", "terminated"]
+    terminal = bool(ended.any()) and bool((rewarded[ended] == rewarded.max()).all())
+    generator = torch.Generator().manual_seed(seed)
+    lengths = episode_lengths(dataset["episode"])
+    first = lengths.cumsum(0) - lengths
+    parts = [dataset]
+    for number in range(1, copies + 1):
+        drawn = first + (torch.rand(len(lengths), generator=generator) * lengths).long()
+        goal = dataset["next", _ACHIEVED][drawn].repeat_interleave(lengths, 0)
+        copy = dataset.copy()
+        copy["next"] = dataset["next"].copy()
+        copy[_DESIRED], copy["next", _DESIRED] = goal, goal.clone()
+        copy["next", "reward"] = rule(copy).to(rewarded.dtype)
+        copy["episode"] = dataset["episode"] + number * (int(dataset["episode"].max()) + 1)
+        parts.append(_ended(copy, copy["next", "reward"] == rewarded.max()) if terminal else copy)
+    result: TensorDict = torch.cat([part.exclude("metadata") for part in parts])
+    if "metadata" in dataset.keys():  # noqa: SIM118
+        result.set_non_tensor("metadata", dataset.get_non_tensor("metadata"))
+    return result
+
+
+def _given(reward: Callable[[Tensor, Tensor], Any]) -> _Rule:
+    """A reward of goals achieved after a step and goals desired."""
+    return lambda told: torch.as_tensor(reward(told["next", _ACHIEVED], told[_DESIRED])).view(-1, 1)
+
+
+def _by_distance(dataset: TensorDictBase) -> _Rule:
+    """The two rewards of a dataset, one within a distance of the goal and the other one beyond.
+
+    Raises:
+        ValueError: No distance parts them, neither before the steps nor after them.
+    """
+    rewarded = dataset["next", "reward"]
+    rewards = rewarded.unique()
+    reached = rewarded == rewards[-1]
+    for place in (("next", _ACHIEVED), (_ACHIEVED,)):
+        distance = _distance(dataset, place)
+        radius = distance[reached].max()
+        if len(rewards) == 2 and radius < distance[~reached].min():
+            return partial(_within, place=place, radius=radius, rewards=rewards)
+    raise ValueError(
+        f"the rewards of the dataset, {len(rewards)} different ones from {float(rewards[0]):g} to "
+        f"{float(rewards[-1]):g}, are not one within a distance of the goal and another one "
+        "beyond; give reward=, for instance the environment's compute_reward."
+    )
+
+
+def _within(
+    told: TensorDictBase, place: tuple[str, ...], radius: Tensor, rewards: Tensor
+) -> Tensor:
+    """The higher of two rewards within a radius, the lower one beyond."""
+    return torch.where(_distance(told, place) <= radius, rewards[1], rewards[0])
+
+
+def _distance(dataset: TensorDictBase, place: tuple[str, ...]) -> Tensor:
+    """From the goal achieved before or after each step to the one desired, (N, 1)."""
+    distance: Tensor = (dataset[place] - dataset[_DESIRED]).norm(dim=-1, keepdim=True)
+    return distance
+
+
+def _ended(dataset: TensorDict, reached: Tensor) -> TensorDictBase:
+    """Episodes that end by termination at the first step that reaches the goal, (N, 1) booleans."""
+    lengths = episode_lengths(dataset["episode"])
+    before = reached.flatten().long().cumsum(0) - reached.flatten().long()  # reached before a step
+    begun = before[lengths.cumsum(0) - lengths].repeat_interleave(lengths)
+    outcome = dataset["next"]
+    outcome["terminated"] = reached.clone()
+    outcome["truncated"] = outcome["done"] & ~reached
+    outcome["done"] = outcome["done"] | reached
+    kept: TensorDictBase = dataset[before == begun]
+    return kept

@@ -1,0 +1,178 @@
+"""Distances to goals: the equation row by row, goals in hindsight, a wall between neighbours."""
+
+from typing import Any
+
+import pytest
+import torch
+from tensordict import TensorDict
+
+from mage_agent import MAGEDistanceLoss, MAGEModel, total_loss
+from mage_agent.mage.distances import Hindsight
+from tests.tiny import tiny_config, tiny_goal_model, tiny_model
+
+GOALS = ("observation", "achieved_goal", "desired_goal")
+
+
+def walks(places: list[torch.Tensor]) -> TensorDict:
+    """Episodes along places (L, 2), whose actions are the moves and whose goal is (9, 9)."""
+    rows = []
+    for number, place in enumerate(places):
+        here, there, count = place[:-1], place[1:], len(place) - 1
+        last = torch.arange(count)[:, None] == count - 1
+        seen = [
+            {"observation": part.clone(), "achieved_goal": part, "desired_goal": 0 * part + 9}
+            for part in (here, there)
+        ]
+        outcome = {
+            "reward": torch.zeros(count, 1),
+            "terminated": torch.zeros_like(last),
+            "truncated": last,
+            "done": last,
+        }
+        row = {**seen[0], "action": there - here, "next": {**seen[1], **outcome}}
+        row["episode"] = torch.full((count,), number)
+        row["step_count"] = torch.arange(count)[:, None]
+        rows.append(TensorDict(row, [count]))
+    facts = {"dataset_id": "walks", "action_low": [-9.0] * 2, "action_high": [9.0] * 2}
+    return torch.cat(rows).set_non_tensor("metadata", facts)
+
+
+def build(data: TensorDict, **changes: Any) -> MAGEModel:
+    settings = {
+        "observation_keys": GOALS,
+        "return_expectile": 0.9,
+        "bootstrap_steps": 3,
+        "candidates": 3,
+        "lookahead": 2,
+        "horizon": 6,
+        "temporal_stride": 1,
+        "num_scales": 2,
+        "warmup_steps": 5,
+        "gradient_clip": 10.0,
+        "inverse_dynamics": "displacement",
+        "inverse_dynamics_condition": "state",
+        "plan_entries": (0, 1),
+    }
+    return MAGEModel.from_dataset(data, tiny_config(**{**settings, **changes}), seed=0)
+
+
+def random_walks() -> TensorDict:
+    generator = torch.Generator().manual_seed(0)
+    return walks([torch.randn(n, 2, generator=generator).cumsum(0) for n in (12, 5, 9)])
+
+
+def test_the_equation_row_by_row() -> None:
+    data = random_walks()
+    model = build(data)
+    loss = MAGEDistanceLoss(model, reduction="none")
+    with torch.no_grad():
+        for parameter in loss.target.parameters():
+            parameter.mul_(0.7)  # d' is not d
+    hindsight = Hindsight(model)
+    torch.manual_seed(0)
+    index = torch.arange(len(data)).repeat(4)
+    columns = hindsight.columns(data)[index]
+    batch = hindsight.draw(columns.set("index", index))
+    found = loss(batch)
+    assert [*found.keys()] == loss.out_keys == ["loss_distance", "loss_move_distance"]
+    units, kinds = model.units.observation, set()
+    states = units(model.units.concatenate(data))[:, :4]
+    for row, start in enumerate(index.tolist()):
+        last = int((data["episode"] == data["episode"][start]).nonzero()[-1])
+        goal = batch["desired_goal"][row]
+        hits = (data["achieved_goal"] == goal).all(1).nonzero().flatten().tolist()
+        assert len(hits) == 1  # a place of the data
+        later = start <= hits[0] <= last
+        kinds.add(later)
+        told = units(torch.cat([data["observation"][0], goal, goal]))[-2:]
+        wanted = []
+        for steps in (6, 2):
+            end = min(start + steps, last)
+            if later and hits[0] <= end:
+                wanted.append(torch.tensor([(hits[0] - start) / 6]))
+            else:
+                wanted.append((end - start) / 6 + loss.target(states[end], told))
+        error = model.goal_distance(states[start], told) - wanted[0]
+        weight = 0.9 if error > 0 else 0.1
+        torch.testing.assert_close(found["loss_distance"][row], (weight * error**2)[0])
+        move = states[min(start + 2, last)] - states[start]
+        moves = model.displacement(move[:2]).clamp(-5, 5)
+        after = model.goal_distance(states[start], told, moves)
+        torch.testing.assert_close(found["loss_move_distance"][row], ((after - wanted[1]) ** 2)[0])
+    assert kinds == {True, False}
+
+
+def test_only_distances_are_trained_and_their_average_follows() -> None:
+    model = build(random_walks())
+    loss = MAGEDistanceLoss(model)
+    assert {name.split(".")[1] for name, _ in loss.named_parameters()} == {"goal_distance"}
+    before = [each.clone() for each in loss.target.parameters()]
+    with torch.no_grad():
+        for parameter in model.goal_distance.parameters():
+            parameter.add_(1.0)
+    loss.after_step(0)
+    for old, new in zip(before, loss.target.parameters(), strict=True):
+        torch.testing.assert_close(new, old + 0.01)
+    loss.begin()
+    pairs = zip(loss.target.parameters(), model.goal_distance.parameters(), strict=True)
+    assert all(torch.equal(slow, fast) for slow, fast in pairs)
+
+
+def test_a_batch_of_the_stage_is_what_it_reads() -> None:
+    data = random_walks()
+    model = build(data)
+    stages = model.stages(data)
+    assert [stage.name for stage in stages][:3] == ["values", "distances", "tokenizer"]
+    batch = next(stages[1].batches())
+    loss = MAGEDistanceLoss(model)
+    total_loss(loss(batch)).backward()
+    assert all(parameter.grad is not None for parameter in loss.parameters())
+    with pytest.raises(KeyError, match=r"lacks \['goal_ahead'\].*MAGEDistanceLoss reads"):
+        loss(batch.exclude("goal_ahead"))
+
+
+def test_it_takes_goals_and_several_candidates() -> None:
+    for model in (tiny_model(), tiny_goal_model(), build(random_walks(), candidates=1)):
+        assert model.goal_distance is None
+        with pytest.raises(ValueError, match=r"candidates above 1, and observation_keys that end"):
+            MAGEDistanceLoss(model)
+
+
+@torch.no_grad()
+def test_moves_to_the_goal_are_worth_more() -> None:
+    model = build(random_walks()).eval()
+    state, moves = torch.randn(5, 6), torch.randn(5, 2)
+    distance = model.goal_distance(state[:, :4], state[:, 4:], moves)
+    torch.testing.assert_close(model.value_of_moves(state, moves), -distance)
+    assert model.plan_value is None
+
+
+@pytest.mark.slow
+def test_a_goal_behind_a_wall_is_far() -> None:
+    """A corridor bent like a U: its ends are next to each other, and 40 steps apart."""
+    along = torch.linspace(0, 4, 21)
+    down = torch.stack([torch.zeros(21), -along], 1)
+    across = torch.stack([torch.tensor([0.0, 0.5, 1.0]), torch.full((3,), -4.0)], 1)
+    up = torch.stack([torch.ones(21), along - 4], 1)
+    way = torch.cat([down[:-1], across[:-1], up])
+    # Nobody walks all of it: each episode is a part, there or back.
+    parts = [part for i in range(0, 31, 5) for part in (way[i : i + 14], way[i : i + 14].flip(0))]
+    data = walks([part for part in parts for _ in range(4)])
+    model = build(data, width=32, value_steps=1500, horizon=6)
+    stage = model.stages(data)[1]
+    stage.begin()
+    optimizer, batches = stage.make_optimizer(), stage.batches()
+    torch.manual_seed(0)
+    for step in range(stage.steps):
+        total_loss(stage.losses(next(batches))).backward()
+        stage.step(optimizer, step)
+
+    @torch.no_grad()
+    def steps(start: torch.Tensor, goal: torch.Tensor) -> float:
+        observation = torch.cat([start, start, goal])
+        state = model.units.observation(observation[None])
+        return 6 * float(model.goal_distance(*model.apart(state)))
+
+    assert steps(way[0], way[-1]) > 25
+    assert steps(way[0], way[8]) == pytest.approx(8, abs=4)
+    assert steps(way[-1], way[-9]) == pytest.approx(8, abs=4)
