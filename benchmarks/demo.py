@@ -234,10 +234,10 @@ def _draw(env: Env, policy: MAGEPolicy, cloning: AgentPolicy, rollouts: int) -> 
 
 
 def _bend(paths: torch.Tensor) -> torch.Tensor:
-    """How far paths (N, T, 2) leave the line from their first to their last point, (N,)."""
+    """How far to one side paths (N, T, 2) are of their first and last point's line, (N,)."""
     along = torch.nn.functional.normalize(paths[:, -1:] - paths[:, :1], dim=-1)
     across = torch.stack([-along[..., 1], along[..., 0]], dim=-1)
-    return ((paths - paths[:, :1]) * across).sum(-1).abs().amax(1)
+    return ((paths - paths[:, :1]) * across).sum(-1).mean(1).abs()  # zigzag cancels out
 
 
 def main() -> None:
