@@ -6,8 +6,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from mage_agent import MAGEDistanceLoss, MAGEModel, total_loss
-from mage_agent.mage.distances import Hindsight
+from mage_agent import MAGEDistanceLoss, MAGEModel, MAGEValueLoss, total_loss
 from tests.tiny import tiny_config, tiny_goal_model, tiny_model
 
 GOALS = ("observation", "achieved_goal", "desired_goal")
@@ -68,11 +67,10 @@ def test_the_equation_row_by_row() -> None:
     with torch.no_grad():
         for parameter in loss.target.parameters():
             parameter.mul_(0.7)  # d' is not d
-    hindsight = Hindsight(model)
     torch.manual_seed(0)
     index = torch.arange(len(data)).repeat(4)
-    columns = hindsight.columns(data)[index]
-    batch = hindsight.draw(columns.set("index", index))
+    columns = loss.columns(data)[index]
+    batch = loss.prepare(columns.set("index", index))
     found = loss(batch)
     assert [*found.keys()] == loss.out_keys == ["loss_distance", "loss_move_distance"]
     units, kinds = model.units.observation, set()
@@ -122,8 +120,8 @@ def test_a_batch_of_the_stage_is_what_it_reads() -> None:
     data = random_walks()
     model = build(data)
     stages = model.stages(data)
-    assert [stage.name for stage in stages][:3] == ["values", "distances", "tokenizer"]
-    batch = next(stages[1].batches())
+    assert [stage.name for stage in stages][:2] == ["distances", "tokenizer"]
+    batch = next(stages[0].batches())
     loss = MAGEDistanceLoss(model)
     total_loss(loss(batch)).backward()
     assert all(parameter.grad is not None for parameter in loss.parameters())
@@ -144,7 +142,26 @@ def test_moves_to_the_goal_are_worth_more() -> None:
     state, moves = torch.randn(5, 6), torch.randn(5, 2)
     distance = model.goal_distance(state[:, :4], state[:, 4:], moves)
     torch.testing.assert_close(model.value_of_moves(state, moves), -distance)
-    assert model.plan_value is None
+    assert model.plan_value is model.return_value is None
+    with pytest.raises(ValueError, match="distances to goals in place of values"):
+        MAGEValueLoss(model)
+
+
+@torch.no_grad()
+def test_values_fall_with_the_distance() -> None:
+    data = random_walks()
+    data["next", "reward"][::2] = 3.0
+    model = build(data).eval()
+    state = torch.randn(5, 6)
+    steps = 6 * model.goal_distance(state[:, :4], state[:, 4:])
+    returns = model.returns_to_go(data)
+    low, high = returns.min(), returns.max()
+    expected = low + (high - low) * 0.99**steps
+    torch.testing.assert_close(model.units.return_to_go.inverse(model.value(state)), expected)
+    assert model.units.default_target == pytest.approx(1e30)
+    raw = model.units.observation.inverse(state)
+    _, asked = model.condition(raw, torch.full((5, 1), 1e30))
+    torch.testing.assert_close(asked, model.value(model.units.observation(raw)))
 
 
 @pytest.mark.slow
@@ -159,7 +176,7 @@ def test_a_goal_behind_a_wall_is_far() -> None:
     parts = [part for i in range(0, 31, 5) for part in (way[i : i + 14], way[i : i + 14].flip(0))]
     data = walks([part for part in parts for _ in range(4)])
     model = build(data, width=32, value_steps=1500, horizon=6)
-    stage = model.stages(data)[1]
+    stage = model.stages(data)[0]
     stage.begin()
     optimizer, batches = stage.make_optimizer(), stage.batches()
     torch.manual_seed(0)

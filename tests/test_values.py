@@ -11,7 +11,7 @@ from torchrl.objectives import LossModule
 from mage_agent import MAGEModel, MAGEValueLoss, dataset_from_arrays, fit
 from mage_agent.data import n_step_returns, returns_to_go
 from mage_agent.mage.sampling import hashed
-from mage_agent.mage.values import label_returns, value_columns
+from mage_agent.mage.values import label_returns
 from mage_agent.nn.units import BEST
 from tests.tiny import tiny_config, tiny_goal_model, tiny_model
 
@@ -78,7 +78,7 @@ class TestLoss:
         with torch.no_grad():
             for parameter in loss.target.parameters():
                 parameter.mul_(0.7)  # V' is not V
-        columns = value_columns(model, data)
+        columns = MAGEValueLoss(model).columns(data)
         found = loss(columns)["loss_value"]
         units = model.units
         total, factor, last = n_step_returns(data, 0.99, 3)
@@ -94,7 +94,7 @@ class TestLoss:
         data = episodes(6, 5, terminated=(1,))
         model = trained(data, candidates=2, lookahead=4, plan_entries=(2, 0))
         loss = MAGEValueLoss(model, reduction="none")
-        columns = value_columns(model, data)
+        columns = MAGEValueLoss(model).columns(data)
         found = loss(columns)
         assert [*found.keys()] == loss.out_keys == ["loss_value", "loss_plan_value"]
         total, factor, last = n_step_returns(data, 0.99, 3)
@@ -115,7 +115,7 @@ class TestLoss:
     def test_without_bootstrapping_it_is_the_return_that_followed(self) -> None:
         data = episodes(6, 5)
         model = trained(data, bootstrap_steps=0)
-        columns = value_columns(model, data)
+        columns = MAGEValueLoss(model).columns(data)
         assert (columns["n_step_factor"] == 0).all()
         assert torch.equal(columns["n_step_return"], model.returns_to_go(data))
         assert torch.equal(label_returns(model, data), model.returns_to_go(data))
@@ -140,7 +140,7 @@ class TestLoss:
         """Keywords, other names, what is read and written, and the sum that the mean is of."""
         data = episodes(6, 5)
         model = trained(data)
-        batch = value_columns(model, data)
+        batch = MAGEValueLoss(model).columns(data)
         loss = MAGEValueLoss(model)
         assert isinstance(loss, LossModule)
         assert loss.in_keys[:3] == ["observation", "action", "return_to_go"]

@@ -20,7 +20,7 @@ from mage_agent.mage.values import BootstrappedLoss
 if TYPE_CHECKING:
     from mage_agent.mage.model import MAGEModel
 
-__all__ = ["Hindsight", "MAGEDistanceLoss"]
+__all__ = ["MAGEDistanceLoss"]
 
 _ENDS, _PARTS = ("horizon", "lookahead"), ("ahead", "observation")
 _EXPECTILE = 0.9
@@ -49,7 +49,7 @@ class MAGEDistanceLoss(BootstrappedLoss):
         ValueError: the model judges no plans by distances.
 
     Examples:
-        >>> stage = model.stages(dataset)[1]  # its loss is a MAGEDistanceLoss
+        >>> stage = model.stages(dataset)[0]  # its loss is a MAGEDistanceLoss
         >>> total_loss(MAGEDistanceLoss(model)(next(stage.batches()))).backward()
     """
 
@@ -92,17 +92,6 @@ class MAGEDistanceLoss(BootstrappedLoss):
         }
         return self.reduced(losses, {})
 
-
-class Hindsight:
-    """Goals in hindsight for the states of batches: achieved later in the episode, or anywhere.
-
-    Args:
-        model: whose distances are learned.
-    """
-
-    def __init__(self, model: MAGEModel) -> None:
-        self.model = model
-
     def columns(self, dataset: TensorDictBase) -> TensorDictBase:
         """A dataset's columns (N,) with what is the same for every goal."""
         model, config = self.model, self.model.config
@@ -119,8 +108,11 @@ class Hindsight:
             columns[f"{end}_ahead"] = (row - rows).float()[:, None]
         return columns
 
-    def draw(self, batch: TensorDictBase) -> TensorDictBase:
-        """A batch with goals, and the steps to them where they lie ahead, -1 elsewhere."""
+    def prepare(self, batch: TensorDictBase) -> TensorDictBase:
+        """A batch with goals in hindsight: achieved later in the episode, or anywhere.
+
+        ``goal_ahead`` is -1 where a goal is not ahead in the state's own episode.
+        """
         row = batch["index"].flatten()
         last = self.last[row]
         chance, part = torch.rand(2, len(row), device=row.device)

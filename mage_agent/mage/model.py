@@ -337,7 +337,7 @@ class MAGEModel(MAGENetworks):
     # -------------------------------------------------------------------------------- training
 
     def stages(self, dataset: TensorDictBase) -> list[Stage]:
-        """Values (with ``return_expectile``), tokenizer, generator, and inverse dynamics.
+        """Values or distances (``return_expectile``), tokenizer, generator, inverse dynamics.
 
         The last stage is there with ``inverse_dynamics_steps``.
         """

@@ -118,18 +118,17 @@ class MAGENetworks(Agent):
                 drawn.exponential_(generator=torch.Generator().manual_seed(0))
                 noise.copy_(drawn.log_().neg_())
             self.register_buffer("noise", noise, persistent=False)
-        self.return_value = (
-            MLP(condition_dim, config.width, config.width, 1) if config.return_expectile else None
-        )
-        # Deviation 31: in goal environments, moves are judged by the distance to the goal.
-        told = config.observation_keys[-2:] == GOALS
-        self.goal_size = desired if told else 0
+        # Deviation 31: in goal environments, what plans are judged by is the distance to the goal.
         judges, width = config.candidates > 1, config.width
-        self.plan_value = (
-            MLP(condition_dim + moved_dim, width, width, 1) if judges and not told else None
-        )
+        by_distance = judges and config.observation_keys[-2:] == GOALS
+        by_return = config.return_expectile is not None and not by_distance
+        self.goal_size = desired if by_distance else 0
         self.goal_distance = (
-            GoalDistance(total - desired, desired, moved_dim, width) if judges and told else None
+            GoalDistance(total - desired, desired, moved_dim, width) if by_distance else None
+        )
+        self.return_value = MLP(condition_dim, width, width, 1) if by_return else None
+        self.plan_value = (
+            MLP(condition_dim + moved_dim, width, width, 1) if judges and by_return else None
         )
 
     @classmethod
@@ -146,15 +145,24 @@ class MAGENetworks(Agent):
         state, target = self.units.standardize(observation, return_to_go.reshape(-1, 1))
         # Deviation 18: with return_expectile, a learned value of s_0 caps the return asked for.
         # A return that the data never reached from s_0 is out of distribution.
-        if self.return_value is not None:
+        if self.config.return_expectile is not None:
             target = target.minimum(self.value(state))
         return state, target
 
     def value(self, state: Tensor) -> Tensor:
-        """The return-to-go that the data's better steps reach from a state, (B, S) to (B, 1)."""
+        """The return-to-go that the data's better steps reach from a state, (B, S) to (B, 1).
+
+        At a distance d from a goal, the data's lowest return and ``discount ** d`` of what the
+        highest one is above it.
+        """
+        if self.goal_distance is not None:
+            steps = self.config.horizon * self.goal_distance(*self.apart(state))
+            low, high = self.units.return_range
+            worth = self.units.return_to_go(low + (high - low) * self.config.discount**steps)
+            return torch.where(torch.isfinite(worth), worth, torch.inf)  # no data, no bound
         assert self.return_value is not None, "there are values only with return_expectile"
-        worth: Tensor = self.return_value(state[:, self.planner_sees])
-        return worth
+        learned: Tensor = self.return_value(state[:, self.planner_sees])
+        return learned
 
     def value_of_moves(self, state: Tensor, moves: Tensor) -> Tensor:
         """What moving so from a state is worth, (B, S) and (B, E) to (B, 1).
@@ -178,7 +186,7 @@ class MAGENetworks(Agent):
         super().fit_units(dataset)
         if self.config.looks_ahead:
             self.displacement.fit(self.displacements(dataset))
-        if self.return_value is not None and self.config.target_quantile == 1:
+        if self.config.return_expectile is not None and self.config.target_quantile == 1:
             self.units.ask_for_the_best()
 
     def displacements(self, dataset: TensorDictBase) -> Tensor:

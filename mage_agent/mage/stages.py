@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from mage_agent.agent import evaluating
 from mage_agent.data import WindowSampler, replay_buffer, rows_ahead
 from mage_agent.hardware import seeded
-from mage_agent.mage.distances import Hindsight, MAGEDistanceLoss
+from mage_agent.mage.distances import MAGEDistanceLoss
 from mage_agent.mage.losses import MAGEInverseDynamicsLoss, MAGELoss, MAGETokenizerLoss
-from mage_agent.mage.values import MAGEValueLoss, label_returns, value_columns
+from mage_agent.mage.values import MAGEValueLoss, label_returns
 from mage_agent.stage import Stage, warm_up_and_cosine
 
 if TYPE_CHECKING:
@@ -36,10 +36,11 @@ _CHUNK = 1024
 
 
 def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
-    """The stages in order: values, tokenizer, generator, inverse dynamics.
+    """The stages in order: values or distances, tokenizer, generator, inverse dynamics.
 
-    Tokenizer and generator are those of Algorithms 1, 2 and 5. There are values with
-    ``return_expectile``, and the stage of inverse dynamics with ``inverse_dynamics_steps``.
+    Tokenizer and generator are those of Algorithms 1, 2 and 5. Values come with
+    ``return_expectile``, distances in their place where they judge plans, and the stage of inverse
+    dynamics with ``inverse_dynamics_steps``.
 
     Args:
         model: the model to train.
@@ -102,39 +103,25 @@ def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
                 one_graph=True,
             )
         )
-    bootstrapped = partial(
-        Stage,
-        steps=config.value_steps,
-        batch_size=_VALUE_BATCH,
-        rates=warm_up_and_cosine(_VALUE_RATE, 0.05 * _VALUE_RATE, config.warmup_steps),
-        gradient_clip=config.gradient_clip,
-        acts=False,
-    )
-    first = []
     if config.return_expectile is not None:
-        values = MAGEValueLoss(model)
-        first.append(
-            bootstrapped(
-                name="values",
-                loss=values,
-                columns=lambda: value_columns(model, dataset),
-                begin=values.begin,
-                after_step=values.after_step,
-            )
+        loss = (MAGEValueLoss if model.goal_distance is None else MAGEDistanceLoss)(model)
+        stages.insert(
+            0,
+            Stage(
+                name="values" if model.goal_distance is None else "distances",
+                loss=loss,
+                steps=config.value_steps,
+                columns=lambda: loss.columns(dataset),
+                prepare=loss.prepare,
+                batch_size=_VALUE_BATCH,
+                rates=warm_up_and_cosine(_VALUE_RATE, 0.05 * _VALUE_RATE, config.warmup_steps),
+                gradient_clip=config.gradient_clip,
+                acts=False,
+                begin=loss.begin,
+                after_step=loss.after_step,
+            ),
         )
-    if model.goal_distance is not None:
-        distances, hindsight = MAGEDistanceLoss(model), Hindsight(model)
-        first.append(
-            bootstrapped(
-                name="distances",
-                loss=distances,
-                columns=lambda: hindsight.columns(dataset),
-                prepare=hindsight.draw,
-                begin=distances.begin,
-                after_step=distances.after_step,
-            )
-        )
-    return first + stages
+    return stages
 
 
 def _with_plans(model: MAGEModel, columns: TensorDictBase) -> TensorDictBase:

@@ -7,6 +7,7 @@ they can lead to. What a move from a state is worth, on average, judges sampled 
 from __future__ import annotations
 
 import copy
+from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,7 +21,7 @@ from mage_agent.losses import AgentLoss, squared_error
 if TYPE_CHECKING:
     from mage_agent.mage.model import MAGEModel
 
-__all__ = ["MAGEValueLoss", "label_returns", "value_columns"]
+__all__ = ["BootstrappedLoss", "MAGEValueLoss", "label_returns"]
 
 _RATE = 0.01
 """Of the moving average that values are bootstrapped from, per step."""
@@ -52,6 +53,14 @@ class BootstrappedLoss(AgentLoss):
         pairs = zip(self.target.parameters(), self._followed.parameters(), strict=True)
         for slow, fast in pairs:
             slow.lerp_(fast, _RATE)
+
+    @abstractmethod
+    def columns(self, dataset: TensorDictBase) -> TensorDictBase:
+        """A dataset's columns (N,) with what the loss reads besides."""
+
+    def prepare(self, batch: TensorDictBase) -> TensorDictBase:
+        """A batch of these columns, with what is drawn for it alone."""
+        return batch
 
     @property
     def _followed(self) -> nn.Module:
@@ -92,6 +101,11 @@ class MAGEValueLoss(BootstrappedLoss):
                 "the model has no values of states, since return_expectile is None; set it to a "
                 "number between 0 and 1, for instance 0.95."
             )
+        if model.return_value is None:
+            raise ValueError(
+                "the model has distances to goals in place of values of states; MAGEDistanceLoss "
+                "trains them."
+            )
         super().__init__(model, reduction=reduction)
         self.expectile = expectile
         if model.plan_value is not None:
@@ -121,22 +135,21 @@ class MAGEValueLoss(BootstrappedLoss):
             losses["loss_plan_value"] = squared_error(worth, wanted)
         return self.reduced(losses, {})
 
-
-def value_columns(model: MAGEModel, dataset: TensorDictBase) -> TensorDictBase:
-    """A dataset's columns (N,) with what ``MAGEValueLoss`` reads besides."""
-    keys, config = model.config.observation_keys, model.config
-    columns = dataset.select(*keys, "action", "episode")
-    columns["return_to_go"] = model.returns_to_go(dataset)
-    if config.bootstrap_steps:
-        total, factor, last = n_step_returns(dataset, config.discount, config.bootstrap_steps)
-    else:
-        total, last = columns["return_to_go"], torch.arange(len(dataset))
-        factor = torch.zeros_like(total)
-    columns["n_step_return"], columns["n_step_factor"] = total, factor
-    columns["n_step_observation"] = model.units.concatenate(dataset["next"])[last]
-    if model.plan_value is not None:
-        columns["moves"] = model.moves(model.displacements(dataset)).cpu()
-    return columns
+    def columns(self, dataset: TensorDictBase) -> TensorDictBase:
+        """A dataset's columns (N,) with what the loss reads besides."""
+        model, config = self.model, self.model.config
+        columns = dataset.select(*config.observation_keys, "action", "episode")
+        columns["return_to_go"] = model.returns_to_go(dataset)
+        if config.bootstrap_steps:
+            total, factor, last = n_step_returns(dataset, config.discount, config.bootstrap_steps)
+        else:
+            total, last = columns["return_to_go"], torch.arange(len(dataset))
+            factor = torch.zeros_like(total)
+        columns["n_step_return"], columns["n_step_factor"] = total, factor
+        columns["n_step_observation"] = model.units.concatenate(dataset["next"])[last]
+        if model.plan_value is not None:
+            columns["moves"] = model.moves(model.displacements(dataset)).cpu()
+        return columns
 
 
 @torch.no_grad()
