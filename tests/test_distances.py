@@ -193,3 +193,10 @@ def test_a_goal_behind_a_wall_is_far() -> None:
     assert steps(way[0], way[-1]) > 25
     assert steps(way[0], way[8]) == pytest.approx(8, abs=4)
     assert steps(way[-1], way[-9]) == pytest.approx(8, abs=4)
+
+
+def test_goals_of_two_sizes_are_refused() -> None:
+    config = build(random_walks()).config
+    sizes = {"observation": 2, "achieved_goal": 2, "desired_goal": 3}
+    with pytest.raises(ValueError, match="achieved and desired goal must be of one size"):
+        MAGEModel(config, observation_dim=sizes, action_dim=2)

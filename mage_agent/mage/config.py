@@ -66,13 +66,15 @@ class MAGEConfig(Config):
             of the token's distribution (measured).
         return_expectile: expectile of the return-to-go given the state, the value of the state. It
             bounds what is asked for, so that no return is asked for that the data never reached
-            from there; None has no values and bounds by the whole dataset only (measured).
+            from there; None has no values and bounds by the whole dataset only (measured). Where
+            plans are judged by the distance to a goal, that distance takes the values' place.
         bootstrap_steps: steps n after which a step's return-to-go goes on with the value of the
             state that they lead to, so that good parts of different episodes add up; 0 takes the
             return that followed (the paper).
         candidates: plans that are sampled for a decision, of which the one whose displacement
             within the lookahead is worth the most is acted on; 1 acts on the mean or likeliest
-            codes (the paper).
+            codes (the paper). With observation_keys that end with the goals, it is the one that
+            comes nearest to the goal.
         lookahead: environment steps after which a plan is judged, and its displacement is read.
         gumbel_temperature: temperature of the straight-through samples of Algorithm 5.
         commitment_weight: weight of the commitment loss (Eq. A.2, beta).
@@ -91,7 +93,7 @@ class MAGEConfig(Config):
         weight_decay: decoupled weight decay; 0 is the paper's Adam.
         gradient_clip: largest gradient norm.
         batch_size: windows per step (Tables 10-14).
-        value_steps: gradient steps of the values, which come first where there are any.
+        value_steps: gradient steps of values or distances, which come first where there are any.
         tokenizer_steps: gradient steps of stage 1.
         generator_steps: gradient steps of stage 2.
         inverse_dynamics_steps: gradient steps of inverse dynamics alone on the trained model's
@@ -266,6 +268,12 @@ class MAGEConfig(Config):
         return self.candidates > 1 or self.inverse_dynamics == "displacement"
 
     @property
+    def judges_by_distance(self) -> bool:
+        """Whether sampled plans are judged by the distance to a goal that is observed."""
+        return self.candidates > 1 and self.observation_keys[-2:] == GOALS
+
+    @property
     def needs_goals(self) -> bool:
         """Whether the model must know which part of an observation is the goals."""
-        return "G" in self.trajectory or self.inverse_dynamics_condition == "body"
+        told = "G" in self.trajectory or self.inverse_dynamics_condition == "body"
+        return told or self.judges_by_distance

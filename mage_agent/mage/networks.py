@@ -119,12 +119,10 @@ class MAGENetworks(Agent):
                 noise.copy_(drawn.log_().neg_())
             self.register_buffer("noise", noise, persistent=False)
         # Deviation 31: in goal environments, what plans are judged by is the distance to the goal.
-        judges, width = config.candidates > 1, config.width
-        by_distance = judges and config.observation_keys[-2:] == GOALS
+        width, judges, by_distance = config.width, config.candidates > 1, config.judges_by_distance
         by_return = config.return_expectile is not None and not by_distance
-        self.goal_size = desired if by_distance else 0
         self.goal_distance = (
-            GoalDistance(total - desired, desired, moved_dim, width) if by_distance else None
+            GoalDistance(total - goal_dim, goal_dim, moved_dim, width) if by_distance else None
         )
         self.return_value = MLP(condition_dim, width, width, 1) if by_return else None
         self.plan_value = (
@@ -178,8 +176,7 @@ class MAGENetworks(Agent):
 
     def apart(self, state: Tensor) -> tuple[Tensor, Tensor]:
         """A standardised state (B, S) without the desired goal, and that goal, (B, G)."""
-        size = self.goal_size
-        return state[:, :-size], state[:, -size:]
+        return state[:, : self.achieved_goal.stop], state[:, self.achieved_goal.stop :]
 
     def fit_units(self, dataset: TensorDictBase) -> None:
         """Take statistics of a dataset; where values cap what is asked for, ask for the best."""
