@@ -289,7 +289,7 @@ def test_mage_is_trained_within_its_minutes_and_asked_and_saved(
     _, (record,) = suite(*common, "--budget", "quick", "--minutes", "0.05")
     assert set(record["asked"]) == {"0.1", "0.9"}
     assert record["held_out"]["action_error_acting"] > 0
-    assert 1.0 < record["training_seconds"] < 12.0  # of three, on a machine that others use
+    assert 1.0 < record["training_seconds"] < 6.0  # of three
     used = record["hyperparameters"]
     assert used["tokenizer_steps"] == CORE["tokenizer_steps"]  # a share of record["steps"]
     assert (record["domain"], record["device"]) == ("pointmaze", "cpu")
