@@ -7,6 +7,7 @@ import torch
 from tensordict import TensorDict
 
 from mage_agent import MAGEDistanceLoss, MAGEModel, MAGEValueLoss, total_loss
+from tests.averages import check_average_follows
 from tests.tiny import tiny_config, tiny_goal_model, tiny_model
 
 GOALS = ("observation", "achieved_goal", "desired_goal")
@@ -104,16 +105,7 @@ def test_only_distances_are_trained_and_their_average_follows() -> None:
     model = build(random_walks())
     loss = MAGEDistanceLoss(model)
     assert {name.split(".")[1] for name, _ in loss.named_parameters()} == {"goal_distance"}
-    before = [each.clone() for each in loss.target.parameters()]
-    with torch.no_grad():
-        for parameter in model.goal_distance.parameters():
-            parameter.add_(1.0)
-    loss.after_step(0)
-    for old, new in zip(before, loss.target.parameters(), strict=True):
-        torch.testing.assert_close(new, old + 0.01)
-    loss.begin()
-    pairs = zip(loss.target.parameters(), model.goal_distance.parameters(), strict=True)
-    assert all(torch.equal(slow, fast) for slow, fast in pairs)
+    check_average_follows(loss, model.goal_distance)
 
 
 def test_a_batch_of_the_stage_is_what_it_reads() -> None:

@@ -13,6 +13,7 @@ from mage_agent.data import n_step_returns, returns_to_go
 from mage_agent.mage.sampling import hashed
 from mage_agent.mage.values import label_returns
 from mage_agent.nn.units import BEST
+from tests.averages import check_average_follows
 from tests.tiny import tiny_config, tiny_goal_model, tiny_model
 
 VALUES: dict[str, Any] = {"return_expectile": 0.9, "bootstrap_steps": 3}
@@ -125,16 +126,7 @@ class TestLoss:
         model = trained(data)
         loss = MAGEValueLoss(model)
         assert {name.split(".")[1] for name, _ in loss.named_parameters()} == {"return_value"}
-        before = [each.clone() for each in loss.target.parameters()]
-        with torch.no_grad():
-            for parameter in model.return_value.parameters():
-                parameter.add_(1.0)
-        loss.after_step(0)
-        for old, new in zip(before, loss.target.parameters(), strict=True):
-            torch.testing.assert_close(new, old + 0.01)
-        loss.begin()
-        pairs = zip(loss.target.parameters(), model.return_value.parameters(), strict=True)
-        assert all(torch.equal(slow, fast) for slow, fast in pairs)
+        check_average_follows(loss, model.return_value)
 
     def test_torchrls_contract(self) -> None:
         """Keywords, other names, what is read and written, and the sum that the mean is of."""

@@ -11,7 +11,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from mage_agent.data.checks import check_layout
-from mage_agent.data.ted import episode_lengths
+from mage_agent.data.ted import episode_lengths, metadata
 
 __all__ = ["relabel_goals"]
 
@@ -77,8 +77,7 @@ def relabel_goals(
         copy["episode"] = dataset["episode"] + number * (int(dataset["episode"].max()) + 1)
         parts.append(_ended(copy, copy["next", "reward"] == rewarded.max()) if terminal else copy)
     result: TensorDict = torch.cat([part.exclude("metadata") for part in parts])
-    if "metadata" in dataset.keys():  # noqa: SIM118
-        result.set_non_tensor("metadata", dataset.get_non_tensor("metadata"))
+    result.set_non_tensor("metadata", dict(metadata(dataset)))
     return result
 
 

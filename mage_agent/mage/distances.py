@@ -97,9 +97,7 @@ class MAGEDistanceLoss(BootstrappedLoss):
         model, config = self.model, self.model.config
         self.achieved = dataset["achieved_goal"].to(model.device)
         self.last = rows_ahead(dataset["episode"], len(dataset)).to(model.device)
-        columns = dataset.select(*config.observation_keys, "action", "episode")
-        columns["return_to_go"] = model.returns_to_go(dataset)
-        columns["moves"] = model.moves(model.displacements(dataset)).cpu()
+        columns = super().columns(dataset)
         observation = model.units.concatenate(dataset)
         rows = torch.arange(len(dataset))
         for end in _ENDS:

@@ -7,7 +7,6 @@ they can lead to. What a move from a state is worth, on average, judges sampled 
 from __future__ import annotations
 
 import copy
-from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 import torch
@@ -54,9 +53,14 @@ class BootstrappedLoss(AgentLoss):
         for slow, fast in pairs:
             slow.lerp_(fast, _RATE)
 
-    @abstractmethod
     def columns(self, dataset: TensorDictBase) -> TensorDictBase:
         """A dataset's columns (N,) with what the loss reads besides."""
+        model = self.model
+        columns = dataset.select(*model.config.observation_keys, "action", "episode")
+        columns["return_to_go"] = model.returns_to_go(dataset)
+        if "moves" in self.reads:
+            columns["moves"] = model.moves(model.displacements(dataset)).cpu()
+        return columns
 
     def prepare(self, batch: TensorDictBase) -> TensorDictBase:
         """A batch of these columns, with what is drawn for it alone."""
@@ -137,18 +141,14 @@ class MAGEValueLoss(BootstrappedLoss):
 
     def columns(self, dataset: TensorDictBase) -> TensorDictBase:
         """A dataset's columns (N,) with what the loss reads besides."""
-        model, config = self.model, self.model.config
-        columns = dataset.select(*config.observation_keys, "action", "episode")
-        columns["return_to_go"] = model.returns_to_go(dataset)
+        config, columns = self.model.config, super().columns(dataset)
         if config.bootstrap_steps:
             total, factor, last = n_step_returns(dataset, config.discount, config.bootstrap_steps)
         else:
             total, last = columns["return_to_go"], torch.arange(len(dataset))
             factor = torch.zeros_like(total)
         columns["n_step_return"], columns["n_step_factor"] = total, factor
-        columns["n_step_observation"] = model.units.concatenate(dataset["next"])[last]
-        if model.plan_value is not None:
-            columns["moves"] = model.moves(model.displacements(dataset)).cpu()
+        columns["n_step_observation"] = self.model.units.concatenate(dataset["next"])[last]
         return columns
 
 
