@@ -269,6 +269,7 @@ ALIVE: dict[str, dict[str, Any]] = {
     "code_temperature": {"code_temperature": 1.0},
     "candidates": {"return_expectile": 0.9, "candidates": 3},
     "lookahead": {"return_expectile": 0.9, "candidates": 3, "lookahead": 2},
+    "optimizer": {"optimizer": "muon"},
     "learning_rate": {"learning_rate": 1e-3},
     "inverse_dynamics_learning_rate": {"inverse_dynamics_learning_rate": 1e-4},
     "warmup_steps": {"warmup_steps": 5},

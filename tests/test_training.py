@@ -41,6 +41,7 @@ RANDOM: dict[str, Any] = {
     "return_expectile": 0.9,
     "bootstrap_steps": 2,
     "code_temperature": 1.0,  # every random number shows in the plans
+    "optimizer": "muon",
 }
 State = dict[str, Tensor]
 Train = Callable[..., MAGEModel]

@@ -85,6 +85,9 @@ class MAGEConfig(Config):
         inverse_dynamics_weight: weight of L_inv (Eq. 6).
         condition_weight: weight of L_cond (Algorithm 5, lambda_cond).
         codebook_decay: decay of the codebook's moving average, per step.
+        optimizer: of tokenizer and generator: "adam" (the paper), or "muon", in which the matrices
+            of the blocks follow their momentum orthogonalised: on few steps, far lower losses
+            (measured).
         learning_rate: peak learning rate (Tables 10-14).
         inverse_dynamics_learning_rate: peak learning rate of the stage ``inverse_dynamics``
             (measured).
@@ -154,6 +157,7 @@ class MAGEConfig(Config):
     candidates: int = bounded(1, 1, 10_000)
     lookahead: int = bounded(8, 1)
     # Optimisation.
+    optimizer: Literal["adam", "muon"] = "adam"
     learning_rate: float = bounded(2e-4, 1e-12, LARGEST)
     inverse_dynamics_learning_rate: float = bounded(3e-3, 1e-12, LARGEST)
     warmup_steps: int = bounded(200, 0)
