@@ -140,6 +140,25 @@ def test_moves_to_the_goal_are_worth_more() -> None:
 
 
 @torch.no_grad()
+def test_plans_of_goals_see_how_far_the_goal_is_in_units_of_a_window() -> None:
+    data = random_walks()
+    reading = {"inverse_dynamics": "direction", "inverse_dynamics_condition": "body"}
+    model = build(data, candidates=1, trajectory="RG", plan_entries=(), **reading)
+    place, episode = data["achieved_goal"], data["episode"].tolist()
+    last = {number: row for row, number in enumerate(episode)}
+    ahead = [min(row + 5, last[number]) for row, number in enumerate(episode)]
+    reach = place[ahead] - place
+    raw = model.units.concatenate(data)
+    raw[::2, 4:] = place[::2] + 0.1  # every second goal is near
+    state = model.units.observation(raw)
+    offset = (raw[:, 4:] - place - reach.mean(0)) / reach.std(0, unbiased=False)
+    seen = model.seen(state)
+    torch.testing.assert_close(seen, torch.cat([state[:, 2:], offset.clamp(-5, 5)], dim=1))
+    assert offset[1::2].abs().max() > 5
+    assert torch.equal(build(data).seen(state), state)  # plans of states see them whole
+
+
+@torch.no_grad()
 def test_values_fall_with_the_distance() -> None:
     data = random_walks()
     data["next", "reward"][::2] = 3.0

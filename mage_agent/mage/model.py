@@ -86,7 +86,7 @@ class MAGEModel(MAGENetworks):
         """
         condition = None
         if guided:
-            given = state[:, self.planner_sees]
+            given = self.seen(state)
             condition = torch.cat([given, self._shown("condition_loss", return_to_go)], dim=-1)
         shown = self._shown("autoencoder", return_to_go)
         trajectory: Tensor = self.decoder(latent, shown, condition)
@@ -355,7 +355,7 @@ class MAGEModel(MAGENetworks):
 
         def embed(site: str) -> Condition:
             told = return_to_go.new_full(return_to_go.shape, float(site in sites))
-            return self.transformer.condition(state[:, self.planner_sees], return_to_go, told)
+            return self.transformer.condition(self.seen(state), return_to_go, told)
 
         first = embed("first_scale")
         same = ("first_scale" in sites) == ("finer_scales" in sites)

@@ -48,8 +48,10 @@ class MAGENetworks(Agent):
         self.achieved_goal = slice(body_dim, body_dim + goal_dim)
         # Deviation 19: plans of goals are conditioned on the goals alone, not on the body.
         # A planner that sees the body repeats the direction in which it already moves.
-        self.planner_sees = slice(body_dim if "G" in config.trajectory else 0, total)
-        condition_dim = total - self.planner_sees.start
+        plans_goals = "G" in config.trajectory
+        self.planner_sees = slice(body_dim if plans_goals else 0, total)
+        condition_dim = total - self.planner_sees.start + goal_dim * plans_goals
+        self.reach = Normalizer(goal_dim) if plans_goals else None
         sizes = {"R": 1, "S": total, "A": action_dim, "G": goal_dim}
         self.channels = [sizes[name] for name in config.trajectory]
         autoencoder = {
@@ -159,7 +161,7 @@ class MAGENetworks(Agent):
             worth = self.units.return_to_go(low + (high - low) * self.config.discount**steps)
             return torch.where(torch.isfinite(worth), worth, torch.inf)  # no data, no bound
         assert self.return_value is not None, "there are values only with return_expectile"
-        learned: Tensor = self.return_value(state[:, self.planner_sees])
+        learned: Tensor = self.return_value(self.seen(state))
         return learned
 
     def value_of_moves(self, state: Tensor, moves: Tensor) -> Tensor:
@@ -171,8 +173,20 @@ class MAGENetworks(Agent):
             distance: Tensor = self.goal_distance(*self.apart(state), moves)
             return -distance
         assert self.plan_value is not None, "moves are valued only with candidates"
-        worth: Tensor = self.plan_value(torch.cat([state[:, self.planner_sees], moves], dim=-1))
+        worth: Tensor = self.plan_value(torch.cat([self.seen(state), moves], dim=-1))
         return worth
+
+    def seen(self, state: Tensor) -> Tensor:
+        """What of a standardised state (B, S) conditions plans and values.
+
+        For plans of goals: the goals, and how far the desired one is, in units of how far the data
+        get within a window and within 5 of them, so that near goals are told apart.
+        """
+        seen = state[:, self.planner_sees]
+        if self.reach is None:
+            return seen
+        achieved, desired = self.units.observation.inverse(state)[:, self.planner_sees].chunk(2, -1)
+        return torch.cat([seen, self.reach(desired - achieved).clamp(-5, 5)], dim=-1)
 
     def apart(self, state: Tensor) -> tuple[Tensor, Tensor]:
         """A standardised state (B, S) without the desired goal, and that goal, (B, G)."""
@@ -183,6 +197,10 @@ class MAGENetworks(Agent):
         super().fit_units(dataset)
         if self.config.looks_ahead:
             self.displacement.fit(self.displacements(dataset))
+        if self.reach is not None:
+            goal = dataset["achieved_goal"]
+            ahead = rows_ahead(dataset["episode"], self.config.horizon - 1)
+            self.reach.fit((goal[ahead] - goal).to(self.device))
         if self.config.return_expectile is not None and self.config.target_quantile == 1:
             self.units.ask_for_the_best()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 __all__ = ["upgrade"]
@@ -28,6 +29,7 @@ _GONE = {
 }
 """Settings that no longer exist, with the only value that today's model can follow."""
 _FIRST_LAYER = "inverse_dynamics.mlp.0."
+_READS_GOALS = ("embed_condition.0.weight", ".condition.weight", "return_value.0.weight")
 
 
 def upgrade(
@@ -51,9 +53,23 @@ def upgrade(
         weights[_FIRST_LAYER + "bias"] = weights[_FIRST_LAYER + "bias"] + weight[:, -1]
         weights[_FIRST_LAYER + "weight"] = weight[:, :-1].contiguous()
     sizes = {"observation_dim": _observation_sizes(config, header)}
+    if "G" in config.get("trajectory", ""):
+        goals = sizes["observation_dim"]["achieved_goal"]
+        weights = _blind_to_offsets(weights, goals)
     sizes["action_dim"] = header["action_dim"]
     kept = {key: header[key] for key in ("versions", "extra") if key in header}
     return weights, {**kept, "method": "mage", "config": config, "sizes": sizes}
+
+
+def _blind_to_offsets(weights: Mapping[str, Tensor], goals: int) -> dict[str, Tensor]:
+    """The weights with zeros for how far the desired goal is, which plans of goals did not see."""
+    blind = dict(weights)
+    for key, weight in weights.items():
+        if key.endswith(_READS_GOALS):
+            seen, rest = weight.split([2 * goals, weight.shape[1] - 2 * goals], dim=1)
+            blind[key] = torch.cat([seen, weight.new_zeros(len(weight), goals), rest], dim=1)
+    blind["reach.mean"], blind["reach.std"] = torch.zeros(goals), torch.ones(goals)
+    return blind
 
 
 def _moved(key: str) -> str:

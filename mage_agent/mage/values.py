@@ -127,7 +127,7 @@ class MAGEValueLoss(BootstrappedLoss):
         state = units.observation(self.observation(tensordict))
         with torch.no_grad():
             then = units.observation(tensordict["n_step_observation"])
-            ahead = units.return_to_go.inverse(self.target(then[:, model.planner_sees]))
+            ahead = units.return_to_go.inverse(self.target(model.seen(then)))
             total = tensordict["n_step_return"] + tensordict["n_step_factor"] * ahead
             wanted = units.return_to_go(total)
         error = wanted - model.value(state)
