@@ -79,7 +79,7 @@ FULL_SKILL = -2.4
 def test_small_trainings_score_no_less_than_measured(changes: dict[str, Any], low: float) -> None:
     """The mean of three trainings, which may become better, but no better than full skill."""
     config = MAGEConfig.preset(
-        "small",
+        "adroit-small",
         **{"horizon": 12, "num_scales": 3, "width": 32, "num_blocks": 1, "codebook_size": 64},
         **{"batch_size": 64, "tokenizer_steps": 200, "generator_steps": 300, **changes},
     )

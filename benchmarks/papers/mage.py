@@ -131,6 +131,7 @@ _PALM = (
     "Adroit: today's reward adds the term for the distance of palm and object that D4RL "
     "subtracts, worth a few points of return."
 )
+_ADAM = "{} are from trainings by Adam; today's preset follows Muon."
 _ENVIRONMENTS = {  # what today's environments change
     "pen": (
         _PALM,
@@ -147,8 +148,11 @@ _ENVIRONMENTS = {  # what today's environments change
         "AntMaze: MAGE departs further from its paper than elsewhere: its plans hold the achieved "
         "goal, not the whole state, and its action is read off the plan's direction.",
         "AntMaze: MAGE's records of umaze are from before values had a training stage of their "
-        "own; today's preset trains them first and asks for the best return from every state.",
+        "own; today's preset trains them first, asks for the best return from every state, sees "
+        "how far goals are and follows Muon.",
     ),
+    "maze2d": (_ADAM.format("Maze2D: MAGE's records of medium and large"),),
+    "multi2d": (_ADAM.format("Multi2D: MAGE's scores of medium"),),
 }
 _DATA = {  # what data that were collected anew change
     "door": (
