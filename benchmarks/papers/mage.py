@@ -131,7 +131,6 @@ _PALM = (
     "Adroit: today's reward adds the term for the distance of palm and object that D4RL "
     "subtracts, worth a few points of return."
 )
-_ADAM = "{} are from trainings by Adam; today's preset follows Muon."
 _ENVIRONMENTS = {  # what today's environments change
     "pen": (
         _PALM,
@@ -151,8 +150,7 @@ _ENVIRONMENTS = {  # what today's environments change
         "own; today's preset trains them first, asks for the best return from every state, sees "
         "how far goals are and follows Muon.",
     ),
-    "maze2d": (_ADAM.format("Maze2D: MAGE's records of medium and large"),),
-    "multi2d": (_ADAM.format("Multi2D: MAGE's scores of medium"),),
+    "maze2d": ("Maze2D: MAGE's records are of trainings by Adam; today's preset follows Muon.",),
 }
 _DATA = {  # what data that were collected anew change
     "door": (
