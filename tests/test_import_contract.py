@@ -49,6 +49,7 @@ ALLOWED: dict[str, set[str]] = {  # module -> modules of the package it may impo
         "data.ted",
     },
     "nn.layers": set(),
+    "nn.muon": set(),
     "nn.units": set(),
     "hardware": set(),
     "parallel": set(),
@@ -90,8 +91,8 @@ ALLOWED: dict[str, set[str]] = {  # module -> modules of the package it may impo
 FAMILIES = ("mage", "gac")
 """Folders of one method each; a family never imports a sibling."""
 FAMILY_SEES = {
-    *("actor", "agent", "data", "hardware", "losses", "memory", "nn.layers", "nn.units"),
-    *("parallel", "policy", "stage", "training"),
+    *("actor", "agent", "data", "hardware", "losses", "memory"),
+    *("nn.layers", "nn.muon", "nn.units", "parallel", "policy", "stage", "training"),
 }
 TORCHRL = {"data.*", "losses", "actor", "envs", "training"}
 THIRD_PARTY: dict[str, set[str]] = {  # package -> the only modules that may name it
