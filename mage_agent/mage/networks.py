@@ -198,11 +198,14 @@ class MAGENetworks(Agent):
         if self.config.looks_ahead:
             self.displacement.fit(self.displacements(dataset))
         if self.reach is not None:
-            goal = dataset["achieved_goal"]
-            ahead = rows_ahead(dataset["episode"], self.config.horizon - 1)
-            self.reach.fit((goal[ahead] - goal).to(self.device))
+            self.reach.fit(self.ways(dataset).to(self.device))
         if self.config.return_expectile is not None and self.config.target_quantile == 1:
             self.units.ask_for_the_best()
+
+    def ways(self, dataset: TensorDictBase) -> Tensor:
+        """How far the data's achieved goals get within a window, (N, G), in goal units."""
+        goal: Tensor = dataset["achieved_goal"]
+        return goal[rows_ahead(dataset["episode"], self.config.horizon - 1)] - goal
 
     def displacements(self, dataset: TensorDictBase) -> Tensor:
         """How far the data move ``moved_entries`` within the lookahead, (N, E), standardised."""

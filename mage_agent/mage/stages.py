@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mage_agent.agent import evaluating
-from mage_agent.data import WindowSampler, replay_buffer, rows_ahead
+from mage_agent.data import WindowSampler, replay_buffer
 from mage_agent.hardware import seeded
 from mage_agent.mage.distances import MAGEDistanceLoss
 from mage_agent.mage.losses import MAGEInverseDynamicsLoss, MAGELoss, MAGETokenizerLoss
@@ -63,8 +63,8 @@ def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
         weight_decay=config.weight_decay,
         gradient_clip=config.gradient_clip,
     )
-    # Deviation 10: the learning rate warms up and falls, and small presets follow Muon; the paper
-    # has Adam at one rate.
+    # Deviation 10: the learning rate warms up and falls, and small presets of mazes follow Muon;
+    # the paper has Adam at one rate.
     rates = warm_up_and_cosine(
         config.learning_rate, 0.1 * config.learning_rate, config.warmup_steps
     )
@@ -144,7 +144,7 @@ def _optimizer(loss: MAGETokenizerLoss | MAGELoss) -> Callable[[], Muon] | None:
 def _with_plans(model: MAGEModel, columns: TensorDictBase) -> TensorDictBase:
     """The columns with what inverse dynamics reads of plans, (N, ...)."""
     if model.config.inverse_dynamics == "direction":
-        plans = _directions(model, columns)
+        plans = F.normalize(model.ways(columns), dim=-1)
     elif model.config.inverse_dynamics == "displacement" and model.config.data_scales is None:
         plans = model.moves(model.displacements(columns)).cpu()
     else:
@@ -195,13 +195,6 @@ def _plans(model: MAGEModel, columns: TensorDictBase) -> Tensor:
             plans.append(model.read_plan(sums[-1], state, target).cpu())
         model.transformer.eval()
     return torch.cat(plans)
-
-
-def _directions(model: MAGEModel, columns: TensorDictBase) -> Tensor:
-    """Direction from the goal achieved at every step to that at its window's end, (N, G)."""
-    goal = columns["achieved_goal"]
-    end = rows_ahead(columns["episode"], model.config.horizon - 1)
-    return F.normalize(goal[end] - goal, dim=-1)
 
 
 def _warn_of_collapse(model: MAGEModel, columns: TensorDictBase) -> TensorDictBase:
