@@ -89,7 +89,7 @@ def main() -> None:
     args = parser.parse_args()
 
     dataset = load_dataset(record(args.episodes), action_low=-1, action_high=1)
-    config = MAGEConfig.preset("small", codebook_size=64)
+    config = MAGEConfig.preset("small", codebook_size=64, inverse_dynamics_steps=2_000)
     policy = MAGEPolicy.from_dataset(dataset, config, device="cpu").learn(steps=args.steps)
 
     scales = config.num_scales

@@ -35,7 +35,7 @@ def make_model(
     """
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
-        config = MAGEConfig.preset("small", **{**TINY, **changes})
+        config = MAGEConfig.preset("adroit-small", **{**TINY, **changes})
         model = MAGEModel(config, observation_dim=observation_dim, action_dim=action_dim)
         for parameter in model.parameters():
             if parameter.ndim > 1:

@@ -12,10 +12,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:the codebook has collapsed")
 EXAMPLES = Path(__file__).parent.parent / "examples"
 ARGUMENTS = {
     "torchrl_loop": ["--episodes", "2", "--steps", "2"],
-    "sb3_evaluate": ["--episodes", "2", "--steps", "2", "--eval-episodes", "1"],
-    "custom_dataset": ["--episodes", "4", "--steps", "2"],
-    "own_environment": ["--episodes", "4", "--steps", "2", "--eval-episodes", "2"],
-    "visualize_plan": ["--episodes", "4", "--steps", "2"],
+    "sb3_evaluate": ["--episodes", "2", "--steps", "3", "--eval-episodes", "1"],
+    "custom_dataset": ["--episodes", "4", "--steps", "3"],
+    "own_environment": ["--episodes", "4", "--steps", "3", "--eval-episodes", "2"],
+    "visualize_plan": ["--episodes", "4", "--steps", "3"],
 }
 LAST_LINE = {
     "torchrl_loop": "the controller earned",

@@ -103,6 +103,7 @@ def test_torchrun_trains_by_the_command_line(minari_dataset: Any, tmp_path: Path
     """The same losses as one process has, up to rounding, and one policy."""
     settings = ["--width", "16", "--num-blocks", "1", "--codebook-size", "8", "--batch-size", "8"]
     settings += ["--tokenizer-steps", "3", "--generator-steps", "3", "--dropout", "0"]
+    settings += ["--inverse-dynamics-steps", "3"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command = [*torchrun, "--master-port", "0", "--standalone", "-m", "mage_agent", "train"]
     output = tmp_path / "two.mage"

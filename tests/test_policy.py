@@ -88,7 +88,7 @@ def learning_config(**changes: Any) -> MAGEConfig:
         "tokenizer_steps": 4,
         "generator_steps": 120,
     }
-    return MAGEConfig.preset("small", **{**TINY, **steps, **changes})
+    return MAGEConfig.preset("adroit-small", **{**TINY, **steps, **changes})
 
 
 def flat(policy: MAGEPolicy) -> torch.Tensor:

@@ -92,7 +92,7 @@ class Bench:
 
     def mage_config(self, **changes: Any) -> MAGEConfig:
         """The paper's configuration for Adroit, or a tiny one."""
-        preset = "small" if self.tiny else "adroit"
+        preset = "adroit-small" if self.tiny else "adroit"
         return MAGEConfig.preset(preset, **{**(TINY["mage"] if self.tiny else {}), **changes})
 
     def gac_config(self, **changes: Any) -> GACConfig:
