@@ -64,6 +64,10 @@ def run_suite(
         _check_common(settings)
         finished = _finished(path, retry_failed)
         missing = [cell for cell in cells if cell.key not in finished]
+        well = _finished(path, retry_failed=True)
+        for cell in cells:
+            if cell.key in well:
+                clear(cell, settings)  # a suite was killed between its record and this
         if text := _lacking([cell for cell in cells if cell.key in finished], settings):
             console.print(text, soft_wrap=True)
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from tensordict import TensorDictBase
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from mage_agent.data import Batches, Starts
 from mage_agent.hardware import has_bfloat16
+from mage_agent.nn.muon import Muon
 
 __all__ = ["Stage", "TrainingError", "total_loss", "warm_up_and_cosine"]
 
@@ -96,12 +98,13 @@ class Stage:
         horizon: window length T. 1 gives batches of transitions (B,), else of windows (B, T) with a
             mask under ``("collector", "mask")``.
         starts: whether windows begin at any step, or at the first ones of episodes only.
-        learning_rate: of the default optimiser, AdamW.
+        learning_rate: of "adam" and "muon".
         rates: learning rates of a step by parameter group, given the step and the number of steps;
             None keeps ``learning_rate``.
-        weight_decay: of the default optimiser.
+        weight_decay: of "adam" and "muon".
         gradient_clip: largest gradient norm.
-        optimizer: makes another optimiser of the loss.
+        optimizer: "adam", which is AdamW; "muon", in which the matrices of blocks follow their
+            momentum orthogonalised (``Muon``); or a function that makes another one of the loss.
         updates_per_batch: consecutive steps that see the same batch.
         low_precision: whether to compute the loss in bfloat16 where that is native.
         one_graph: whether the loss does nothing but tensor arithmetic, so that compiling it pays.
@@ -124,7 +127,7 @@ class Stage:
     rates: Callable[[int, int], Sequence[float]] | None = None
     weight_decay: float = 0.0
     gradient_clip: float = math.inf
-    optimizer: Callable[[], torch.optim.Optimizer] | None = None
+    optimizer: Literal["adam", "muon"] | Callable[[], torch.optim.Optimizer] = "adam"
     updates_per_batch: int = 1
     low_precision: bool = False
     one_graph: bool = False
@@ -154,14 +157,12 @@ class Stage:
     def make_optimizer(self) -> torch.optim.Optimizer:
         """A new optimiser of all that the stage trains."""
         self.loss.train()
-        if self.optimizer is not None:
+        if callable(self.optimizer):
             return self.optimizer()
-        return torch.optim.AdamW(
-            self.loss.parameters(),
-            lr=self.learning_rate,
-            weight_decay=self.weight_decay,
-            fused=True,
-        )
+        rate, decay = self.learning_rate, self.weight_decay
+        if self.optimizer == "muon":
+            return Muon(self.loss.named_parameters(), lr=rate, weight_decay=decay)
+        return torch.optim.AdamW(self.loss.parameters(), lr=rate, weight_decay=decay, fused=True)
 
     def losses(self, batch: TensorDictBase) -> TensorDictBase:
         """Losses and metrics of a batch, each a scalar."""

@@ -87,6 +87,7 @@ def make_stages(model: GACModel, dataset: TensorDictBase) -> list[Stage]:
             batch_size=min(config.batch_size, number),
             horizon=max(2, _longest(columns)),  # of 1 step, windows would have no time axis
             starts="episodes",
+            optimizer=config.optimizer,
             # Deviation 24: the rate warms up and falls along a cosine; the paper names no schedule.
             rates=warm_up_and_cosine(peak, 0.1 * peak, config.warmup_steps),
             weight_decay=config.weight_decay,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,6 @@ from mage_agent.hardware import seeded
 from mage_agent.mage.distances import MAGEDistanceLoss
 from mage_agent.mage.losses import MAGEInverseDynamicsLoss, MAGELoss, MAGETokenizerLoss
 from mage_agent.mage.values import MAGEValueLoss, label_returns
-from mage_agent.nn.muon import Muon
 from mage_agent.stage import Stage, warm_up_and_cosine
 
 if TYPE_CHECKING:
@@ -68,12 +66,11 @@ def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
     rates = warm_up_and_cosine(
         config.learning_rate, 0.1 * config.learning_rate, config.warmup_steps
     )
-    tokenizer, generator = MAGETokenizerLoss(model), MAGELoss(model)
     stages = [
         stage(
             name="tokenizer",
-            loss=tokenizer,
-            optimizer=_optimizer(tokenizer),
+            loss=MAGETokenizerLoss(model),
+            optimizer=config.optimizer,
             steps=config.tokenizer_steps,
             columns=labelled,
             horizon=config.horizon,
@@ -83,8 +80,8 @@ def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
         ),
         stage(
             name="generator",
-            loss=generator,
-            optimizer=_optimizer(generator),
+            loss=MAGELoss(model),
+            optimizer=config.optimizer,
             steps=config.generator_steps,
             columns=lambda: _warn_of_collapse(model, labelled()),
             horizon=config.horizon,
@@ -129,16 +126,6 @@ def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
             ),
         )
     return stages
-
-
-def _optimizer(loss: MAGETokenizerLoss | MAGELoss) -> Callable[[], Muon] | None:
-    """What makes the optimiser of tokenizer or generator; None stands for Adam, as in the paper."""
-    config = loss.model.config
-    if config.optimizer == "adam":
-        return None
-    return lambda: Muon(
-        loss.named_parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-    )
 
 
 def _with_plans(model: MAGEModel, columns: TensorDictBase) -> TensorDictBase:

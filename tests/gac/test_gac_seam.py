@@ -38,10 +38,13 @@ def test_the_name_finds_the_class() -> None:
     assert find_agent("gac") is GACModel
 
 
-@pytest.mark.parametrize("inference", ["persistent", "fresh"])
-def test_a_killed_training_goes_on_to_the_same_weights(inference: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("inference", "optimizer"), [("persistent", "muon"), ("fresh", "adam")])
+def test_a_killed_training_goes_on_to_the_same_weights(
+    inference: str, optimizer: str, tmp_path: Path
+) -> None:
     """Killed at step 50 of 66, between two checkpoints and inside the steps of a batch."""
     changes = {"inference": inference, "inner_steps": 2, "steps": 22, "outer_steps": 3}
+    changes["optimizer"] = optimizer
     dataset = tiny_dataset()
 
     def run(path: Path, model: GACModel, **kwargs: Any) -> None:

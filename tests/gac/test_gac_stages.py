@@ -11,6 +11,7 @@ from mage_agent.config import LARGEST
 from mage_agent.gac.losses import GACLoss
 from mage_agent.gac.model import GACModel
 from mage_agent.gac.stages import calibrate, hold_out
+from mage_agent.nn.muon import Muon
 from mage_agent.stage import Stage, total_loss
 from tests.gac.tiny import tiny_config, tiny_dataset
 
@@ -51,6 +52,17 @@ def test_training_lowers_the_loss(inference: str) -> None:
     _, stage = build(dataset, **changes)
     losses = train(stage)
     assert mean(losses[-5:]) < mean(losses[:5]) - 1
+
+
+def test_muon_takes_the_matrices_of_prior_and_generator() -> None:
+    model, stage = build(tiny_dataset(), optimizer="muon")
+    optimizer = stage.make_optimizer()
+    assert isinstance(optimizer, Muon)
+    followed = {n for n, p in model.named_parameters() if p in optimizer.matrices}
+    blocks = {"prior.blocks.0", "generator.blocks.0", "generator.blocks.1"}
+    assert {name[: name.index("blocks") + 8] for name in followed} == blocks
+    assert all(p.ndim == 2 for n, p in model.named_parameters() if n in followed)
+    assert len(followed) == 5 + 2 * 8  # attention, cross-attention and MLP
 
 
 def test_outer_steps_share_a_batch_and_its_q() -> None:

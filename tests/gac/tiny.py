@@ -33,6 +33,7 @@ CORE: dict[str, Any] = {
     "steps": 6,
     "outer_steps": 1,
     "batch_size": 4,
+    "optimizer": "adam",
     "learning_rate": 1e-2,
     "weight_decay": 0.0,
     "warmup_steps": 1,
