@@ -101,6 +101,16 @@ def test_every_cell_has_one_record_and_runs_once(suite: Any, tmp_path: Path) -> 
     assert len(suite("--seeds", "3")[1]) == 3
 
 
+def test_a_suite_killed_before_it_cleaned_up_does_so_later(suite: Any, tmp_path: Path) -> None:
+    _, found = suite()
+    (folder,) = (tmp_path / "out" / "cells").iterdir()
+    left = [folder / "checkpoint", folder / ".checkpoint.1.part"]
+    for path in left:
+        path.write_bytes(b"")
+    assert suite() == (0, found)
+    assert not any(path.exists() for path in left)
+
+
 def test_failure_is_recorded_and_stops_nothing(suite: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     status, found = suite(methods="Failing,Still")
     assert status == 1
