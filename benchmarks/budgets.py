@@ -14,7 +14,7 @@ from typing import Any
 from tensordict import TensorDictBase
 
 from benchmarks.clock import seconds_on
-from benchmarks.protocol import Method
+from benchmarks.protocol import AgentMethod, Method
 from mage_agent import first_steps
 
 __all__ = ["MINUTES", "Schedule", "make_schedule"]
@@ -90,10 +90,14 @@ def _time_steps(
     build: Callable[[], Method], dataset: TensorDictBase, enough: float, most: int, device: str
 ) -> tuple[float, float]:
     """Return the seconds of a training without steps, and of each step."""
+    rows = _ROWS
+    if isinstance(method := build(), AgentMethod):
+        with warnings.catch_warnings(action="ignore"):  # training gives them again
+            rows = max(rows, method.rows_per_batch(dataset))  # or its batches would be smaller
     ends = dataset["next", "done"].flatten().nonzero().flatten() + 1
     # Whole episodes, for methods that learn from nothing else; of an endless run its first steps.
-    whole = ends[ends <= _ROWS]
-    sample = first_steps(dataset, int(whole[-1]) if len(whole) else _ROWS)
+    whole = ends[ends <= rows]
+    sample = first_steps(dataset, int(whole[-1]) if len(whole) else rows)
 
     def seconds(steps: int) -> float:
         method = build()

@@ -6,13 +6,14 @@ import os
 import signal
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Protocol, cast
 
 from benchmarks.cells import Cell, Settings
 from benchmarks.experiment import DiskFullError, attempt, failure
+from benchmarks.methods import training_of
 from benchmarks.records import Record
 
 __all__ = ["Executor", "LocalExecutor", "fitting_workers"]
@@ -73,9 +74,10 @@ class LocalExecutor:
         busy: dict[Connection, _Worker] = {}
         try:
             while queue or busy:
-                while queue and idle:
+                while idle and (cell := _startable(queue, busy.values())) is not None:
+                    queue.remove(cell)
                     worker = idle.pop()
-                    worker.begin(queue.popleft())
+                    worker.begin(cell)
                     busy[worker.connection] = worker
                     started(worker.cell)
                 for connection in multiprocessing.connection.wait(list(busy)):
@@ -100,6 +102,12 @@ class LocalExecutor:
                 worker.stop()
             for worker in busy.values():
                 worker.kill()
+
+
+def _startable(queue: Iterable[Cell], busy: Iterable["_Worker"]) -> Cell | None:
+    """The first cell that needs no training which a worker is in: it would only wait for it."""
+    trained = {training_of(worker.cell) for worker in busy}
+    return next((cell for cell in queue if training_of(cell) not in trained), None)
 
 
 class _Worker:

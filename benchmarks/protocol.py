@@ -79,6 +79,11 @@ class AgentMethod(AgentPolicy):
         """The configuration."""
         return self.config.to_dict()
 
+    def rows_per_batch(self, dataset: TensorDictBase) -> int:
+        """Steps of data that a batch of whole episodes may hold; 0 where windows are drawn."""
+        stages = self.model.stages(dataset)
+        return max(s.batch_size * s.horizon * (s.starts == "episodes") for s in stages)
+
     def learn(  # type: ignore[override]  # the suite's callback counts steps
         self,
         dataset: TensorDictBase,

@@ -6,6 +6,10 @@ import pytest
 from tensordict import TensorDict
 
 from benchmarks.budgets import Schedule, make_schedule
+from benchmarks.protocol import AgentMethod
+from mage_agent import GACModel, MAGEModel
+from tests import tiny
+from tests.gac.tiny import tiny_config, tiny_dataset
 from tests.suite_methods import Busy, Still
 
 
@@ -55,3 +59,19 @@ def test_an_endless_run_is_timed_on_its_first_steps(toy_dataset: TensorDict) -> 
     schedule = make_schedule(lambda: build(Noting, toy_dataset), run, minutes=0.001)
     assert schedule.steps == Still.published_steps
     assert sizes == {4096}
+
+
+def test_batches_of_whole_episodes_are_timed_at_their_size() -> None:
+    data = tiny_dataset((1000,) * 8)
+    model = GACModel.from_dataset(data, tiny_config(batch_size=6))
+    sizes = set()
+
+    class Noting(AgentMethod):
+        def learn(self, dataset: TensorDict, **options: Any) -> Any:
+            sizes.add(int(dataset["next", "done"].sum()))
+            return self
+
+    make_schedule(lambda: Noting(model, published_steps=100), data, minutes=0.001)
+    assert sizes == {6}
+    windows = AgentMethod(MAGEModel.from_dataset(data, tiny.tiny_config()), published_steps=100)
+    assert windows.rows_per_batch(data) == 0

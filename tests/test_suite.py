@@ -2,6 +2,7 @@
 
 import json
 import math
+import multiprocessing
 import os
 import random
 import signal
@@ -444,6 +445,39 @@ def test_dead_workers_take_no_other_cell_with_them(
     assert "died 2 times (SIGKILL)" in found[cells[0]]["error"]
     assert [begun.count(cell) for cell in cells] == [2, 2, 1]
     assert found[cells[1]]["interruptions"] == 1
+
+
+def test_a_worker_does_not_wait_for_the_training_of_another(
+    tmp_path: Path, maze_dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two questions to one training, and another one: the second worker takes the other one."""
+    first, second, other = (
+        replace(cell, method=method)
+        for cell, method in zip(
+            cells_of(maze_dataset, "", 0, 0, 1), ("gac-prior", "gac", "gac"), strict=True
+        )
+    )
+    running: list[Cell] = []
+
+    class Instant:
+        def __init__(self, *_: Any) -> None:
+            self.connection, self.theirs = multiprocessing.Pipe()
+
+        def begin(self, cell: Cell) -> None:
+            self.cell = cell
+            running.append(cell)
+            if len(running) > 1:  # the first one ends last
+                self.theirs.send({"seed": cell.seed})
+
+        def stop(self) -> None: ...
+
+        kill = stop
+
+    monkeypatch.setattr(executors, "_Worker", Instant)
+    found = LocalExecutor(2).run([first, second, other], Settings(output=tmp_path), lambda _: None)
+    assert next(found)[0] == other
+    assert running == [first, other]
+    found.close()
 
 
 def test_workers_fit_the_machine() -> None:
