@@ -76,7 +76,10 @@ def make_schedule(
         return Schedule(steps=published, hyperparameters=hyperparameters)
     budget = 60 * minutes
     enough = min(_ENOUGH, _SHARE * budget)
-    fixed, per_step = _time_steps(build, dataset, enough, published, device)
+    sample = _sample(method, dataset)
+    fixed, per_step = _time_steps(build, sample, enough, published, device)
+    # What is not done step by step is done row by row, on the whole dataset.
+    fixed *= len(dataset) / len(sample)
     steps = max(_FEWEST, int((budget - fixed) / per_step))
     return Schedule(
         steps=min(steps, published),
@@ -86,18 +89,24 @@ def make_schedule(
     )
 
 
+def _sample(method: Method, dataset: TensorDictBase) -> TensorDictBase:
+    """The first episodes of a dataset, or the first steps of an endless run, to time steps on.
+
+    Whole episodes, for methods that learn from nothing else, and as many as fill their batches.
+    """
+    rows = _ROWS
+    if isinstance(method, AgentMethod):
+        with warnings.catch_warnings(action="ignore"):  # training gives them again
+            rows = max(rows, method.rows_per_batch(dataset))
+    ends = dataset["next", "done"].flatten().nonzero().flatten() + 1
+    whole = ends[ends <= rows]
+    return first_steps(dataset, int(whole[-1]) if len(whole) else rows)
+
+
 def _time_steps(
-    build: Callable[[], Method], dataset: TensorDictBase, enough: float, most: int, device: str
+    build: Callable[[], Method], sample: TensorDictBase, enough: float, most: int, device: str
 ) -> tuple[float, float]:
     """Return the seconds of a training without steps, and of each step."""
-    rows = _ROWS
-    if isinstance(method := build(), AgentMethod):
-        with warnings.catch_warnings(action="ignore"):  # training gives them again
-            rows = max(rows, method.rows_per_batch(dataset))  # or its batches would be smaller
-    ends = dataset["next", "done"].flatten().nonzero().flatten() + 1
-    # Whole episodes, for methods that learn from nothing else; of an endless run its first steps.
-    whole = ends[ends <= rows]
-    sample = first_steps(dataset, int(whole[-1]) if len(whole) else rows)
 
     def seconds(steps: int) -> float:
         method = build()
@@ -114,6 +123,4 @@ def _time_steps(
     for _ in range(_REPEATS - 1):
         few, many = min(few, seconds(_FEW)), min(many, seconds(steps))
     per_step = max(many - few, enough / 2) / (steps - _FEW)  # noise may not make it vanish
-    # What is not done step by step is done row by row, on the whole dataset.
-    fixed = max(0.0, few - _FEW * per_step) * len(dataset) / len(sample)
-    return fixed, per_step
+    return max(0.0, few - _FEW * per_step), per_step

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from benchmarks.cells import Cell, Settings
-from benchmarks.executors import Started
+from benchmarks.executors import Started, take_next
 from benchmarks.experiment import DiskFullError, attempt, failure
 from benchmarks.records import Record
 
@@ -56,8 +56,9 @@ class RayExecutor:
                 room = min(room, int(resources.get("GPU", 0) // settings.gpus))
             while queue or pending:
                 while queue and len(pending) < max(1, room):
-                    pending[task.remote(queue[0], settings)] = queue[0]
-                    started(queue.popleft())
+                    cell = take_next(queue, pending.values())
+                    pending[task.remote(cell, settings)] = cell
+                    started(cell)
                 (done, *_), _ = ray.wait(list(pending))
                 cell = pending.pop(done)
                 try:

@@ -16,7 +16,7 @@ from benchmarks.experiment import DiskFullError, attempt, failure
 from benchmarks.methods import training_of
 from benchmarks.records import Record
 
-__all__ = ["Executor", "LocalExecutor", "fitting_workers"]
+__all__ = ["Executor", "LocalExecutor", "fitting_workers", "take_next"]
 
 _RETRIES = 2  # of a cell whose worker died, which an error of Python does not do
 _GIBIBYTES = 2.0  # of memory, for one cell with its dataset
@@ -74,10 +74,9 @@ class LocalExecutor:
         busy: dict[Connection, _Worker] = {}
         try:
             while queue or busy:
-                while idle and (cell := _startable(queue, busy.values())) is not None:
-                    queue.remove(cell)
+                while queue and idle:
                     worker = idle.pop()
-                    worker.begin(cell)
+                    worker.begin(take_next(queue, [each.cell for each in busy.values()]))
                     busy[worker.connection] = worker
                     started(worker.cell)
                 for connection in multiprocessing.connection.wait(list(busy)):
@@ -104,10 +103,12 @@ class LocalExecutor:
                 worker.kill()
 
 
-def _startable(queue: Iterable[Cell], busy: Iterable["_Worker"]) -> Cell | None:
-    """The first cell that needs no training which a worker is in: it would only wait for it."""
-    trained = {training_of(worker.cell) for worker in busy}
-    return next((cell for cell in queue if training_of(cell) not in trained), None)
+def take_next(queue: deque[Cell], running: Iterable[Cell]) -> Cell:
+    """Take a cell from a queue: the first one that need not wait for a training that runs."""
+    trained = {training_of(cell) for cell in running}
+    cell = next((cell for cell in queue if training_of(cell) not in trained), queue[0])
+    queue.remove(cell)
+    return cell
 
 
 class _Worker:

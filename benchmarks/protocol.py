@@ -81,8 +81,8 @@ class AgentMethod(AgentPolicy):
 
     def rows_per_batch(self, dataset: TensorDictBase) -> int:
         """Steps of data that a batch of whole episodes may hold; 0 where windows are drawn."""
-        stages = self.model.stages(dataset)
-        return max(s.batch_size * s.horizon * (s.starts == "episodes") for s in stages)
+        whole = (s for s in self.model.stages(dataset) if s.starts == "episodes")
+        return max((stage.batch_size * stage.horizon for stage in whole), default=0)
 
     def learn(  # type: ignore[override]  # the suite's callback counts steps
         self,

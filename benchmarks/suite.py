@@ -14,7 +14,7 @@ from benchmarks.clock import write_json
 from benchmarks.datasets import collect_missing, fetch
 from benchmarks.executors import Executor
 from benchmarks.experiment import DiskFullError, clear, failure, is_saved
-from benchmarks.methods import is_told_return
+from benchmarks.methods import is_told_return, training_of
 from benchmarks.papers import Paper
 from benchmarks.records import Record, RecordError
 from benchmarks.view import View
@@ -65,9 +65,10 @@ def run_suite(
         finished = _finished(path, retry_failed)
         missing = [cell for cell in cells if cell.key not in finished]
         well = _finished(path, retry_failed=True)
-        for cell in cells:
-            if cell.key in well:
-                clear(cell, settings)  # a suite was killed between its record and this
+        needed = {training_of(cell) for cell in cells if cell.key not in well}
+        for cell in cells:  # a suite may have been killed between its record and this
+            if cell.key in well and training_of(cell) not in needed:
+                clear(cell, settings)
         if text := _lacking([cell for cell in cells if cell.key in finished], settings):
             console.print(text, soft_wrap=True)
         try:

@@ -103,8 +103,9 @@ class Stage:
             None keeps ``learning_rate``.
         weight_decay: of "adam" and "muon".
         gradient_clip: largest gradient norm.
-        optimizer: "adam", which is AdamW; "muon", in which the matrices of blocks follow their
-            momentum orthogonalised (``Muon``); or a function that makes another one of the loss.
+        optimizer: "adam", which is AdamW; "muon", in which the weight matrices within modules named
+            ``blocks`` follow their momentum orthogonalised (``Muon``) and all else follows AdamW;
+            or a function that makes another one of the loss.
         updates_per_batch: consecutive steps that see the same batch.
         low_precision: whether to compute the loss in bfloat16 where that is native.
         one_graph: whether the loss does nothing but tensor arithmetic, so that compiling it pays.
@@ -155,13 +156,22 @@ class Stage:
         )
 
     def make_optimizer(self) -> torch.optim.Optimizer:
-        """A new optimiser of all that the stage trains."""
+        """A new optimiser of all that the stage trains.
+
+        Raises:
+            ValueError: ``optimizer`` is neither "adam" nor "muon" nor a function.
+        """
         self.loss.train()
         if callable(self.optimizer):
             return self.optimizer()
         rate, decay = self.learning_rate, self.weight_decay
         if self.optimizer == "muon":
             return Muon(self.loss.named_parameters(), lr=rate, weight_decay=decay)
+        if self.optimizer != "adam":
+            raise ValueError(
+                f"the optimizer of stage {self.name!r} is {self.optimizer!r}; it must be 'adam', "
+                "'muon' or a function that makes one."
+            )
         return torch.optim.AdamW(self.loss.parameters(), lr=rate, weight_decay=decay, fused=True)
 
     def losses(self, batch: TensorDictBase) -> TensorDictBase:

@@ -1,11 +1,15 @@
 """Muon: against singular values, and against AdamW where it does nothing of its own."""
 
+from functools import partial
+
 import pytest
 import torch
+from tensordict import TensorDict
 from torch import nn
 
 from mage_agent.nn.layers import Block
 from mage_agent.nn.muon import Muon, orthogonalised
+from mage_agent.stage import Stage
 
 
 class Network(nn.Module):
@@ -89,3 +93,12 @@ def test_a_step_uses_gradients_up_and_passes_over_what_has_none() -> None:
     network(torch.ones(2, 4, 3)).backward()
     muon.step()
     assert all(matrix.grad is None for matrix in muon.matrices)
+
+
+def test_a_stage_knows_its_optimisers_by_name() -> None:
+    stage = partial(Stage, name="all", loss=Network(), steps=1, columns=TensorDict, batch_size=1)
+    made = [type(stage(optimizer=name).make_optimizer()) for name in ("adam", "muon")]
+    assert made == [torch.optim.AdamW, Muon]
+    for wrong in ("Muon", "sgd", None):
+        with pytest.raises(ValueError, match=rf"of stage 'all' is {wrong!r}; it must be 'adam'"):
+            stage(optimizer=wrong).make_optimizer()

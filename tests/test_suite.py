@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,12 @@ from benchmarks.clock import TrainingClock, preserve_state
 from benchmarks.collect import recipes
 from benchmarks.domains import domain_of
 from benchmarks.executors import LocalExecutor, fitting_workers
-from benchmarks.experiment import attempt
+from benchmarks.experiment import attempt, failure
 from benchmarks.measure import run_episodes
 from benchmarks.methods import build_method
 from benchmarks.papers import find_paper, stand_in
 from benchmarks.protocol import AgentMethod
+from benchmarks.suite import run_suite
 from mage_agent import AgentPolicy, MAGEConfig, MAGEPolicy, recording
 from mage_agent.d4rl import TASKS
 from tests.suite_methods import Still
@@ -110,6 +112,41 @@ def test_a_suite_killed_before_it_cleaned_up_does_so_later(suite: Any, tmp_path:
         path.write_bytes(b"")
     assert suite() == (0, found)
     assert not any(path.exists() for path in left)
+
+
+def test_a_checkpoint_that_another_cell_goes_on_from_stays(
+    tmp_path: Path, maze_dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A question that failed needs the training whose own question is answered."""
+    from rich.console import Console
+
+    done, failed = (
+        replace(cell, method=method)
+        for cell, method in zip(cells_of(maze_dataset, "", 0, 0), ("gac", "gac-prior"), strict=True)
+    )
+    settings = Settings(output=tmp_path)
+    record = {**done.facts, "status": "ok", "score": 0.0, "scores": [0.0]}
+    records.append(tmp_path / "records.jsonl", record)
+    records.append(tmp_path / "records.jsonl", failure(failed, "cut off"))
+    folder = folder_of(done, settings)
+    folder.mkdir(parents=True)
+    (folder / "checkpoint").write_bytes(b"")
+
+    def report(*_: Any) -> Path:
+        return tmp_path
+
+    monkeypatch.setattr("benchmarks.report.write", report)
+    run_cells = partial(
+        run_suite,
+        settings=settings,
+        executor=Inline(1),
+        workers=1,
+        console=Console(),
+        paper=find_paper(),
+    )
+    for cells, kept in (([done, failed], True), ([done], False)):
+        run_cells(cells)
+        assert (folder / "checkpoint").exists() == kept
 
 
 def test_failure_is_recorded_and_stops_nothing(suite: Any, monkeypatch: pytest.MonkeyPatch) -> None:
