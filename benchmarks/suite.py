@@ -1,7 +1,7 @@
 """A suite: cells that share a folder, run until each has its record, and reported."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -62,14 +62,15 @@ def run_suite(
     path = settings.output / RECORDS
     with _alone(settings.output):
         _check_common(settings)
-        finished = _finished(path, retry_failed)
+        found = {records.key_of(record): record for record in records.read(path)}
+        finished = _finished(found, retry_failed)
         missing = [cell for cell in cells if cell.key not in finished]
-        well = _finished(path, retry_failed=True)
+        well = _finished(found, retry_failed=True)
         needed = {training_of(cell) for cell in cells if cell.key not in well}
         for cell in cells:  # a suite may have been killed between its record and this
             if cell.key in well and training_of(cell) not in needed:
                 clear(cell, settings)
-        if text := _lacking([cell for cell in cells if cell.key in finished], settings):
+        if text := _lacking([cell for cell in cells if cell.key in finished], found, settings):
             console.print(text, soft_wrap=True)
         try:
             missing = _available(missing, settings, console)
@@ -128,20 +129,16 @@ def _check_common(settings: Settings) -> None:
         )
 
 
-def _finished(path: Path, retry_failed: bool) -> set[records.Key]:
+def _finished(found: Mapping[records.Key, Record], retry_failed: bool) -> set[records.Key]:
     """Return the keys of cells that need not run; what was unavailable may be there by now."""
     again = {"unavailable", "failed"} if retry_failed else {"unavailable"}
-    return {
-        records.key_of(record)
-        for record in records.latest(records.read(path))
-        if record.get("status", "ok") not in again
-    }
+    return {key for key, record in found.items() if record.get("status", "ok") not in again}
 
 
-def _lacking(finished: Sequence[Cell], settings: Settings) -> str:
+def _lacking(
+    finished: Sequence[Cell], found: Mapping[records.Key, Record], settings: Settings
+) -> str:
     """Say what is asked for now that the cells finished before do not have."""
-    path = settings.output / RECORDS
-    found = {records.key_of(record): record for record in records.read(path)}
     done = [cell for cell in finished if found[cell.key].get("status", "ok") == "ok"]
     targets = {str(target) for target in settings.targets}
     unanswered = [
