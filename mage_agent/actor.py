@@ -19,7 +19,7 @@ from torchrl.envs.transforms import (
 from torchrl.envs.utils import ExplorationType, exploration_type
 from torchrl.modules import SafeModule
 
-from mage_agent.agent import Agent, evaluating
+from mage_agent.agent import Agent, check_target, evaluating
 from mage_agent.envs import DiscountedTargetReturn
 from mage_agent.memory import reset_rows
 
@@ -124,7 +124,11 @@ class AgentActor(SafeModule):  # type: ignore[misc]
 
         Returns:
             New transforms, for one environment.
+
+        Raises:
+            ValueError: the agent does not heed the target.
         """
+        check_target(self.model, target_return)
         units = self.model.units
         transforms = [DoubleToFloat(), InitTracker(), RewardSum()]
         if self.module.told_return:
@@ -168,6 +172,12 @@ class _Act(torch.nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Act on entries of batch shape *B, in the order of the actor's ``in_keys``."""
         model, observed = self.model, self.observed
+        if model.told_return != self.told_return:
+            raise ValueError(
+                "since this actor was made, the agent was set to "
+                f"{'heed' if model.told_return else 'ignore'} the return that is asked for; make "
+                "the actor anew, and its environment's transforms."
+            )
         lead = inputs[0].shape[:-1]
         observation = model.rows(torch.cat(inputs[:observed], dim=-1))
         told = inputs[observed].reshape(-1, 1) if self.told_return else observation[:, :1]

@@ -7,6 +7,7 @@ A method of one's own is a subclass of ``Agent`` with three things: networks, ``
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,10 +21,10 @@ from mage_agent.bounds import inner_bounds
 from mage_agent.config import Config
 from mage_agent.data import check_dataset, metadata, observation_keys, returns_to_go
 from mage_agent.hardware import seeded
-from mage_agent.nn.units import Units
+from mage_agent.nn.units import BEST, Units
 from mage_agent.stage import Stage
 
-__all__ = ["Agent", "evaluating", "find_agent"]
+__all__ = ["Agent", "check_target", "evaluating", "find_agent"]
 
 _AGENTS: dict[str, type[Agent]] = {}
 
@@ -158,6 +159,11 @@ class Agent(nn.Module, ABC):
             TypeError: the configuration is another agent's.
             ValueError: the dataset lacks an observation entry, or there is no such preset.
         """
+        if not hasattr(cls, "config_class"):
+            raise TypeError(
+                f"{cls.__name__} is what all agents have in common; take one of them, such as "
+                "MAGEPolicy or GACPolicy."
+            )
         check_dataset(dataset)
         if isinstance(config, str):
             config = cls.config_class.preset(config)
@@ -334,6 +340,34 @@ def find_agent(name: str) -> type[Agent]:
             "it first."
         )
     return _AGENTS[name]
+
+
+def check_target(agent: Agent, target_return: Any) -> None:
+    """Is it a return that the agent can be asked for? None always is.
+
+    Raises:
+        ValueError: the agent's actions do not depend on it.
+
+    Warns:
+        UserWarning: it is further from the data's than these from one another.
+    """
+    if target_return is None:
+        return
+    if not agent.told_return:
+        raise ValueError(
+            f"target_return is {target_return}, but the agent does not act on a return that is "
+            "asked for, so that nothing would come of it; leave it out, or ask GAC the query "
+            '"target".'
+        )
+    low, high = agent.units.return_to_go_range
+    asked = torch.as_tensor(target_return, dtype=torch.float64)
+    far = (asked - asked.clamp(low, high)).abs() > high - low
+    if far.any() and agent.units.default_target < BEST:  # else the best of the state is meant
+        warnings.warn(
+            f"a return of {float(asked[far].flatten()[0]):g} is asked for, but the data's lie in "
+            f"[{low:g}, {high:g}]: the agent has learned nothing of returns so far away.",
+            stacklevel=3,
+        )
 
 
 @contextmanager

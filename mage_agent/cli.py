@@ -130,9 +130,10 @@ def train(
         config: the settings; those not given are the preset's.
         output: file to write the trained policy to; it must not exist yet.
         method: name of the agent.
-        preset: adroit, kitchen, antmaze, maze2d, locomotion (the paper's size), the same with
-            -small appended (minutes on two CPU cores), or small. ``--preset NAME --help`` shows its
-            settings.
+        preset: of MAGE: adroit, kitchen, antmaze, maze2d, locomotion (the paper's size), the same
+            with -small appended (minutes on two CPU cores), or small; of GAC: hopper-medium and
+            others of the paper, hopper-small, walker2d-small, halfcheetah-small, maze2d-small or
+            small. ``--preset NAME --help`` shows its settings.
         seed: of weights, batches and samples.
         device: auto, cpu, cuda, ...
         log_dir: folder for TensorBoard logs.
@@ -309,7 +310,7 @@ def info(
         action_high: upper bound likewise.
     """
     path = Path(source)
-    if path.is_file() and path.suffix not in FILE_SUFFIXES:
+    if path.is_file() and path.suffix.lower() not in FILE_SUFFIXES:
         facts = checkpoint_facts(path)
     else:
         dataset = load_dataset(
@@ -347,7 +348,7 @@ def _origin(dataset: str, max_episode_steps: int | None) -> Environment:
         task = ALL_TASKS[dataset]
         references = task.ref_min_score, task.ref_max_score
         return functools.partial(make_environment, dataset, **limit), references
-    if Path(dataset).suffix in FILE_SUFFIXES:
+    if Path(dataset).suffix.lower() in FILE_SUFFIXES:
         raise ValueError(
             f"the file {dataset} does not say which environment it comes from; name that by --env, "
             "or give the D4RL task, such as pen-expert-v1, as --dataset."

@@ -12,6 +12,9 @@ from mage_agent.data import check_dataset
 
 __all__ = ["check_fits"]
 
+FAR = 10.0
+"""Standard deviations by which the mean of an observation may differ."""
+
 TOLERANCE = 1e-4
 """How far data may lie outside an agent's bounds, as a part of their distance: rounding."""
 
@@ -29,7 +32,8 @@ def check_fits(agent: Agent, dataset: TensorDictBase) -> None:
             is a copy that only acts.
 
     Warns:
-        UserWarning: returns lie outside the range that the agent was built with.
+        UserWarning: returns lie outside the range that the agent was built with, or observations
+            are of another scale.
     """
     if agent.only_acts:
         raise ValueError("optimize_for_inference made this copy to act; train the model itself.")
@@ -61,8 +65,17 @@ def _check_ranges(agent: Agent, dataset: TensorDictBase) -> None:
             f"[{low[column]:g}, {high[column]:g}] is allowed; build the agent from this dataset, "
             "or load it with the bounds of the first one."
         )
-    if not agent.told_return:
-        return
+    keys = agent.observation_sizes
+    statistics = units.observation
+    mean = torch.cat([dataset[key].double().mean(0) for key in keys]).to(statistics.mean.device)
+    away = float(((mean - statistics.mean) / statistics.std).abs().max())
+    if away > FAR:
+        warnings.warn(
+            f"the dataset's observations are on average {away:.3g} standard deviations away from "
+            "those that the agent was built with, and are still scaled like these; build the agent "
+            "anew with from_dataset, or from both datasets together.",
+            stacklevel=4,
+        )
     returns = agent.returns_to_go(agent.trajectories(dataset))
     smallest, largest = units.return_to_go_range
     found = float(returns.min()), float(returns.max())

@@ -112,10 +112,11 @@ def evaluate(
 
     Raises:
         TypeError: ``policy`` cannot act, or ``make_env`` is no function that makes an environment.
-        ValueError: ``make_env`` makes the same environment again, or one with normalised rewards; a
-            number is out of its range, an observation, a reward or an action is not finite, the
-            observations change their shape, there is not one reward per step, an action does not
-            fit the action space, or an episode does not end.
+        ValueError: ``make_env`` makes the same environment again, one with normalised rewards, or
+            one that the policy's own ``check_env`` refuses; a number is out of its range, an
+            observation, a reward or an action is not finite, the observations change their shape,
+            there is not one reward per step, an action does not fit the action space, or an episode
+            does not end.
 
     Examples:
         >>> rest = lambda observation: np.zeros((len(observation), 1))
@@ -134,6 +135,8 @@ def evaluate(
             runner = _Runner(make_env, seed, max_episode_steps)
             _check_separate(runner.env, runners)
             runners.append(runner)
+        if hasattr(policy, "check_env"):
+            policy.check_env(runners[0].env, target_return)
         tracker = _ReturnTracker(policy, target_return, runners)
         if not deterministic and hasattr(policy, "set_random_seed"):
             policy.set_random_seed(seed)

@@ -76,7 +76,8 @@ def checkpoint_facts(path: str | Path) -> dict[str, str]:
         prefix = "model."
         tensors = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     model = checkpoint.build(tensors, header, path)
-    target = (header.get("extra") or {}).get("target_return")
+    extra = header.get("extra") or {}
+    target = extra.get("target_return")
     units = model.units
     low, high = units.return_range.tolist()
     return {
@@ -95,6 +96,7 @@ def checkpoint_facts(path: str | Path) -> dict[str, str]:
         f"{_bound(units.action_high.tolist())}",
         "asks for return": f"{asked_for(units.default_target if target is None else target)} "
         f"(discounted; the data holds {low:.4g} to {high:.4g})",
+        **{f"asks for {name}": str(value) for name, value in model.asks().items()},
         "versions": ", ".join(f"{k} {v}" for k, v in header.get("versions", {}).items()),
         "configuration": model.config.digest,
         **{f"  {key}": str(value) for key, value in model.config.to_dict().items()},

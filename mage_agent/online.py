@@ -23,7 +23,7 @@ from torch import Tensor
 
 from mage_agent.agent import Agent
 from mage_agent.checkpoint import load_tensors, save_tensors
-from mage_agent.data import dataset_from_arrays, metadata
+from mage_agent.data import dataset_from_arrays, episode_lengths, metadata
 from mage_agent.envs import ReturnToGoWrapper
 from mage_agent.evaluation import evaluate
 from mage_agent.training import fit
@@ -106,12 +106,19 @@ def learn_online(
         One result a stage.
 
     Raises:
+        TypeError: ``make_env`` is no function.
         ValueError: a number is out of range, or the environment does not fit the policy.
     """
     if stages < 1 or episodes < 1:
         raise ValueError(f"stages is {stages} and episodes is {episodes}; each must be at least 1.")
     if not 0 < elite_fraction <= 1:
         raise ValueError(f"elite_fraction is {elite_fraction}; it must lie in (0, 1].")
+    if not callable(make_env):
+        raise TypeError(
+            f"make_env is {make_env!r}; it must be a function that makes a new environment."
+        )
+    quantiles = _by_stage("quantile", quantile, stages)
+    increments = _by_stage("increment", increment, stages)
     agent = policy.model
     buffer = _columns(agent, agent.trajectories(dataset))
     total = sum(stage.steps for stage in agent.stages(buffer))
@@ -119,10 +126,10 @@ def learn_online(
     place = None if folder is None else Path(folder)
     results = []
     for number in range(1, stages + 1):
-        quantile_, increment_ = _of_stage(quantile, number), _of_stage(increment, number)
         new, result = _collected(place, number)
         if new is None or result is None:
-            asked = _asked(agent, buffer, episodes, quantile_, increment_, seed + 1000 * number)
+            asking = quantiles[number - 1], increments[number - 1]
+            asked = _asked(agent, buffer, episodes, *asking, seed + 1000 * number)
             new, returns = _collect(policy, make_env, asked, seed, number, num_envs, progress_bar)
             result = OnlineStage(number=number, asked=asked, returns=returns, steps=budget)
             _keep(place, number, new, result)
@@ -146,9 +153,12 @@ def learn_online(
     return results
 
 
-def _of_stage(value: Any, number: int) -> Any:
-    """One value for all stages, or that of the stage."""
-    return value[number - 1] if isinstance(value, Sequence) else value
+def _by_stage(name: str, value: Any, stages: int) -> list[Any]:
+    """One number for all stages, or one for each."""
+    values = [value] * stages if value is None or np.ndim(value) == 0 else list(value)
+    if len(values) < stages:
+        raise ValueError(f"{name} is {value}; it must be one number, or one for each stage.")
+    return values
 
 
 def _asked(
@@ -296,12 +306,12 @@ def _elite(agent: Agent, buffer: TensorDict, share: float) -> TensorDict:
     """The episodes with the largest returns, a share of all and at least one, in their order."""
     if share == 1:
         return buffer
-    starts = buffer["step_count"].flatten() == 0
-    returns = agent.returns_to_go(buffer)[starts].flatten()
+    lengths = episode_lengths(buffer["episode"])
+    returns = agent.returns_to_go(buffer)[lengths.cumsum(0) - lengths].flatten()
     chosen = torch.zeros(len(returns), dtype=torch.bool)
     count = max(1, round(share * len(returns)))
     chosen[returns.argsort(descending=True, stable=True)[:count]] = True
-    return buffer[chosen[starts.long().cumsum(0) - 1]]
+    return buffer[chosen.repeat_interleave(lengths)]
 
 
 def _append(buffer: TensorDict, new: TensorDict) -> TensorDict:

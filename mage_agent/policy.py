@@ -15,7 +15,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from mage_agent.agent import Agent
+from mage_agent.agent import Agent, check_target
 from mage_agent.callbacks import Callback, CallbackAdapter
 from mage_agent.checkpoint import File, usable
 from mage_agent.checkpoint import load as load_agent
@@ -119,8 +119,8 @@ class AgentPolicy(BasePolicy):
     def learn(
         self,
         dataset: Any = None,
-        progress_bar: bool = True,
         *,
+        progress_bar: bool = True,
         steps: int | None = None,
         seed: int | None = None,
         callback: Callback = None,
@@ -221,7 +221,8 @@ class AgentPolicy(BasePolicy):
     def target_return(self) -> float:
         """Discounted return to ask for at the start of an episode, in the dataset's units.
 
-        Set it to a number, or to None for the agent's default.
+        Set it to a number, or to None for the agent's default. An environment that ``wrap`` has
+        made keeps the target of that time.
         """
         target = self._target_return
         return self.model.units.default_target if target is None else target
@@ -229,6 +230,8 @@ class AgentPolicy(BasePolicy):
     @target_return.setter
     def target_return(self, value: float | None) -> None:
         self._target_return = None if value is None else single_target(value)
+        if self.told_return:
+            check_target(self.model, value)
 
     def update_return_to_go(
         self, return_to_go: NDArray[np.float32], reward: NDArray[np.float32]
@@ -253,6 +256,12 @@ class AgentPolicy(BasePolicy):
         fast = self.model.optimize_for_inference(weights, compiled=compiled)
         return type(self)(fast, target_return=self._target_return, seed=self.seed)
 
+    def check_env(self, env: gym.Env[Any, Any] | VecEnv, target_return: float | None) -> None:
+        """Can the policy act in this environment, asked for this return? Raises as ``wrap``."""
+        sizes = self.model.observation_sizes
+        check_spaces(env.observation_space, env.action_space, sizes, self.action_space)
+        check_target(self.model, target_return)
+
     @overload
     def wrap(self, env: VecEnv, target_return: float | None = None) -> ReturnToGoVecWrapper: ...
 
@@ -274,10 +283,10 @@ class AgentPolicy(BasePolicy):
             The wrapped environment, with the policy's discount and range of returns.
 
         Raises:
-            ValueError: the environment's spaces are not those the policy was made for.
+            ValueError: the environment's spaces are not those the policy was made for, or the agent
+                does not heed the target.
         """
-        sizes = self.model.observation_sizes
-        check_spaces(env.observation_space, env.action_space, sizes, self.action_space)
+        self.check_env(env, target_return)
         target = self.target_return if target_return is None else target_return
         discount, limits = self.config.discount, self.model.units.return_to_go_range
         if isinstance(env, VecEnv):

@@ -29,3 +29,12 @@ def test_returns_stay_and_step_rewards_go(toy_dataset: TensorDict) -> None:
 def test_what_is_no_dataset_is_refused() -> None:
     with pytest.raises(TypeError, match=r"the dataset is a int, needed is the TensorDict"):
         delayed_rewards(3)
+
+
+def test_a_part_of_an_episode_keeps_its_own_return(toy_dataset: TensorDict) -> None:
+    part = toy_dataset[1:-1]
+    late = delayed_rewards(part)["next", "reward"]
+    for number in part["episode"].unique():
+        rows = part["episode"] == number
+        torch.testing.assert_close(late[rows].sum(), part["next", "reward"][rows].sum())
+        torch.testing.assert_close(late[rows][-1].sum(), late[rows].sum())

@@ -389,7 +389,9 @@ class TestLearn:
     def test_seed_makes_equal_policies(self) -> None:
         dataset, config = make_dataset(), learning_config(generator_steps=4)
         policies = [
-            MAGEPolicy.from_dataset(dataset, config, device="cpu", seed=seed).learn(dataset, False)
+            MAGEPolicy.from_dataset(dataset, config, device="cpu", seed=seed).learn(
+                dataset, progress_bar=False
+            )
             for seed in (0, 0, 1)
         ]
         weights = [flat(one) for one in policies]
@@ -415,7 +417,10 @@ class TestLearn:
             callback_on_new_best=stop,
             verbose=0,
         )
-        assert policy.learn(dataset, False, callback=evaluation, log_dir=tmp_path / "tb") is policy
+        assert (
+            policy.learn(dataset, progress_bar=False, callback=evaluation, log_dir=tmp_path / "tb")
+            is policy
+        )
         assert not policy.training
         results = np.load(tmp_path / "log" / "evaluations.npz")
         assert results["timesteps"].tolist() == [50]  # of 120: it stopped
@@ -439,7 +444,7 @@ class TestLearn:
                 venv = policy.wrap(DummyVecEnv([lambda: Monitor(Reach(4))]))
                 evaluation = EvalCallback(venv, eval_freq=1, deterministic=False, verbose=0)
                 callback = CallbackList([Record(), evaluation])
-            policy.learn(dataset, False, callback=callback)
+            policy.learn(dataset, progress_bar=False, callback=callback)
             weights.append(flat(policy))
         assert torch.equal(*weights)
         assert calls == [50, 100, 120]
@@ -454,7 +459,7 @@ class TestAsOthersDo:
         assert policy.config == MAGEConfig.preset("small", observation_keys=["observation"])
         policy.learn(progress_bar=False, steps=6)
         again = MAGEPolicy.from_dataset(load_dataset(minari_dataset), "small", device="cpu")
-        again.learn(minari_dataset, False, steps=6)  # anything that can be loaded
+        again.learn(minari_dataset, progress_bar=False, steps=6)  # anything that can be loaded
         assert torch.equal(flat(policy), flat(again))
 
     def test_a_number_of_steps_in_place_of_a_dataset(self, policy: MAGEPolicy) -> None:

@@ -4,14 +4,12 @@ from collections import deque
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from benchmarks.gac.maze import _PALETTE, _walls, layout_of, rollouts
 from benchmarks.gac.trained import Trained
 from mage_agent import GACPolicy, make_environment
-from mage_agent.memory import from_arrays
 
 __all__ = ["Replanning", "draw", "measure", "way_to"]
 
@@ -45,11 +43,7 @@ class Replanning:
         near = np.linalg.norm(np.asarray(observation)[:, :2] - self.place, axis=1) < NEAR
         rows = np.flatnonzero(near & self.due & ~begins)
         if state is not None and len(rows):
-            model = self.policy.model
-            memory = from_arrays(model.initial_state(count), state)
-            assert memory is not None
-            memory = model.replan(memory, torch.as_tensor(rows), mode=self.mode)
-            state = tuple(part.cpu().numpy() for part in memory.values())
+            state = self.policy.replan(state, rows.tolist(), mode=self.mode)
             self.due[rows] = False
             self.count += len(rows)
         return self.policy.predict(observation, state, episode_start, bool(deterministic))

@@ -8,6 +8,7 @@ from mage_agent.data.load import as_dataset, dataset_from_arrays, load_dataset
 from mage_agent.data.replay import Batches, Starts, WindowSampler, replay_buffer
 from mage_agent.data.ted import (
     DatasetMetadata,
+    episode_lengths,
     metadata,
     n_step_returns,
     observation_keys,
@@ -25,6 +26,7 @@ __all__ = [
     "cut_episodes",
     "dataset_from_arrays",
     "delayed_rewards",
+    "episode_lengths",
     "first_steps",
     "load_dataset",
     "metadata",

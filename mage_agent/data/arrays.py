@@ -31,6 +31,9 @@ OF_POLICIES = {"loc", "scale", "logits", "log_prob", "sample_log_prob", "action_
 }
 """What TorchRL's policies put beside the observations, at the root only."""
 
+MEMORY = {"gac"}
+"""Under which names actors of this package keep their memory, at the root and under ``next``."""
+
 MASKS = (("collector", "mask"), "masks")
 """Where TorchRL and ``tensordict.pad_sequence`` mark padding."""
 
@@ -77,6 +80,11 @@ def from_arrays(
     following = None
     if next_observations is not None:
         following = _observations(next_observations, "next_observations")
+        if set(following) != set(now):
+            raise ValueError(
+                f"observations are {sorted(now)}, next_observations {sorted(following)}; both need "
+                "the same names."
+            )
     lengths = {
         **{name: column.shape[:1].numel() for name, column in columns.items()},
         **{f"observations of {name!r}": len(column) for name, column in now.items()},
@@ -159,7 +167,7 @@ def from_tensordict(
 
     following = flat.get("next", TensorDict(batch_size=flat.batch_size))
     present, later = set(flat.keys()), set(following.keys())
-    candidates = sorted(present - NOT_OBSERVATIONS)
+    candidates = sorted(present - NOT_OBSERVATIONS - MEMORY)
     numbers = [key for key in candidates if _is_number(flat[key])]
     names = [key for key in numbers if key in later] or numbers
     if "action" not in present or "reward" not in later or not names:

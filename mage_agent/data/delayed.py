@@ -6,7 +6,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 
 from mage_agent.data.checks import check_layout
-from mage_agent.data.ted import returns_to_go
+from mage_agent.data.ted import episode_lengths, returns_to_go
 
 __all__ = ["delayed_rewards"]
 
@@ -32,13 +32,11 @@ def delayed_rewards(dataset: TensorDictBase) -> TensorDict:
     check_layout(dataset)
     reward = dataset["next", "reward"]
     total = returns_to_go(reward, dataset["episode"], 1.0)
-    first = dataset["step_count"] == 0
-    episode = dataset["episode"]
-    returns = total[first.flatten()].flatten()  # of each episode, in order
-    number = first.flatten().long().cumsum(0) - 1
-    last = torch.ones_like(episode, dtype=torch.bool)
-    last[:-1] = episode[1:] != episode[:-1]
+    lengths = episode_lengths(dataset["episode"])
+    ends = lengths.cumsum(0)
     delayed: TensorDict = dataset.copy()
     delayed["next"] = dataset["next"].copy()
-    delayed["next", "reward"] = torch.where(last, returns[number], 0.0)[:, None].to(reward.dtype)
+    late = torch.zeros_like(reward)
+    late[ends - 1] = total[ends - lengths].to(reward.dtype)
+    delayed["next", "reward"] = late
     return delayed

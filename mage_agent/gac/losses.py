@@ -70,9 +70,11 @@ class GACLoss(AgentLoss):
             mask: True for real steps, shape (B, T) or (B, T, 1); all steps are real without it.
             episode: number of the trajectory, shape (B, T).
             done: True at the last step of an episode, shape (B, T, 1).
+            step_count: steps since the episode began, shape (B, T, 1); not checked without it.
         """
 
         episode: NestedKey = "episode"
+        step_count: NestedKey = "step_count"
         done: NestedKey = ("next", "done")
 
     tensor_keys: _AcceptedKeys
@@ -151,6 +153,12 @@ class GACLoss(AgentLoss):
                 f"{int((~ended).sum())} of {len(ended)} windows end before their episode does; GAC "
                 "learns from whole episodes: make horizon the length of the longest one, and "
                 "starts='episodes'."
+            )
+        step = tensordict.get(keys.step_count, None)
+        if step is not None and (begun := step.view(shape)[:, 0] > 0).any():
+            raise ValueError(
+                f"{int(begun.sum())} of {len(begun)} windows begin in the middle of an episode; "
+                "GAC learns from whole episodes: draw them with starts='episodes'."
             )
         following = [tensordict.get(_next(key)) for key in self.observation_keys]
         return model.standardize(

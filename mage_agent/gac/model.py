@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self, get_args
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -70,7 +70,6 @@ class GACModel(Agent):
     config_class: ClassVar[type[Config]] = GACConfig
 
     config: GACConfig
-    trigger: Trigger
     moves: Tensor
     returns: Tensor
     longest: Tensor
@@ -106,8 +105,20 @@ class GACModel(Agent):
         self.register_buffer("surprise_limit", torch.tensor(LARGEST))
         self.register_buffer("shortfall_limit", torch.tensor(LARGEST))
         self.query = Query.of(config)
+        self.remembers_episodes = False
         self.trigger = config.trigger
-        self.remembers_episodes = config.trigger != "never"
+
+    @property
+    def trigger(self) -> Trigger:
+        """What replans without a hand; with one, the model remembers whole episodes."""
+        return self._trigger
+
+    @trigger.setter
+    def trigger(self, value: Trigger) -> None:
+        if value not in get_args(Trigger):
+            raise ValueError(f"trigger is {value!r}; it must be one of {get_args(Trigger)}.")
+        self._trigger: Trigger = value
+        self.remembers_episodes |= value != "never"
 
     # ------------------------------------------------------- the model: p(tau, y, z | s_0) (Eq. 5)
 
@@ -255,6 +266,12 @@ class GACModel(Agent):
         """Ask what ``asks`` returned."""
         self.query = replace(self.query, **saved)
 
+    def changed(self, **settings: Any) -> Self:
+        """A copy with other settings; what the query was set to stays, but for these."""
+        copy = super().changed(**settings)
+        copy.query = replace(self.query, **copy.query.among(settings))
+        return copy
+
     @contextmanager
     def exploring(self) -> Iterator[None]:
         """Meanwhile, heed the return that is asked for: p(z | y+) of Algorithm 2."""
@@ -325,7 +342,7 @@ class GACModel(Agent):
     def replan(
         self,
         state: TensorDict,
-        rows: Tensor | None = None,
+        rows: Tensor | Sequence[int] | None = None,
         *,
         mode: ReplanMode | None = None,
         sample: bool = False,
@@ -335,12 +352,28 @@ class GACModel(Agent):
 
         Args:
             state: memory that ``decide`` returned; the present observation is not in it yet.
-            rows: whose plans; None is all.
-            mode: None is ``config.replan``.
+            rows: whose plans are made, numbers (n,) or bool (B,); None is all.
+            mode: "posterior" or "restart"; None is ``config.replan``.
             sample: see ``make_plan``.
             generator: source of randomness.
+
+        Raises:
+            ValueError: there is no such mode, or "posterior" would have to explain steps that the
+                memory does not hold: set ``remembers_episodes`` before an episode begins.
         """
+        mode = self.config.replan if mode is None else mode
+        if mode not in get_args(ReplanMode):
+            raise ValueError(f"mode is {mode!r}; it must be one of {get_args(ReplanMode)}.")
         memory = Memory(self, state)
-        chosen = torch.arange(len(state), device=self.device) if rows is None else rows
+        chosen = torch.as_tensor(range(len(state)) if rows is None else rows, device=self.device)
+        chosen = chosen.nonzero().squeeze(-1) if chosen.dtype == torch.bool else chosen.long()
+        seen = memory.length[chosen]
+        if mode == "posterior" and ((seen < 2) | (seen > memory.observation.shape[1])).any():
+            raise ValueError(
+                f"mode='posterior' explains an episode since its beginning: {seen.tolist()} "
+                f"observations, at least 2, of which the memory holds {memory.observation.shape[1]}"
+                ". Set model.remembers_episodes = True before the episode begins, or take "
+                "mode='restart'."
+            )
         replan(self, memory, chosen, mode=mode, sample=sample, generator=generator)
         return memory.state

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from mage_agent.agent import Agent
-from mage_agent.gac.config import GACConfig, QueryKind
+from mage_agent.gac.config import GACConfig, QueryKind, ReplanMode
 from mage_agent.gac.model import GACModel
 from mage_agent.gac.queries import Query
-from mage_agent.policy import AgentPolicy
+from mage_agent.memory import from_arrays
+from mage_agent.policy import AgentPolicy, State
 
 __all__ = ["GACPolicy"]
 
@@ -43,3 +45,29 @@ class GACPolicy(AgentPolicy):
     @query.setter
     def query(self, value: Query | QueryKind) -> None:
         self.model.query = value if isinstance(value, Query) else Query.of(self.config, value)
+
+    def replan(
+        self,
+        state: State,
+        rows: Sequence[int] | None = None,
+        *,
+        mode: ReplanMode | None = None,
+    ) -> State:
+        """Make new plans in the middle of episodes (Eq. 3), by hand; deterministic.
+
+        Args:
+            state: what ``predict`` returned.
+            rows: numbers of the environments whose plans are made; None is all.
+            mode: "posterior", for which ``model.remembers_episodes`` must have been True since the
+                episode began, or "restart"; None is ``config.replan``.
+
+        Returns:
+            The state for the next ``predict``.
+
+        Raises:
+            ValueError: see ``GACModel.replan``.
+        """
+        memory = from_arrays(self.model.initial_state(len(state[0])), state)
+        assert memory is not None
+        memory = self.model.replan(memory, rows, mode=mode)
+        return tuple(part.cpu().numpy() for part in memory.values())

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -54,6 +54,10 @@ class Query:
     def __post_init__(self) -> None:
         """Refuse what the configuration would refuse."""
         GACConfig(**{_IN_CONFIG.get(name, name): value for name, value in vars(self).items()})
+
+    def among(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The numbers of the query that the names of a configuration's settings stand for."""
+        return {k: v for k, v in vars(self).items() if _IN_CONFIG.get(k, k) in settings}
 
     @classmethod
     def of(cls, config: GACConfig, kind: QueryKind | None = None) -> Query:

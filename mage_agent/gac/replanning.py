@@ -32,7 +32,7 @@ def replan(
     memory: Memory,
     rows: Tensor,
     *,
-    mode: ReplanMode | None = None,
+    mode: ReplanMode,
     sample: bool = False,
     generator: torch.Generator | None = None,
 ) -> None:
@@ -44,13 +44,13 @@ def replan(
         model: the model.
         memory: written to.
         rows: whose plans.
-        mode: None is ``config.replan``.
+        mode: how.
         sample: see ``make_plan``.
         generator: source of randomness.
     """
     query = model.query
     asked = memory.asked[rows] if model.told_return else None
-    if (mode or model.config.replan) == "restart":
+    if mode == "restart":
         memory.restart(rows)
         start = memory.start[rows]
         plan = make_plan(model, start, query, asked, sample=sample, generator=generator)
@@ -131,7 +131,7 @@ def replan_where_due(
             missing = shortfall(model, start, noise, memory.trajectories(rows))
             rows = rows[missing > model.shortfall_limit]
     if len(rows):
-        replan(model, memory, rows, sample=sample, generator=generator)
+        replan(model, memory, rows, mode=model.config.replan, sample=sample, generator=generator)
     return len(rows) > 0
 
 

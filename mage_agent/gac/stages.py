@@ -304,6 +304,10 @@ def _columns(model: GACModel, dataset: TensorDictBase) -> TensorDictBase:
         raise ValueError(
             "the dataset begins in the middle of an episode; GAC learns from whole episodes."
         )
+    if not dataset["next", "done"][-1]:
+        raise ValueError(
+            "the dataset ends in the middle of an episode; GAC learns from whole episodes."
+        )
     columns["episode"] = started.cumsum(0) - 1
     columns["return_to_go"] = model.returns_to_go(dataset)
     return columns

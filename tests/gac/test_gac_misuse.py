@@ -1,0 +1,140 @@
+"""What GAC is asked in vain or by mistake: an error that says so, never another answer."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.wrappers import RescaleAction
+from torchrl.envs import GymWrapper, TransformedEnv
+
+from mage_agent import AgentPolicy, evaluate, load_dataset, replay_buffer
+from mage_agent.facts import checkpoint_facts
+from mage_agent.gac.actor import GACActor
+from mage_agent.gac.losses import GACLoss
+from mage_agent.gac.policy import GACPolicy
+from mage_agent.gac.queries import Query
+from mage_agent.online import learn_online
+from tests.gac.point import PointEnv
+from tests.gac.tiny import STATE, tiny_config, tiny_dataset
+
+
+@pytest.fixture
+def policy() -> GACPolicy:
+    config = tiny_config(context=1, num_decoder_blocks=1)
+    return GACPolicy.from_dataset(tiny_dataset(), config, device="cpu")
+
+
+def followed(policy: GACPolicy, steps: int) -> tuple[Any, ...]:
+    state = None
+    for observation in np.random.default_rng(0).normal(size=(steps, 2, STATE)):
+        _, state = policy.predict(observation.astype(np.float32), state, deterministic=True)
+    assert state is not None
+    return state
+
+
+def test_a_plan_explains_what_the_memory_holds_or_is_refused(policy: GACPolicy) -> None:
+    state = followed(policy, 5)
+    with pytest.raises(ValueError, match=r"5, 5\] observations.*memory holds 1\. Set model.rememb"):
+        policy.replan(state, mode="posterior")
+    assert policy.replan(state, mode="restart")
+    policy.model.remembers_episodes = True
+    with pytest.raises(ValueError, match=r"at least 2"):
+        policy.replan(followed(policy, 1), mode="posterior")
+    state = followed(policy, 5)
+    again = policy.replan(state, [1], mode="posterior")
+    names = list(policy.model.initial_state(1).keys())
+    noise = names.index("noise")
+    assert np.array_equal(again[noise][0], state[noise][0])
+    assert not np.array_equal(again[noise][1], state[noise][1])
+    by_mask = policy.replan(state, [False, True], mode="posterior")
+    np.testing.assert_array_equal(by_mask[noise], again[noise])
+
+
+def test_unknown_modes_and_triggers_are_named(policy: GACPolicy) -> None:
+    policy.model.remembers_episodes = True
+    with pytest.raises(ValueError, match=r"mode is 'anew'; it must be one of"):
+        policy.replan(followed(policy, 3), mode="anew")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"trigger is 'often'; it must be one of"):
+        policy.model.trigger = "often"  # type: ignore[assignment]
+    policy.model.remembers_episodes = False
+    policy.model.trigger = "promise"
+    assert policy.model.remembers_episodes, "a trigger reads the whole episode"
+
+
+def test_an_actor_is_made_anew_when_the_query_heeds_a_target(policy: GACPolicy) -> None:
+    actor = GACActor(policy.model)
+    with pytest.raises(ValueError, match=r"target_return is 3\.0, but the agent"):
+        actor.make_env_transforms(3.0)
+    env = TransformedEnv(GymWrapper(PointEnv(6, 4)), actor.make_env_transforms())
+    policy.query = "target"
+    with pytest.raises(ValueError, match="make the actor anew"):
+        env.rollout(2, actor)
+
+
+def test_rollouts_of_the_actor_are_data(policy: GACPolicy) -> None:
+    actor = GACActor(policy.model)
+    env = TransformedEnv(GymWrapper(PointEnv(6, 4)), actor.make_env_transforms())
+    dataset = load_dataset(env.rollout(4, actor))
+    assert GACPolicy.from_dataset(dataset, tiny_config()).model.observation_dim == STATE
+
+
+def test_an_environment_of_other_actions_is_refused(policy: GACPolicy) -> None:
+    def narrow() -> gym.Env[Any, Any]:
+        return RescaleAction(PointEnv(6, 4), np.float32(-0.5), np.float32(0.5))
+
+    with pytest.raises(ValueError, match="the policy's actions lie in"):
+        evaluate(policy, narrow, episodes=1, progress_bar=False)
+    with pytest.raises(ValueError, match="the policy's actions lie in"):
+        learn_online(policy, narrow, dataset=tiny_dataset(), episodes=1, progress_bar=False)
+
+
+def test_what_the_query_was_set_to_stays(policy: GACPolicy, tmp_path: Any) -> None:
+    policy.query = Query(kind="target", asked_return=1.25, steps=7)
+    copy = policy.model.changed(replan_interval=3)
+    assert copy.query == policy.query
+    copy = policy.model.changed(query="max", query_steps=9)
+    assert (copy.query.kind, copy.query.asked_return, copy.query.steps) == ("max", 1.25, 9)
+    policy.save(tmp_path / "asks")
+    facts = checkpoint_facts(tmp_path / "asks")
+    assert (facts["asks for kind"], facts["asks for asked_return"]) == ("target", "1.25")
+
+
+def test_windows_from_the_middle_of_episodes_are_refused(policy: GACPolicy) -> None:
+    buffer = replay_buffer(tiny_dataset(), horizon=20, batch_size=16, discount=1.0)
+    with pytest.raises(ValueError, match="begin in the middle of an episode"):
+        GACLoss(policy.model, num_trajectories=8)(buffer.sample())
+    with pytest.raises(ValueError, match="ends in the middle of an episode"):
+        policy.model.stages(tiny_dataset()[:-1])
+
+
+def test_targets_that_nothing_heeds_are_refused(policy: GACPolicy) -> None:
+    with pytest.raises(ValueError, match="nothing would come of it"):
+        policy.wrap(PointEnv(6, 4), target_return=1.0)
+
+
+def test_stages_need_their_numbers_before_anything_is_collected(policy: GACPolicy) -> None:
+    def never() -> gym.Env[Any, Any]:
+        raise AssertionError
+
+    with pytest.raises(ValueError, match=r"quantile is \[0.5\]; it must be one number, or one for"):
+        learn_online(policy, never, dataset=tiny_dataset(), stages=2, quantile=[0.5])
+    with pytest.raises(TypeError, match=r"make_env is .*; it must be a function"):
+        learn_online(policy, PointEnv(6, 4), dataset=tiny_dataset())  # type: ignore[arg-type]
+
+
+def test_data_of_another_scale_are_told(policy: GACPolicy) -> None:
+    other = tiny_dataset()
+    for part in (other, other["next"]):
+        part["observation"] = part["observation"] + 1000.0
+    with pytest.warns(UserWarning, match="standard deviations away from"):
+        policy.learn(other, steps=1, progress_bar=False)
+    other = tiny_dataset()
+    other["next", "reward"] = other["next", "reward"] * 1000.0
+    with pytest.warns(UserWarning, match="returns-to-go reach from"):
+        policy.learn(other, steps=1, progress_bar=False)
+
+
+def test_what_agents_have_in_common_is_none() -> None:
+    with pytest.raises(TypeError, match="take one of them, such as MAGEPolicy or GACPolicy"):
+        AgentPolicy.from_dataset(tiny_dataset(), "small")
