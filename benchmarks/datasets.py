@@ -14,7 +14,7 @@ from tensordict import TensorDictBase
 
 from benchmarks.domains import FINAL_RETURN, base_id
 from mage_agent import cut_episodes, delayed_rewards, first_steps, load_dataset
-from mage_agent.d4rl import TASKS, make
+from mage_agent.d4rl import ALL_TASKS, make
 
 __all__ = ["check_name", "collect_missing", "fetch", "hold_out", "load_split"]
 
@@ -26,13 +26,13 @@ def check_name(dataset_id: str) -> None:
         ValueError: the message lists the known names.
     """
     dataset_id = base_id(dataset_id)
-    if "/" in dataset_id or dataset_id in TASKS or dataset_id in minari.list_local_datasets():
+    if "/" in dataset_id or dataset_id in ALL_TASKS or dataset_id in minari.list_local_datasets():
         return
-    close = difflib.get_close_matches(dataset_id, TASKS, n=1)
+    close = difflib.get_close_matches(dataset_id, ALL_TASKS, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise ValueError(
-        f"unknown dataset {dataset_id!r}.{hint} D4RL's names are {', '.join(TASKS)}; ids on Minari "
-        "look like D4RL/pen/expert-v2."
+        f"unknown dataset {dataset_id!r}.{hint} D4RL's names are {', '.join(ALL_TASKS)}; ids on "
+        "Minari look like D4RL/pen/expert-v2."
     )
 
 
@@ -65,7 +65,7 @@ def fetch(dataset_ids: Sequence[str]) -> dict[str, str]:
 def _is_here(dataset_id: str, here: Collection[str]) -> bool:
     """Whether a dataset is among those of Minari, or where D4RL keeps its file."""
     dataset_id = base_id(dataset_id)
-    task = TASKS.get(dataset_id)
+    task = ALL_TASKS.get(dataset_id)
     if task is None:
         return dataset_id in here
     return task.file.is_file() if task.minari_id is None else task.minari_id in here
@@ -117,7 +117,7 @@ def _open(dataset_id: str) -> TensorDictBase:
     """Load a dataset by its id on Minari, or by D4RL's; with delayed rewards if it says so."""
     if dataset_id.endswith(FINAL_RETURN):
         return delayed_rewards(cut_episodes(_open(base_id(dataset_id))))
-    task = TASKS.get(dataset_id)
+    task = ALL_TASKS.get(dataset_id)
     if task is None or task.minari_id is not None:
         name = dataset_id if task is None else str(task.minari_id)
         return load_dataset(name, download=not name.startswith("local/"))

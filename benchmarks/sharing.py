@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,8 @@ def take_up(
     about = _kept(folder, method, cell)
     if about is None:
         trained, about = train()
-        for left in folder.glob("stage_*"):  # of another training
+        shutil.rmtree(folder / "online", ignore_errors=True)  # of another training, as these are:
+        for left in folder.glob("stage_*"):
             left.unlink()
         trained.save(folder / SAVED)
         write_json(folder / _FACTS, about)

@@ -204,7 +204,7 @@ class ReturnToGoWrapper(gym.Wrapper[ObservationDict, ActType, Any, ActType], Rec
                 f"target_return has shape {target.shape}; a single environment takes one number."
             )
         self.observation_space = _extended_space(env.observation_space)
-        self.target_return = float(target_return)
+        self.target_return = target.item()
         self.discount = discount
         self.low, self.high = return_to_go_range
         self._return_to_go = target.reshape(1)

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 from tensordict import TensorDictBase
 
 from mage_agent import checkpoint
-from mage_agent.data import metadata, observation_keys, returns_to_go
+from mage_agent.data import episode_lengths, metadata, observation_keys, returns_to_go
 from mage_agent.evaluation import normalized_score
 from mage_agent.nn.units import BEST
 
@@ -27,13 +26,10 @@ def dataset_facts(dataset: TensorDictBase, *, discount: float) -> dict[str, str]
         discount: of the discounted returns.
     """
     facts = metadata(dataset)
-    lengths = dataset["episode"].bincount()
-    lengths = lengths[lengths > 0].float()
-    first = dataset["step_count"].flatten() == 0
-    _, episode = dataset["episode"].unique_consecutive(return_inverse=True)
-    discounted = returns_to_go(dataset["next", "reward"], dataset["episode"], discount)
-    returns = torch.zeros(len(lengths), dtype=torch.float64)
-    returns.index_add_(0, episode, dataset["next", "reward"].flatten().double())
+    episode, reward = dataset["episode"], dataset["next", "reward"].double()
+    lengths = episode_lengths(episode)
+    starts = lengths.cumsum(0) - lengths
+    returns, discounted = (returns_to_go(reward, episode, d)[starts] for d in (1.0, discount))
     ends = {key: int(dataset["next", key].sum()) for key in ("terminated", "truncated")}
     words = {
         "dataset": str(facts.get("dataset_id", "given")),
@@ -41,7 +37,7 @@ def dataset_facts(dataset: TensorDictBase, *, discount: float) -> dict[str, str]
         "episode length": spread(lengths.numpy()),
         "episodes end": ", ".join(f"{count} {key}" for key, count in ends.items()),
         "return": spread(returns.numpy()),
-        f"with discount {discount:g}": spread(discounted[first].numpy()),
+        f"with discount {discount:g}": spread(discounted.numpy()),
         "observation": ", ".join(
             f"{key} ({dataset[key].shape[-1]})" for key in observation_keys(dataset)
         ),

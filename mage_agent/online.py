@@ -121,8 +121,10 @@ def learn_online(
     increments = _by_stage("increment", increment, stages)
     agent = policy.model
     buffer = _columns(agent, agent.trajectories(dataset))
-    total = sum(stage.steps for stage in agent.stages(buffer))
-    budget = max(1, total // 5) if steps is None else steps
+    for change in changes:
+        agent.config.replace(**change)  # refused before the work, not after it
+    if steps is None:
+        steps = max(1, sum(stage.steps for stage in agent.stages(buffer)) // 5)
     place = None if folder is None else Path(folder)
     results = []
     for number in range(1, stages + 1):
@@ -131,7 +133,7 @@ def learn_online(
             asking = quantiles[number - 1], increments[number - 1]
             asked = _asked(agent, buffer, episodes, *asking, seed + 1000 * number)
             new, returns = _collect(policy, make_env, asked, seed, number, num_envs, progress_bar)
-            result = OnlineStage(number=number, asked=asked, returns=returns, steps=budget)
+            result = OnlineStage(number=number, asked=asked, returns=returns, steps=steps)
             _keep(place, number, new, result)
         buffer = _append(buffer, new)
         agent.units.widen(agent.returns_to_go(buffer).to(agent.device))
@@ -141,7 +143,7 @@ def learn_online(
             agent,
             _elite(agent, buffer, elite_fraction),
             seed=seed + number,
-            steps=budget,
+            steps=steps,
             device=agent.device,
             progress_bar=progress_bar,
             checkpoint_path=None if place is None else place / f"stage_{number}.training",

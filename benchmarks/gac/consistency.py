@@ -63,8 +63,7 @@ def _critic(model: GACModel, dataset: TensorDictBase) -> dict[str, Any]:
         torch.manual_seed(0)
         trajectories = sample_trajectories(model, model.trajectories(dataset))
         first = trajectories.observation[:, 0]
-        start = Ascent.start(torch.zeros(len(first), 2, *model.noise_shape))
-        q = infer(model, trajectories, start, steps=_STEPS, know_value=False)[0].posterior
+        q = infer(model, trajectories, steps=_STEPS, know_value=False)[0].posterior
         predicted = torch.stack(
             [
                 model.value(model.latents(first, q.sample(torch.randn_like(q.mean))))
@@ -143,7 +142,7 @@ def measure_growth(
             term = query_term(model, query, asked)
             means, spreads = [], []
 
-            def objective(posterior: Posterior, step: int, term: Any = term) -> torch.Tensor:
+            def objective(posterior: Posterior, term: Any = term) -> torch.Tensor:
                 noise = torch.randn_like(posterior.mean)
                 latents = model.latents(start, posterior.sample(noise))
                 promise = told(model.value(latents).detach())

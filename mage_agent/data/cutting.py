@@ -9,7 +9,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from mage_agent.data.checks import check_layout
-from mage_agent.data.d4rl_tasks import TASKS
+from mage_agent.data.d4rl_tasks import ALL_TASKS
 from mage_agent.data.ted import episode_lengths, metadata
 
 __all__ = ["cut_episodes", "first_steps", "step_limit"]
@@ -29,7 +29,7 @@ def step_limit(dataset: TensorDictBase) -> int | None:
     if spec:
         limit = json.loads(spec).get("max_episode_steps")
         return None if limit is None else int(limit)
-    task = TASKS.get(facts.get("dataset_id", ""))
+    task = ALL_TASKS.get(facts.get("dataset_id", ""))
     return None if task is None else task.max_episode_steps
 
 

@@ -78,8 +78,9 @@ class GACConfig(Config):
             query keep the plan near the prior as well (measured).
         query_samples: plans of the prior among which "best" chooses.
         query_steps: Adam steps of a query, at most (appendix B: 1000; 200 are enough, measured).
-        query_learning_rate: of these steps; it falls along a cosine (chosen).
-        query_tolerance: relative change of the objective at which a query stops (appendix B).
+        query_learning_rate: of these steps, and of those of new plans within an episode; it falls
+            along a cosine (chosen).
+        query_tolerance: relative change of the objective at which either stops (appendix B).
         trigger: when a plan is made anew within an episode: "never", when the states surprise the
             model, or when the return that the plan promised is out of reach (chosen; the paper
             replans by hand).
@@ -87,8 +88,8 @@ class GACConfig(Config):
             "posterior"), or is made as if an episode began now ("restart", Fig. 5).
         replan_interval: steps between two new plans, at least; also how often "promise" looks, and
             the span of the "surprise".
-        replan_weight: lambda of Eq. 3: the smaller, the more the expected return counts against
-            what happened so far (chosen).
+        replan_weight: lambda of Eq. 3, of the queries "max" and "best": the smaller, the more the
+            expected return counts against what happened so far (chosen).
         replan_steps: Adam steps of a new plan that starts from the old one, at most; it has further
             to go than from the prior (measured).
 

@@ -147,7 +147,7 @@ class PosteriorStore(nn.Module):
 
 
 def maximize(
-    objective: Callable[[Posterior, int], Tensor],
+    objective: Callable[[Posterior], Tensor],
     start: Ascent,
     *,
     steps: int,
@@ -161,8 +161,7 @@ def maximize(
     compared. A row that has converged stays as it is.
 
     Args:
-        objective: q and the number of the step to a value of each row, shape (B,), which depends
-            on that row alone.
+        objective: q to a value of each row, shape (B,), which depends on that row alone.
         start: where to begin.
         steps: at most.
         learning_rate: of Adam.
@@ -179,7 +178,7 @@ def maximize(
     for step in range(steps):
         with torch.enable_grad():
             phi = ascent.phi.detach().requires_grad_()
-            value = objective(Posterior(*phi.unbind(1)), step)  # (B,)
+            value = objective(Posterior(*phi.unbind(1)))  # (B,)
             (gradient,) = torch.autograd.grad(value.sum(), phi)
         rate = learning_rate
         if anneal:
@@ -202,7 +201,7 @@ def maximize(
 def infer(
     model: GACModel,
     trajectories: Trajectories,
-    start: Ascent,
+    start: Ascent | None = None,
     *,
     steps: int,
     free_bits: float | None = None,
@@ -214,7 +213,7 @@ def infer(
     Args:
         model: whose networks stay as they are.
         trajectories: tau and y.
-        start: where to begin.
+        start: where to begin; None is the prior.
         steps: at most.
         free_bits: margin eta; None is the plain bound.
         know_value: whether q is told y; without, it is q(eps | tau), and what the critic says of it
@@ -224,9 +223,12 @@ def infer(
     Returns:
         Where the ascent ended, and the steps it took.
     """
+    first = trajectories.observation[:, 0]
+    if start is None:
+        start = Ascent.start(first.new_zeros(len(first), 2, *model.noise_shape))
     length = trajectories.length.to(start.phi.dtype)
 
-    def objective(posterior: Posterior, step: int) -> Tensor:
+    def objective(posterior: Posterior) -> Tensor:
         mean = posterior.mean
         noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
         drawn = model.draw(trajectories, generator)

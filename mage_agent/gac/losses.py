@@ -38,7 +38,8 @@ class GACLoss(AgentLoss):
     its parameters for every trajectory; in training mode, the backward pass that gives the model
     its gradient moves them as well, by Adam (they are no ``parameters()``, but in
     ``state_dict()``). A batch that brings q under ``"posterior"`` is taken at its word. In
-    evaluation mode, q is fitted to the batch from the prior on.
+    evaluation mode, q is fitted to the batch from the prior on, but for "amortised", where it is
+    the encoder's.
 
     Metrics: ``elbo`` (the plain bound per step), ``kl`` in nats, ``inner_steps`` of Adam on q
     before this step, ``active_dims``, entries of eps that q is sure about.
@@ -241,10 +242,10 @@ class GACLoss(AgentLoss):
             return self._learning(self._rows(tensordict), trajectories.length)
         like = self._like(trajectories)
         if self.training:
-            start = Ascent.random(len(like), like)
+            start: Ascent | None = Ascent.random(len(like), like)
             steps, margin = self.model.config.max_inner_steps, self.model.config.free_bits
         else:
-            start = Ascent.start(like.new_zeros(len(like), 2, *self.model.noise_shape))
+            start = None
             steps, margin = EVALUATION_STEPS, None
         ascent, self.inner_steps = infer(
             self.model, trajectories, start, steps=steps, free_bits=margin

@@ -36,8 +36,9 @@ class Memory:
     surprise     (B, I)        -log p(s_{t+1}) of the last I steps
     ============ ============= ============================================================
 
-    H is the reach W of the generator or, if the model ``remembers_episodes``, the data's longest
-    episode; what lies further back is forgotten.
+    H is the reach W of the generator, one more with the trigger "surprise", or, if the model
+    ``remembers_episodes``, one more than the data's longest episode has steps; what lies further
+    back is forgotten.
     """
 
     def __init__(self, model: GACModel, state: TensorDict) -> None:

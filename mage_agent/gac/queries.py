@@ -120,7 +120,7 @@ def make_plan(
         values = asked_values(model, query, rows, asked, sample=sample, generator=generator)
         term = query_term(model, query, values)
 
-        def objective(posterior: Posterior, step: int) -> Tensor:
+        def objective(posterior: Posterior) -> Tensor:
             latents = model.latents(start, posterior.sample(noise()))
             return term(latents) - posterior.kl()
 

@@ -18,7 +18,7 @@ from mage_agent.gac.trajectory import Trajectories
 if TYPE_CHECKING:
     from mage_agent.gac.model import GACModel
 
-__all__ = ["LOOK_STEPS", "explain", "replan", "replan_where_due", "shortfall"]
+__all__ = ["explain", "replan", "replan_where_due", "shortfall"]
 
 FIRST_LOG_VARIANCE = -2.0
 """Of q around a plan that is to be changed: sure of the plan, but not entirely."""
@@ -168,7 +168,7 @@ def explain(
     draw = noise_like(model, start, sample=sample, generator=generator)
     windows = generator if sample else torch.Generator(start.device).manual_seed(0)
 
-    def objective(posterior: Posterior, step: int) -> Tensor:
+    def objective(posterior: Posterior) -> Tensor:
         latents = model.latents(start, posterior.sample(draw()))
         value = -posterior.kl() if term is None else term(latents) - posterior.kl()
         if trajectories is None:
@@ -185,6 +185,6 @@ def explain(
         steps=steps,
         learning_rate=model.query.learning_rate,
         tolerance=model.query.tolerance,
-        anneal=steps > LOOK_STEPS,
+        anneal=term is not None,
     )
     return ascent.posterior.mean

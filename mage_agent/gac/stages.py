@@ -12,12 +12,13 @@ from torch import Tensor
 
 from mage_agent import parallel
 from mage_agent.agent import evaluating
-from mage_agent.data import WindowSampler
-from mage_agent.gac.inference import Ascent, infer
+from mage_agent.data import WindowSampler, episode_lengths
+from mage_agent.gac.inference import infer
 from mage_agent.gac.losses import EVALUATION_STEPS, GACLoss
 from mage_agent.gac.replanning import shortfall
 from mage_agent.gac.trajectory import Trajectories, draw_steps
 from mage_agent.hardware import seeded
+from mage_agent.nn.units import CONSTANT
 from mage_agent.stage import Stage, warm_up_and_cosine
 
 if TYPE_CHECKING:
@@ -113,7 +114,8 @@ def hold_out(dataset: TensorDictBase, share: float) -> tuple[TensorDictBase, Ten
     Raises:
         ValueError: nothing is left to train on.
     """
-    number = int(dataset["episode"].max()) + 1
+    lengths = episode_lengths(dataset["episode"])
+    number = len(lengths)
     count = math.ceil(share * number)
     if count == 0:
         return dataset, None
@@ -126,7 +128,7 @@ def hold_out(dataset: TensorDictBase, share: float) -> tuple[TensorDictBase, Ten
     order = (torch.arange(1, number + 1).double() * 0.6180339887498949) % 1
     out = torch.zeros(number, dtype=torch.bool)
     out[order.argsort()[:count]] = True
-    rows = out[dataset["episode"]]
+    rows = out.repeat_interleave(lengths)
     return dataset[~rows], dataset[rows]
 
 
@@ -136,7 +138,7 @@ def fit_statistics(model: GACModel, dataset: TensorDictBase) -> None:
     following = model.units.concatenate(dataset["next"])
     change = following - model.units.concatenate(dataset)
     model.normalize_change.fit(change)
-    model.moves.copy_(change.abs().amax(0) > 1e-6)
+    model.moves.copy_(change.abs().amax(0) > CONSTANT * following.abs().amax(0))
     if not model.moves.any():
         raise ValueError(
             f"the observation entries {list(model.observation_sizes)} never change within an "
@@ -164,8 +166,7 @@ def describe(model: GACModel, dataset: TensorDictBase) -> dict[str, float]:
     """
     with evaluating(model), seeded(0, model.device):
         trajectories = sample_trajectories(model, dataset)
-        start = torch.zeros(len(trajectories.length), 2, *model.noise_shape, device=model.device)
-        ascent, _ = infer(model, trajectories, Ascent.start(start), steps=EVALUATION_STEPS)
+        ascent, _ = infer(model, trajectories, steps=EVALUATION_STEPS)
         posterior = ascent.posterior
         steps = model.draw(trajectories)
         noise = torch.randn_like(posterior.mean)
@@ -178,9 +179,7 @@ def describe(model: GACModel, dataset: TensorDictBase) -> dict[str, float]:
             error = ((action - steps.action) * model.units.action.std).square().mean(-1)
             return float((steps.total(error) / trajectories.length).mean())
 
-        blind, _ = infer(
-            model, trajectories, Ascent.start(start), steps=EVALUATION_STEPS, know_value=False
-        )
+        blind, _ = infer(model, trajectories, steps=EVALUATION_STEPS, know_value=False)
         told = model.value(model.latents(first, blind.posterior.mean))
         pair = torch.stack([told, trajectories.value])
         varied = pair.shape[1] > 1  # of one trajectory there is no correlation
@@ -211,8 +210,7 @@ def calibrate(model: GACModel, dataset: TensorDictBase) -> None:
     with evaluating(model), seeded(0, model.device):
         trajectories = sample_trajectories(model, dataset)
         first = trajectories.observation[:, 0]
-        start = torch.zeros(len(first), 2, *model.noise_shape, device=model.device)
-        ascent, _ = infer(model, trajectories, Ascent.start(start), steps=EVALUATION_STEPS)
+        ascent, _ = infer(model, trajectories, steps=EVALUATION_STEPS)
         plan = ascent.posterior.mean
         latents = model.latents(first, plan)
         surprise = _surprises(model, trajectories, latents)  # (B, T)
@@ -249,8 +247,7 @@ def _catch_up(loss: GACLoss, columns: TensorDictBase) -> None:
         return
     for rows in torch.arange(len(store)).split(JUDGED):
         trajectories = _read(model, columns, rows)
-        start = torch.zeros(len(rows), 2, *model.noise_shape, device=model.device)
-        ascent, _ = infer(model, trajectories, Ascent.start(start), steps=CATCH_UP_STEPS)
+        ascent, _ = infer(model, trajectories, steps=CATCH_UP_STEPS)
         store.write(rows.to(model.device), ascent)
 
 

@@ -91,7 +91,7 @@ class TrajectoryDecoder(nn.Module):
 
     Args:
         trajectory_dim: channels X of a step.
-        observation_dim: entries of s_0 that condition: S, or 2 G where the plan holds goals alone.
+        observation_dim: entries of s_0 that condition: S, or 3 G where the plan holds goals alone.
         horizon: steps T of a window.
         temporal_stride: steps per latent step.
         code_dim: code width C.

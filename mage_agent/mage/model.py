@@ -15,10 +15,10 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torch.nn import functional as F
 
-from mage_agent.mage import inference, plan, stages
+from mage_agent.mage import inference, stages
 from mage_agent.mage.networks import MAGENetworks
 from mage_agent.mage.quantizer import Encoding
-from mage_agent.mage.sampling import choose_codes, hashed, sample_ids
+from mage_agent.mage.sampling import hashed, sample_ids
 from mage_agent.mage.transformer import Condition
 from mage_agent.nn.layers import KeyValue
 from mage_agent.stage import Stage
@@ -147,17 +147,13 @@ class MAGEModel(MAGENetworks):
             sums.append(total)
         return scores, sums
 
-    def choose(
-        self, logits: Tensor, temperature: float = 0.0, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def choose(self, logits: Tensor) -> Tensor:
         """Codes (B, L_k, C) to act on, from the logits of a scale (B, L_k, V)."""
-        return choose_codes(
-            logits,
-            self.quantizer.codes,
-            code_temperature=self.config.code_temperature,
-            temperature=temperature,
-            generator=generator,
-        )
+        # Deviation 17: a deterministic policy acts on mean codes, not on the likeliest.
+        codes, temperature = self.quantizer.codes, self.config.code_temperature
+        if temperature == 0:
+            return self.quantizer.lookup(sample_ids(logits))
+        return (logits.to(codes.dtype) / temperature).softmax(-1) @ codes
 
     def propose(
         self,
@@ -324,14 +320,21 @@ class MAGEModel(MAGENetworks):
         Returns:
             The plan in environment units.
         """
-        return plan.make_plan(
-            self,
-            observation,
-            return_to_go,
-            partial=partial,
-            guided=guided,
-            temperature=temperature,
-            generator=generator,
+        state, target = self.condition(observation, return_to_go)
+        token_ids, sums = self.propose(state, target, temperature, generator)
+        decoded = [
+            self.split(self.decode(total, state, target, guided=guided))
+            for total in (sums if partial else sums[-1:])
+        ]
+        observations = tuple(self.planned_observation(part) for part in decoded)
+        returns = decoded[-1].get("R", state.new_zeros(len(state), self.config.horizon, 0))
+        return Plan(
+            token_ids=tuple(token_ids),
+            latent=sums[-1],
+            observation=observations[-1],
+            return_to_go=self.units.return_to_go.inverse(returns) if returns.numel() else returns,
+            action=self.units.environment_action(self.read_action(sums[-1], state, target)),
+            partial=observations if partial else (),
         )
 
     # -------------------------------------------------------------------------------- training

@@ -231,6 +231,17 @@ class MAGENetworks(Agent):
         planned[:, self.planned_entries] = decoded["S" if "S" in decoded else "G"][:, step]
         return planned
 
+    def planned_observation(self, decoded: dict[str, Tensor]) -> Tensor:
+        """Planned observations (B, T, S), raw; NaN is in the entries that plans do not hold."""
+        normalizer, (first, *_) = self.units.observation, decoded.values()
+        if "S" in decoded:
+            return normalizer.inverse(decoded["S"])
+        if "G" not in decoded:
+            return first.new_zeros(*first.shape[:2], 0)
+        full = first.new_full((*first.shape[:2], self.observation_dim), torch.nan)
+        full[..., self.achieved_goal] = decoded["G"]
+        return normalizer.inverse(full)
+
     def trajectory(self, window: TrajectoryWindow) -> Tensor:
         """The modelled channels of a window, standardised and edge-padded, shape (B, T, X)."""
         units = self.units

@@ -1,4 +1,4 @@
-"""From token logits to codes: likeliest, mean, sampled, or straight through."""
+"""From token logits to ids and codes: likeliest, sampled, or straight through."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["choose_codes", "hashed", "sample_ids", "straight_through"]
+__all__ = ["hashed", "sample_ids", "straight_through"]
 
 
 def hashed(state: Tensor, size: int) -> Tensor:
@@ -29,32 +29,6 @@ def sample_ids(
         noise = torch.empty_like(logits).exponential_(generator=generator).log()
         logits = logits / temperature - noise
     return logits.argmax(-1)
-
-
-def choose_codes(
-    logits: Tensor,
-    codes: Tensor,
-    *,
-    code_temperature: float,
-    temperature: float = 0.0,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Codes to act on.
-
-    Args:
-        logits: of a scale, shape (B, L_k, V).
-        codes: the codebook, shape (V, C).
-        code_temperature: at ``temperature`` 0, how sharp their mean is; at 0 the likeliest code.
-        temperature: of samples; 0 takes none.
-        generator: source of randomness.
-
-    Returns:
-        Shape (B, L_k, C).
-    """
-    # Deviation 17: a deterministic policy acts on the mean code of each token, not the likeliest.
-    if temperature == 0 and code_temperature > 0:
-        return (logits.to(codes.dtype) / code_temperature).softmax(-1) @ codes
-    return F.embedding(sample_ids(logits, temperature, generator), codes)
 
 
 def straight_through(logits: Tensor, codes: Tensor, temperature: float) -> Tensor:

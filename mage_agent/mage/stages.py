@@ -30,6 +30,7 @@ collapsed; healthy ones were measured at 0.8 to 0.97."""
 _VALUE_BATCH, _VALUE_RATE = 512, 2e-3
 """Transitions per step, and peak learning rate, of the values."""
 _JUDGED_WINDOWS = 512
+_ACTED_WINDOWS = 256
 """Windows, at most, whose tokens tell whether the codebook has collapsed."""
 _CHUNK = 1024
 """Steps whose tokens or plans are computed at once."""
@@ -216,7 +217,8 @@ def describe(
     Returns:
         ``reconstruction_error`` of D on true tokens (standardised), the mean squared action error
         in environment units on true tokens (``action_error_true``), on tokens generated in the true
-        context (``action_error_generated``) and in the model's own (``action_error_acting``), and
+        context (``action_error_generated``) and in the model's own (``action_error_acting``, of
+        fewer windows where plans are chosen among candidates), and
         ``token_accuracy_k`` and ``codebook_usage_k`` of every scale.
     """
     config = model.config
@@ -232,6 +234,7 @@ def describe(
         losses = {**tokenizer.eval()(windows), **generator.eval()(windows)}
         errors = {key: float(value) for key, value in losses.items() if not key.startswith("loss")}
         window = tokenizer.window(windows)
-        acted = model.act(window.observation[:, 0], window.return_to_go[:, 0])
-    errors["action_error_acting"] = float((acted - window.action[:, 0]).square().mean())
+        few = max(_ACTED_WINDOWS, batch_size // config.candidates)  # every candidate takes memory
+        acted = model.act(window.observation[:few, 0], window.return_to_go[:few, 0])
+    errors["action_error_acting"] = float((acted - window.action[:few, 0]).square().mean())
     return errors

@@ -48,7 +48,7 @@ class MultiScaleTransformer(nn.Module):
         scale_lengths: tokens per scale, L_1 < ... < L_K.
         codebook_size: number of codes V.
         code_dim: code width C.
-        observation_dim: entries of s_0 that condition: S, or 2 G where the plan holds goals alone.
+        observation_dim: entries of s_0 that condition: S, or 3 G where the plan holds goals alone.
         width: width D.
         num_blocks: number of blocks.
         num_heads: attention heads.

@@ -1,5 +1,6 @@
 """Variational Bayes: Adam row by row, and q and the bound where both are known."""
 
+import itertools
 from collections.abc import Iterator
 
 import pytest
@@ -68,7 +69,7 @@ def test_converged_rows_stay_and_the_loop_ends_when_all_have() -> None:
     goal = torch.tensor([0.0, 100.0])[:, None, None]
     seen: list[Tensor] = []
 
-    def objective(q: Posterior, step: int) -> Tensor:
+    def objective(q: Posterior) -> Tensor:
         seen.append(q.mean.detach()[:, 0, 0])
         return -(q.mean - goal).square().sum((1, 2)) - q.log_variance.square().sum((1, 2))
 
@@ -92,7 +93,10 @@ def test_trajectories_of_a_batch_are_independent(window: int | None) -> None:
         """Twenty steps on some of the rows, each with the noise and the steps it always has."""
         part = type(batch)(**{name: value[rows] for name, value in vars(batch).items()})
 
-        def objective(q: Posterior, step: int) -> Tensor:
+        steps = itertools.count()
+
+        def objective(q: Posterior) -> Tensor:
+            step = next(steps)
             drawn = model.draw(part, torch.Generator().manual_seed(step), together=True)
             return model.evidence(part, q, noise[step, rows], drawn).objective(1.0)
 

@@ -5,6 +5,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.wrappers import RescaleAction
 from torchrl.envs import GymWrapper, TransformedEnv
 
@@ -14,6 +15,7 @@ from mage_agent.gac.actor import GACActor
 from mage_agent.gac.losses import GACLoss
 from mage_agent.gac.policy import GACPolicy
 from mage_agent.gac.queries import Query
+from mage_agent.gac.stages import hold_out
 from mage_agent.online import learn_online
 from tests.gac.point import PointEnv
 from tests.gac.tiny import STATE, tiny_config, tiny_dataset
@@ -138,3 +140,28 @@ def test_data_of_another_scale_are_told(policy: GACPolicy) -> None:
 def test_what_agents_have_in_common_is_none() -> None:
     with pytest.raises(TypeError, match="take one of them, such as MAGEPolicy or GACPolicy"):
         AgentPolicy.from_dataset(tiny_dataset(), "small")
+
+
+def test_episodes_of_a_slice_count_as_many_as_there_are() -> None:
+    dataset = tiny_dataset()
+    part = dataset[dataset["episode"] >= 5]
+    training, held_out = hold_out(part, 0.1)
+    assert held_out is not None
+    assert len(held_out["episode"].unique()) == 1
+    assert len(training["episode"].unique()) == 2
+
+
+def test_small_units_do_not_stand_still() -> None:
+    dataset = tiny_dataset()
+    for part in (dataset, dataset["next"]):
+        part["observation"] = part["observation"] * torch.tensor([1.0, 1e-7, 1e-9])
+    policy = GACPolicy.from_dataset(dataset, tiny_config())
+    assert policy.model.moves.tolist() == [True, True, True]
+
+
+def test_changes_of_stages_are_checked_before_anything_is_collected(policy: GACPolicy) -> None:
+    def never() -> gym.Env[Any, Any]:
+        raise AssertionError
+
+    with pytest.raises((TypeError, ValueError), match="learning_rat"):
+        learn_online(policy, never, dataset=tiny_dataset(), changes=[{}, {"learning_rat": 1.0}])

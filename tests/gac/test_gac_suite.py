@@ -93,6 +93,15 @@ def test_another_configuration_is_trained_anew(suite: Any, monkeypatch: pytest.M
     assert suite("--methods", "gac-plus")[2] == 2
 
 
+def test_stages_of_another_training_are_fine_tuned_anew(
+    suite: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert suite("--methods", "gac", "--stages", "1")[2] == 1
+    monkeypatch.setitem(GACConfig.PRESETS, "maze2d", {**SMALL, "num_latents": 1})
+    status, found, trainings = suite("--methods", "gac-plus", "--stages", "1")
+    assert (status, trainings) == (0, 2), found
+
+
 def test_stages_of_fine_tuning_are_scored_one_by_one(suite: Any) -> None:
     status, found, trainings = suite("--methods", "gac,gac-prior", "--stages", "2")
     assert status == 0, found

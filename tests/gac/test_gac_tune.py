@@ -42,3 +42,11 @@ def test_the_space_is_table_4() -> None:
 def test_something_must_be_held_out() -> None:
     with pytest.raises(ValueError, match="held_out is 0"):
         tune(tiny_dataset(), tiny_config(), held_out=0.0, trials=1, progress_bar=False)
+
+
+def test_an_endless_run_is_cut_before_anything_is_held_out() -> None:
+    run = tiny_dataset((40,))
+    config = tiny_config(steps=4, trajectory_steps=8)
+    space = {"learning_rate": (1e-3, 1e-2)}
+    found = tune(run, config, space=space, held_out=0.2, trials=1, progress_bar=False)
+    assert found.trajectory_steps == 8
