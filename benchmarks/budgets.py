@@ -7,7 +7,7 @@ timings counts.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ _ENOUGH = 1.5  # seconds of steps that are timed
 _FEWEST = 8  # steps of any training, however short: agents have several stages
 _SHARE = 0.01  # of the budget, at most, for the steps that are timed
 _REPEATS = 3  # the fastest counts: a busy machine makes steps dearer, never cheaper
+_LARGER = 4  # times the rows, to tell what each row costs besides the steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +77,10 @@ def make_schedule(
         return Schedule(steps=published, hyperparameters=hyperparameters)
     budget = 60 * minutes
     enough = min(_ENOUGH, _SHARE * budget)
-    sample = _sample(method, dataset)
-    fixed, per_step = _time_steps(build, sample, enough, published, device)
-    # What is not done step by step is done row by row, on the whole dataset.
-    fixed *= len(dataset) / len(sample)
+    rows = _rows(method, dataset)
+    samples = [_sample(dataset, times * rows) for times in (1, _LARGER)]
+    fixed, per_row, per_step = _time_steps(build, samples, enough, published, device)
+    fixed += per_row * (len(dataset) - len(samples[0]))
     steps = max(_FEWEST, int((budget - fixed) / per_step))
     return Schedule(
         steps=min(steps, published),
@@ -89,26 +90,39 @@ def make_schedule(
     )
 
 
-def _sample(method: Method, dataset: TensorDictBase) -> TensorDictBase:
+def _rows(method: Method, dataset: TensorDictBase) -> int:
+    """How many rows steps are timed on: as many as fill a batch."""
+    if not isinstance(method, AgentMethod):
+        return _ROWS
+    with warnings.catch_warnings(action="ignore"):  # training gives them again
+        return max(_ROWS, method.rows_per_batch(dataset))
+
+
+def _sample(dataset: TensorDictBase, rows: int) -> TensorDictBase:
     """The first episodes of a dataset, or the first steps of an endless run, to time steps on.
 
-    Whole episodes, for methods that learn from nothing else, and as many as fill their batches.
+    Whole episodes, for methods that learn from nothing else.
     """
-    rows = _ROWS
-    if isinstance(method, AgentMethod):
-        with warnings.catch_warnings(action="ignore"):  # training gives them again
-            rows = max(rows, method.rows_per_batch(dataset))
     ends = dataset["next", "done"].flatten().nonzero().flatten() + 1
     whole = ends[ends <= rows]
     return first_steps(dataset, int(whole[-1]) if len(whole) else rows)
 
 
 def _time_steps(
-    build: Callable[[], Method], sample: TensorDictBase, enough: float, most: int, device: str
-) -> tuple[float, float]:
-    """Return the seconds of a training without steps, and of each step."""
+    build: Callable[[], Method],
+    samples: Sequence[TensorDictBase],
+    enough: float,
+    most: int,
+    device: str,
+) -> tuple[float, float, float]:
+    """Return the seconds of a training without steps, of each further row, and of each step.
 
-    def seconds(steps: int) -> float:
+    Steps are timed on the first sample. The second one, with more rows, tells what grows with them,
+    such as plans that are made for the whole dataset, from what does not.
+    """
+    small, large = samples
+
+    def seconds(steps: int, sample: TensorDictBase = small) -> float:
         method = build()
         began = seconds_on(device)
         with warnings.catch_warnings(action="ignore"):  # so few steps are bound to look bad
@@ -123,4 +137,8 @@ def _time_steps(
     for _ in range(_REPEATS - 1):
         few, many = min(few, seconds(_FEW)), min(many, seconds(steps))
     per_step = max(many - few, enough / 2) / (steps - _FEW)  # noise may not make it vanish
-    return max(0.0, few - _FEW * per_step), per_step
+    per_row = 0.0
+    if len(large) > len(small):
+        more = min(seconds(_FEW, large) for _ in range(_REPEATS - 1))
+        per_row = max(0.0, more - few) / (len(large) - len(small))
+    return max(0.0, few - _FEW * per_step), per_row, per_step

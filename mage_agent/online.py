@@ -71,7 +71,7 @@ def learn_online(
     steps: int | None = None,
     quantile: float | Sequence[float] = 0.8,
     increment: float | Sequence[float] | None = None,
-    elite_fraction: float = 1.0,
+    elite_fraction: float = 0.25,
     changes: Sequence[Mapping[str, Any]] = (),
     num_envs: int = 16,
     seed: int = 0,
@@ -92,7 +92,8 @@ def learn_online(
         increment: what is added to them, in the data's units; None is a tenth of their standard
             deviation. One number, or one for each stage.
         elite_fraction: share of the buffer's episodes, those with the largest returns, that a stage
-            learns from; 1 is all of them (the paper's prioritised buffer has no formula).
+            learns from; 1 is all of them. The paper's buffer is prioritised by no formula it gives;
+            on Maze2D, stages that learn from all lose what they had, from a quarter they gain.
         changes: of the configuration, for each stage, such as ``FINE_TUNING["hopper-medium"]`` of
             ``mage_agent.gac.presets``; only of what training reads.
         num_envs: environments to run side by side.
@@ -139,6 +140,7 @@ def learn_online(
         agent.units.widen(agent.returns_to_go(buffer).to(agent.device))
         if number <= len(changes):
             agent.config = agent.config.replace(**changes[number - 1])
+        # Deviation 32: the buffer is prioritised by leaving out all but the best episodes.
         fit(
             agent,
             _elite(agent, buffer, elite_fraction),
