@@ -69,7 +69,8 @@ def _check_ranges(agent: Agent, dataset: TensorDictBase) -> None:
     statistics = units.observation
     mean = torch.cat([dataset[key].double().mean(0) for key in keys]).to(statistics.mean.device)
     away = float(((mean - statistics.mean) / statistics.std).abs().max())
-    if away > FAR:
+    scales = bool((statistics.mean != 0).any())  # else the agent takes observations as they are
+    if scales and away > FAR:
         warnings.warn(
             f"the dataset's observations are on average {away:.3g} standard deviations away from "
             "those that the agent was built with, and are still scaled like these; build the agent "
