@@ -12,8 +12,9 @@ from mage_agent.data import check_dataset
 
 __all__ = ["check_fits"]
 
-FAR = 10.0
-"""Standard deviations by which the mean of an observation may differ."""
+FAR = 100.0
+"""Standard deviations by which the mean of an observation may differ; agents may scale an entry,
+such as a goal, by the statistics of another one."""
 
 TOLERANCE = 1e-4
 """How far data may lie outside an agent's bounds, as a part of their distance: rounding."""
@@ -69,8 +70,7 @@ def _check_ranges(agent: Agent, dataset: TensorDictBase) -> None:
     statistics = units.observation
     mean = torch.cat([dataset[key].double().mean(0) for key in keys]).to(statistics.mean.device)
     away = float(((mean - statistics.mean) / statistics.std).abs().max())
-    scales = bool((statistics.mean != 0).any())  # else the agent takes observations as they are
-    if scales and away > FAR:
+    if away > FAR:
         warnings.warn(
             f"the dataset's observations are on average {away:.3g} standard deviations away from "
             "those that the agent was built with, and are still scaled like these; build the agent "
