@@ -57,7 +57,7 @@ def test_stages_collect_learn_and_report() -> None:
         assert given is policy
         seen.append((stage.number, policy.model.returns.clone()))
 
-    results = run(policy, callback=note)
+    results = run(policy, callback=note, elite_fraction=1.0)
     assert [number for number, _ in seen] == [1, 2]
     for result in results:
         assert result.asked.shape == result.returns.shape == (5,)
@@ -177,6 +177,11 @@ def test_stages_may_learn_from_the_best_episodes_alone(monkeypatch: pytest.Monke
     old = policy.model.returns_to_go(dataset)[starts].flatten().tolist()
     best = sorted([*old, *result.returns.tolist()])[-6:]  # of 8 and 5
     assert sorted(seen[0].tolist()) == pytest.approx(best, abs=1e-5)
+    # What "plus" asks for follows from what the model has learned from.
+    asked = policy.model.returns[[0, -1]].tolist()
+    assert asked == pytest.approx([best[0], best[-1]], abs=1e-5)
+    (result,) = run(gac_policy(), stages=1)
+    assert len(seen[1]) == 3, "by default a quarter of 8 and 5"
 
 
 def test_configurations_and_targets_may_change_by_stage() -> None:
