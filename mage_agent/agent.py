@@ -362,7 +362,8 @@ def check_target(agent: Agent, target_return: Any) -> None:
     low, high = agent.units.return_to_go_range
     asked = torch.as_tensor(target_return, dtype=torch.float64)
     far = (asked - asked.clamp(low, high)).abs() > high - low
-    if far.any() and agent.units.default_target < BEST:  # else the best of the state is meant
+    varied = low < high and agent.units.default_target < BEST  # else the best of the state is meant
+    if varied and far.any():
         warnings.warn(
             f"a return of {float(asked[far].flatten()[0]):g} is asked for, but the data's lie in "
             f"[{low:g}, {high:g}]: the agent has learned nothing of returns so far away.",

@@ -544,9 +544,10 @@ class TestMemory:
             remembering.predict(np.zeros((3, 3)), state)
 
     def test_evaluations_agree(self) -> None:
-        policy = AgentPolicy(
-            Echo(Config(observation_keys=GOAL_KEYS), observation_dim=SIZES, action_dim=2)
-        )
+        agent = Echo(Config(observation_keys=GOAL_KEYS), observation_dim=SIZES, action_dim=2)
+        agent.units.action_low.fill_(-1.0)
+        agent.units.action_high.fill_(1.0)
+        policy = AgentPolicy(agent)
         makers = [partial(lambda n: Monitor(Reach(n)), n) for n in (2, 3)]
         mean, _ = evaluate_policy(policy, DummyVecEnv(makers), n_eval_episodes=4)
         assert mean == 4.5  # it is not told a return, and needs none
