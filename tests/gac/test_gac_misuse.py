@@ -9,7 +9,9 @@ import torch
 from gymnasium.wrappers import RescaleAction
 from torchrl.envs import GymWrapper, TransformedEnv
 
-from mage_agent import AgentPolicy, evaluate, load_dataset, replay_buffer
+from benchmarks.datasets import check_name
+from mage_agent import AgentPolicy, dataset_from_arrays, evaluate, load_dataset, replay_buffer
+from mage_agent.data import step_limit
 from mage_agent.facts import checkpoint_facts
 from mage_agent.gac.actor import GACActor
 from mage_agent.gac.losses import GACLoss
@@ -165,3 +167,26 @@ def test_changes_of_stages_are_checked_before_anything_is_collected(policy: GACP
 
     with pytest.raises((TypeError, ValueError), match="learning_rat"):
         learn_online(policy, never, dataset=tiny_dataset(), changes=[{}, {"learning_rat": 1.0}])
+
+
+def test_targets_far_from_the_data_are_told(policy: GACPolicy) -> None:
+    policy.query = "target"
+    low, high = policy.model.units.return_to_go_range
+    policy.wrap(PointEnv(6, 4), target_return=high + 0.9 * (high - low))
+    with pytest.warns(UserWarning, match="learned nothing of returns so far away"):
+        policy.wrap(PointEnv(6, 4), target_return=high + 1.1 * (high - low))
+
+
+def test_next_observations_have_the_names_of_observations() -> None:
+    rows, flags = np.zeros((4, 2), np.float32), np.arange(4) == 3
+    with pytest.raises(ValueError, match=r"next_observations \['a'\]; both need"):
+        dataset_from_arrays(
+            {"a": rows, "b": rows}, rows, rows[:, 0], flags, flags, next_observations={"a": rows}
+        )
+
+
+def test_hopper_is_a_known_task() -> None:
+    check_name("hopper-medium-v2")
+    dataset = tiny_dataset()
+    dataset.set_non_tensor("metadata", {"dataset_id": "hopper-medium-v2"})
+    assert step_limit(dataset) == 1000
