@@ -66,10 +66,8 @@ def _check_ranges(agent: Agent, dataset: TensorDictBase) -> None:
             f"[{low[column]:g}, {high[column]:g}] is allowed; build the agent from this dataset, "
             "or load it with the bounds of the first one."
         )
-    keys = agent.observation_sizes
-    statistics = units.observation
-    mean = torch.cat([dataset[key].double().mean(0) for key in keys]).to(statistics.mean.device)
-    away = float(((mean - statistics.mean) / statistics.std).abs().max())
+    mean = units.concatenate(dataset).mean(0, dtype=torch.float64).float().to(agent.device)
+    away = float(units.observation(mean).abs().max())
     if away > FAR:
         warnings.warn(
             f"the dataset's observations are on average {away:.3g} standard deviations away from "

@@ -72,8 +72,7 @@ def checkpoint_facts(path: str | Path) -> dict[str, str]:
         prefix = "model."
         tensors = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     model = checkpoint.build(tensors, header, path)
-    extra = header.get("extra") or {}
-    target = extra.get("target_return")
+    target = (header.get("extra") or {}).get("target_return")
     units = model.units
     low, high = units.return_range.tolist()
     return {

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tensordict import TensorDict
 from torch import Tensor
 
-__all__ = ["empty_memory", "from_arrays", "remember", "reset_rows"]
+__all__ = ["empty_memory", "from_arrays", "remember", "reset_rows", "to_arrays"]
 
 
 def empty_memory(
@@ -108,3 +108,8 @@ def from_arrays(
         )
     rows = torch.as_tensor(np.reshape(episode_start, -1), dtype=torch.bool)
     return reset_rows(memory, initial, rows.to(next(iter(memory.values())).device))
+
+
+def to_arrays(memory: TensorDict) -> tuple[NDArray[Any], ...]:
+    """A memory as a policy's ``predict`` hands it out; ``from_arrays`` takes it back."""
+    return tuple(part.cpu().numpy() for part in memory.values())

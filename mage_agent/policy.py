@@ -25,7 +25,7 @@ from mage_agent.data import as_dataset
 from mage_agent.entries import check_spaces, read_entries
 from mage_agent.envs import ReturnToGoVecWrapper, ReturnToGoWrapper
 from mage_agent.hardware import find_device
-from mage_agent.memory import from_arrays
+from mage_agent.memory import from_arrays, to_arrays
 from mage_agent.online import OnlineStage, learn_online
 from mage_agent.rewards import single_target
 from mage_agent.training import fit
@@ -332,7 +332,7 @@ class AgentPolicy(BasePolicy):
         if not np.isfinite(actions).all():
             given = f"observation {observation}, target_return {self.target_return:g} or the state"
             raise ValueError(f"the actions {actions} are not finite; too large is the {given}.")
-        following = None if memory is None else tuple(p.cpu().numpy() for p in memory.values())
+        following = None if memory is None else to_arrays(memory)
         return (actions[0] if single else actions), following
 
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:

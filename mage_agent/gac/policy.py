@@ -9,7 +9,7 @@ from mage_agent.agent import Agent
 from mage_agent.gac.config import GACConfig, QueryKind, ReplanMode
 from mage_agent.gac.model import GACModel
 from mage_agent.gac.queries import Query
-from mage_agent.memory import from_arrays
+from mage_agent.memory import from_arrays, to_arrays
 from mage_agent.policy import AgentPolicy, State
 
 __all__ = ["GACPolicy"]
@@ -69,5 +69,4 @@ class GACPolicy(AgentPolicy):
         """
         memory = from_arrays(self.model.initial_state(len(state[0])), state)
         assert memory is not None
-        memory = self.model.replan(memory, rows, mode=mode)
-        return tuple(part.cpu().numpy() for part in memory.values())
+        return to_arrays(self.model.replan(memory, rows, mode=mode))

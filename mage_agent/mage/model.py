@@ -332,7 +332,7 @@ class MAGEModel(MAGENetworks):
             token_ids=tuple(token_ids),
             latent=sums[-1],
             observation=observations[-1],
-            return_to_go=self.units.return_to_go.inverse(returns) if returns.numel() else returns,
+            return_to_go=self.units.return_to_go.inverse(returns),
             action=self.units.environment_action(self.read_action(sums[-1], state, target)),
             partial=observations if partial else (),
         )
