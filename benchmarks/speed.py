@@ -128,11 +128,12 @@ def acting(device: str, rounds: int) -> Iterator[Row]:
     """Latency of an action: ours in its variants, and the Decision Transformer's."""
     paper, small = make_model("adroit", device), make_model("adroit-small", device)
     # Optimised float32 is a graph on GPUs, and the model itself on CPUs.
-    weights = ("float32", "bfloat16") if device == "cuda" else ("bfloat16", "int8")
+    weights = ("float32", "bfloat16") if device == "cuda" else ("bfloat16", "float16", "int8")
     models = {
         "MAGE, paper size": paper,
         **{f"MAGE, paper size, {w}, optimised": optimize_for_inference(paper, w) for w in weights},
         "MAGE, small": small,
+        "MAGE, small, float32, compiled": optimize_for_inference(small, compiled=True),
     }
     if device == "cuda":
         models["MAGE, small, float32, optimised"] = optimize_for_inference(small)

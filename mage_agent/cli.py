@@ -194,7 +194,7 @@ def evaluate(
     sample: bool = False,
     max_episode_steps: int | None = None,
     num_envs: int = 16,
-    weights: Literal["float32", "bfloat16", "int8"] = "float32",
+    weights: Literal["float32", "bfloat16", "float16", "int8"] = "float32",
     device: str = "auto",
     quiet: bool = False,
 ) -> None:

@@ -247,8 +247,8 @@ class AgentPolicy(BasePolicy):
         """A copy of the policy that acts faster; it can be neither trained nor saved.
 
         Args:
-            weights: "float32", "bfloat16" or "int8"; see ``mage_agent.optimize_for_inference``.
-            compiled: whether to compile deterministic acting, which takes a minute.
+            weights: of the agent's own choices; MAGE: ``mage_agent.optimize_for_inference``.
+            compiled: whether to compile deterministic acting, at its first call.
 
         Raises:
             ValueError: this agent has no faster copy, or not with these weights.

@@ -16,7 +16,12 @@ from tests.acting import make_model
 
 # Root mean square error of the actions, relative to their spread. Random networks, as here, amplify
 # rounding; a trained one (door/cloned) was measured at 0.002 in bfloat16 and 0.015 in int8.
-TOLERANCE: dict[Weights, float] = {"float32": 1e-4, "bfloat16": 0.05, "int8": 0.2}
+TOLERANCE: dict[Weights, float] = {
+    "float32": 1e-4,
+    "float16": 0.005,
+    "bfloat16": 0.05,
+    "int8": 0.2,
+}
 
 
 def ask(*lead: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -105,6 +110,18 @@ def test_it_is_neither_trained_nor_saved(toy_dataset: TensorDict, tmp_path: Path
 def test_wrong_weights_are_named() -> None:
     with pytest.raises(ValueError, match=r"weights is 'int4'; allowed: .*int8"):
         optimize_for_inference(make_model(), "int4")
+
+
+@pytest.mark.parametrize("weights", ["float16", "int8"])
+def test_packed_weights_are_not_compiled(weights: Weights) -> None:
+    with pytest.raises(ValueError, match=f"'{weights}' cannot be compiled; allowed .*'bfloat16'"):
+        optimize_for_inference(make_model(), weights, compiled=True)
+
+
+def test_float16_names_the_engine_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.quantized, "engine", "qnnpack")
+    with pytest.raises(ValueError, match=r"needs .* 'fbgemm' or 'x86', and here .* is 'qnnpack'"):
+        optimize_for_inference(make_model(), "float16")
 
 
 def test_an_agent_that_knows_no_faster_way_says_so() -> None:
