@@ -29,6 +29,7 @@ def ask(*lead: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(*lead, 3, generator=generator), torch.linspace(-50, 20, lead[0])
 
 
+@pytest.mark.filterwarnings("ignore:this processor has no bfloat16")
 @pytest.mark.parametrize("weights", TOLERANCE)
 @pytest.mark.parametrize(
     "changes", [{}, {"return_conditioning": ("finer_scales",)}, {"return_expectile": 0.9}], ids=str
@@ -168,6 +169,13 @@ def test_on_a_gpu_it_is_a_graph(weights: Weights) -> None:
         assert error < 0.1
 
 
+def test_a_processor_without_bfloat16_warns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "_onednn_has_bfloat16", lambda: False)
+    with pytest.warns(UserWarning, match="no bfloat16, .* 'float16' and 'int8' are faster"):
+        optimize_for_inference(make_model(), "bfloat16")
+
+
+@pytest.mark.filterwarnings("ignore:this processor has no bfloat16")
 @pytest.mark.skipif(not inference._onednn_has_bfloat16(), reason="the processor has no bfloat16")
 def test_bfloat16_weights_are_packed_once_and_act_as_unpacked_ones(
     monkeypatch: pytest.MonkeyPatch,
