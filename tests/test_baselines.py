@@ -243,13 +243,14 @@ def test_ten_percent_are_the_best_episodes(dataset: TensorDict) -> None:
     assert returns[kept].min() >= returns[~kept].max()
 
 
-def test_ten_percent_of_an_endless_run_are_its_best_pieces(rng: np.random.Generator) -> None:
+def endless_run(rng: np.random.Generator) -> TensorDict:
+    """20,300 steps without an end; from 3,000 to 5,000 they are rewarded."""
     count = 20_300
     reward = np.zeros(count, dtype=np.float32)
     reward[3_000:5_000] = 1
     ends = np.zeros(count, dtype=bool)
     ends[-1] = True
-    run = dataset_from_arrays(
+    return dataset_from_arrays(
         rng.normal(size=(count, 3)).astype(np.float32),
         rng.uniform(LOW, HIGH, size=(count, 2)).astype(np.float32),
         reward,
@@ -258,6 +259,10 @@ def test_ten_percent_of_an_endless_run_are_its_best_pieces(rng: np.random.Genera
         action_low=LOW,
         action_high=HIGH,
     )
+
+
+def test_ten_percent_of_an_endless_run_are_its_best_pieces(rng: np.random.Generator) -> None:
+    run = endless_run(rng)
     columns = make("ten_percent_bc", run).columns(run)
     assert len(columns) == 2_000
     assert columns["episode"].unique().tolist() == [3, 4]
@@ -424,6 +429,17 @@ def test_dt_asks_for_undiscounted_returns(dataset: TensorDict) -> None:
     _, highest = method.units.return_to_go_range
     left = policy.update_return_to_go(np.float32([[3.0], [1e6]]), np.float32([[0.5], [0.5]]))
     np.testing.assert_allclose(left, [[2.5], [highest]], rtol=1e-6)
+
+
+def test_dt_asks_for_what_an_episode_can_reach_in_an_endless_run(rng: np.random.Generator) -> None:
+    run = endless_run(rng)
+    metadata = {**run.get_non_tensor("metadata"), "dataset_id": "maze2d-umaze-v1"}
+    run.set_non_tensor("metadata", metadata)
+    method = make("dt", run)
+    assert AgentPolicy(method).target_return == 300  # the environment's limit
+    asked = method.columns(run)["return_to_go"].flatten()
+    assert float(asked[0]) == 0  # not the 2,000 that are to come
+    assert float(asked.max()) == 1
 
 
 def test_dt_learns_nothing_from_steps_past_an_episodes_end(dataset: TensorDict) -> None:

@@ -16,6 +16,7 @@ from benchmarks.baselines import BASELINES, UnsuitableError, configure
 from benchmarks.baselines.goals import Hindsight
 from benchmarks.cells import Cell, Settings
 from benchmarks.methods import build_method
+from benchmarks.methods import configure as configure_for
 from mage_agent import AgentPolicy, Progress, dataset_from_arrays, fit
 
 EPISODES, STEPS = 20, 40
@@ -112,7 +113,7 @@ def test_goals_lie_ahead_or_anywhere() -> None:
     episode = torch.repeat_interleave(torch.arange(4), torch.tensor(lengths))
     rows = torch.arange(len(episode)).unsqueeze(-1)
     last = torch.tensor(lengths).cumsum(0)[episode] - 1
-    hindsight = Hindsight(0.9, steps, torch.device("cpu"))
+    hindsight = Hindsight(0.9, steps, 0.3, torch.device("cpu"))
     columns = {"episode": episode, "observation": rows, "reached": rows}
     noted = hindsight.note(TensorDict(columns, [len(rows)]))
     assert "reached" not in noted
@@ -140,6 +141,23 @@ def test_goals_lie_ahead_or_anywhere() -> None:
     assert (subgoal[near] == aim[near]).float().mean() > 0.8  # not beyond the goal
     assert (subgoal <= end).all()
     assert (subgoal >= index).all()
+
+
+def test_ogbenchs_navigation_aims_within_the_episode() -> None:
+    navigate, other = (
+        configure_for(BASELINES["hiql"], name)
+        for name in ("pointmaze/giant-navigate-v0", "local/multi2d/large-v0")
+    )
+    assert (navigate.discount, navigate.random_aims, other.random_aims) == (0.995, 0.0, 0.3)
+    episode = torch.arange(8).repeat_interleave(50)
+    rows = torch.arange(400).unsqueeze(-1)
+    hindsight = Hindsight(0.9, 7, navigate.random_aims, torch.device("cpu"))
+    columns = {"episode": episode, "observation": rows, "reached": rows}
+    hindsight.note(TensorDict(columns, [400]))
+    batch = hindsight.with_goals(TensorDict({"index": rows}, [400]))
+    aim = batch["aim"].flatten()
+    assert torch.equal(episode[aim], episode)
+    assert (aim >= rows.flatten()).all()
 
 
 def layers(network: Any, row: Tensor, activation: Any) -> Tensor:

@@ -169,6 +169,25 @@ def test_a_wide_beam_is_an_exhaustive_search(penalty: float, maze: TensorDict) -
         )
 
 
+def test_taps_beam_begins_as_wide_as_it_goes_on(
+    maze: TensorDict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = tap(maze, beam=2, expand=2)
+    observation = method.units.concatenate(maze)[[3, 70]]
+    widths, decoded = [], method.decoded
+
+    def spy(tokens: Tensor, first: Tensor) -> Tensor:
+        widths.append((tokens.shape[1], len(tokens[0, :, 0].unique())))
+        found: Tensor = decoded(tokens, first)
+        return found
+
+    monkeypatch.setattr(method, "decoded", spy)
+    with torch.no_grad():
+        method.plan(observation, sources(observation, 0.0, None))
+    assert widths[0] == (4, 4)  # all of the four tokens that there are
+    assert [count for count, _ in widths[1:]] == [4, 4]
+
+
 def test_tap_sees_no_token_before_its_turn(maze: TensorDict) -> None:
     method = tap(maze)
     first, codes = torch.randn(2, 4), torch.randn(2, 2, 32)
@@ -429,6 +448,67 @@ def test_dv_losses_are_the_publications(maze: TensorDict) -> None:
     torch.testing.assert_close(found["inverse"], (moved - drawn).square().mean())
 
 
+def test_dv_weighs_plans_by_their_value_and_failures_cost(maze: TensorDict) -> None:
+    method = make("dv", maze, "hopper").train()
+    assert (method.config.value_weight, method.config.termination_penalty) == (2.0, -100.0)
+    failed = maze.clone()
+    failed["next", "terminated"][39] = True
+    plain, fallen = method.columns(maze), method.columns(failed)
+    assert float(fallen["value"][39]) == float(fallen["value"].min()) == -1
+    assert plain["value"][0] > fallen["value"][0]
+    assert float(maze["next", "reward"].min()) == 0  # the data stay as they are
+    batch = fallen[torch.stack([torch.arange(30, 37), torch.arange(3, 10)])]
+    torch.manual_seed(5)
+    weighed = method.losses(batch, 0)["planner"]
+    errors = []
+    for row in range(2):
+        torch.manual_seed(5)
+        only = batch.clone()
+        only["known"][1 - row] = 0
+        only["value"][:] = 1  # of weight 1
+        errors.append(method.losses(only, 0)["planner"])
+    weights = (2 * (batch["value"][:, 0] - 1)).exp()
+    torch.testing.assert_close(weighed, weights[0] * errors[0] + weights[1] * errors[1])
+
+
+def test_dv_averages_its_planner_for_longest(maze: TensorDict) -> None:
+    method = make("dv", maze, "maze2d")
+    with torch.no_grad():
+        for parameter in method.trained.parameters():
+            parameter.zero_()
+        for step in range(3000):
+            method.after_step(step)
+        for parameter in method.trained.parameters():
+            parameter.fill_(1.0)
+        method.after_step(3000)
+    moved = {
+        name: float(next(network.parameters()).mean()) for name, network in method.acting.items()
+    }
+    expected = {"planner": 1 - 3001 / 3010, "critic": 1.0, "inverse": 0.005}
+    assert moved == pytest.approx(expected, rel=1e-3)
+
+
+def test_guidance_is_of_raw_returns(maze: TensorDict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The publication's ``normed: False``: where rewards are 10 times as large, so are moves."""
+    scales = []
+
+    def climb(self: Denoiser, noisy: Tensor, step: Tensor, scale: float) -> Tensor:
+        scales.append(scale)
+        return noisy
+
+    monkeypatch.setattr(Denoiser, "climb", climb)
+    richer = maze.clone()
+    richer["next", "reward"] *= 10
+    for data in (maze, richer):
+        method = make("diffuser", data, "hopper", "medium", candidates=1)
+        observation = method.units.concatenate(data)[:2]
+        with torch.no_grad():
+            method.plan(observation, sources(observation, 0.0, None, candidates=1))
+    returns = make("diffuser", maze, "hopper").returns_to_go(maze)
+    span = float(returns.max() - returns.min()) / 2
+    assert [min(scales), max(scales)] == pytest.approx([0.1 * span, span])
+
+
 def test_dv_chooses_the_best_of_its_samples(maze: TensorDict) -> None:
     method = make("dv", maze, "maze2d")
     observation = method.units.concatenate(maze)[3:5]
@@ -506,6 +586,9 @@ def test_sizes_are_published_or_small() -> None:
     assert (hopper.candidates, hopper.guide_scale, hopper.multipliers) == (64, 0.1, (1, 2, 4, 8))
     hd = configure_for(BASELINES["hd"], "local/maze2d/medium-v0", paper_size=True)
     assert (hd.horizon, hd.jump, hd.goal[0], hd.diffusion_steps) == (255, 15, 6.0, 256)
+    assert (hd.segment_diffusion_steps, hd.segment_action_weight) == (128, 10.0)
+    expert = configure_for(cls, "hopper-medium-expert-v2", paper_size=True)
+    assert (expert.guide_scale, expert.unguided, expert.termination_penalty) == (1e-4, 4, -100.0)
     dv = configure_for(BASELINES["dv"], "D4RL/antmaze/large-play-v1", paper_size=True)
     assert (dv.horizon, dv.stride, dv.depth, dv.average_decay) == (40, 25, 8, 0.9999)
     uneven = configure(BASELINES["hd"], "pen", "", discount=0.9, horizon=7, jump=2)

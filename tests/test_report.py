@@ -21,6 +21,7 @@ from benchmarks.report import read_records, write
 from benchmarks.report.figures import rank_correlation
 from benchmarks.report.leaderboard import write_page
 from benchmarks.report.results import Results
+from benchmarks.report.scores import sentence
 from benchmarks.report.statistics import (
     best_and_tied,
     blocked_difference,
@@ -195,6 +196,7 @@ def test_cells_that_share_one_seed_are_compared_without_blocks() -> None:
         ({"bc": (11.0, 11.0, 11.0)}, ["mage", "bc"]),
         ({"bc": (30.0, 40.0, 35.0)}, ["bc"]),
         ({"bc": (12.0,)}, ["bc", "mage"]),  # one seed: over episodes 10, 12, 14
+        ({"bc": (20.0,)}, ["bc"]),
     ],
 )
 def test_the_best_and_what_is_tied_with_it(
@@ -205,6 +207,30 @@ def test_the_best_and_what_is_tied_with_it(
         records += cells(method, "d/e-v0", *scores)
     results = Results.of(records)
     assert best_and_tied(results.competing(results.tasks[0])) == best
+
+
+def test_one_seed_does_not_hide_how_much_the_others_differ() -> None:
+    """The one's variance is that of its episodes, the other's that of its trainings."""
+    many = cells("mage", "d/e-v0", 10.0, 30.0, 80.0)
+    one = record("bc", "d/e-v0", 0, 20.0, scores=[19.0, 20.0, 21.0])
+    a, b = Results.of([*many, one]).cells.values()
+    found = difference(a, b)
+    expected = stats.ttest_ind([10, 30, 80], [19, 20, 21], equal_var=False)
+    assert (found.over, found.p_value) == ("episodes", pytest.approx(expected.pvalue))
+
+
+def test_the_headline_names_all_that_come_second() -> None:
+    records = [
+        *(each for name in "abc" for each in cells("mage", f"x/{name}-v0", 50, 51, 52)),
+        *cells("bc", "x/a-v0", 50, 51, 52),
+        *cells("iql", "x/b-v0", 50, 51, 52),
+        *cells("dt", "x/c-v0", 1, 2, 3),
+    ]
+    results = Results.of(records)
+    assert sentence(results, headline(results)) == (
+        "At equal time, MAGE is best or tied with the best on 3 of 3 datasets, BC and IQL on 1 "
+        "each."
+    )
 
 
 def test_constant_scores_are_tied_only_if_equal() -> None:

@@ -35,12 +35,25 @@ class AveragedPlanner(Planner):
     """A planner whose ``average`` acts, of the networks ``trained``."""
 
     config: AveragedPlannerConfig
-    average: AveragedModel
+    average: Any
+
+    def train_averaged(self, networks: dict[str, nn.Module], **decays: float) -> None:
+        """Train these networks by name, and act with their averages.
+
+        Args:
+            networks: by name.
+            **decays: of networks whose average has another one than ``average_decay``.
+        """
+        decay = self.config.average_decay
+        self.trained = nn.ModuleDict(networks)
+        self.average = nn.ModuleDict(
+            {name: averaged(each, decays.get(name, decay)) for name, each in networks.items()}
+        )
 
     @property
-    def acting(self) -> Any:
+    def acting(self) -> dict[str, Any]:
         """The networks by name, with averaged weights."""
-        return self.average.module
+        return {name: average.module for name, average in self.average.items()}
 
     def sources(
         self, observation: Tensor, temperature: float, generator: torch.Generator | None
@@ -51,7 +64,8 @@ class AveragedPlanner(Planner):
     def after_step(self, step: int) -> None:
         """Move the average."""
         if step % self.config.average_interval == 0:
-            self.average.update_parameters(self.trained)
+            for name, average in self.average.items():
+                average.update_parameters(self.trained[name])
 
 
 def averaged(networks: nn.Module, decay: float) -> AveragedModel:

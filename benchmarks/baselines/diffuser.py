@@ -13,18 +13,17 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 
-from benchmarks.baselines.averages import AveragedPlanner, AveragedPlannerConfig, averaged
+from benchmarks.baselines.averages import AveragedPlanner, AveragedPlannerConfig
+from benchmarks.baselines.base import penalized
 from benchmarks.baselines.layout import Layout
-from benchmarks.baselines.planner import (
-    Generators,
-    fit_limits,
-)
+from benchmarks.baselines.planner import Generators, fit_limits
 from benchmarks.baselines.unet import Denoiser
 from mage_agent import bounded
 
 __all__ = ["Diffuser", "DiffuserConfig"]
 
 _MAZES = ("maze2d", "multi2d", "pointmaze")
+_ADROIT = ("pen", "door", "hammer", "relocate")
 _MAZE: dict[str, Any] = {
     "steps": 2_000_000,
     "horizon": 128,
@@ -55,8 +54,10 @@ class DiffuserConfig(AveragedPlannerConfig):
         action_weight: of the first action in the loss.
         inpaint_goal: whether plans end at the goal, where one is known.
         goal: that is not observed, the first entries of the plan's last state.
-        guide_scale: of the value's gradient, in variances of the denoising step.
-        guide_steps: along that gradient, in each denoising step but the last two.
+        guide_scale: of the gradient of the value in raw units, in variances of the denoising step.
+        guide_steps: along that gradient, in each denoising step but the last ``unguided``.
+        unguided: last denoising steps without guidance.
+        termination_penalty: added to the last reward of an episode that terminates, in values.
     """
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
@@ -66,7 +67,10 @@ class DiffuserConfig(AveragedPlannerConfig):
         "maze2d/umaze": {"goal": (1.0, 1.0, 0.0, 0.0)},  # at rest
         "maze2d/medium": {**_MEDIUM, "goal": (6.0, 6.0, 0.0, 0.0)},
         "maze2d/large": {**_LARGE, "goal": (7.0, 9.0, 0.0, 0.0)},
+        **{domain: {"termination_penalty": -100.0} for domain in ("hopper", "walker2d", "ant")},
+        "hopper/medium-expert": {"guide_scale": 1e-4, "unguided": 4},
         "halfcheetah": {"horizon": 4, "multipliers": (1, 4, 8), "guide_scale": 1e-3},
+        **{domain: {"guide_scale": 1e-3} for domain in _ADROIT},  # not published
         "antmaze": {"horizon": 64, "guide_scale": 1e-3},  # this and the next as in CleanDiffuser
         "kitchen": {"guide_scale": 1e-4},
         "kitchen/partial": {"guide_scale": 1e-2},
@@ -87,6 +91,8 @@ class DiffuserConfig(AveragedPlannerConfig):
     candidates: int = bounded(64, 1)
     guide_scale: float = bounded(0.1, 0.0)
     guide_steps: int = bounded(2, 0)
+    unguided: int = bounded(2, 0)
+    termination_penalty: float = 0.0
 
 
 class Diffuser(AveragedPlanner):
@@ -107,42 +113,46 @@ class Diffuser(AveragedPlanner):
         self.layout = Layout(
             self.observation_sizes, settings.goal if settings.inpaint_goal else None
         )
-        self.trained = nn.ModuleDict(self.networks())
-        self.average = averaged(self.trained, settings.average_decay)
+        self.train_averaged(self.networks())
 
     def networks(self) -> dict[str, nn.Module]:
         """The denoiser, with values where no goal is known."""
         ends, length = self.layout.ends, self.config.horizon
         return {"planner": self.denoiser(length, self.action_dim, ends, valued=not ends)}
 
-    def denoiser(
-        self, length: int, actions: int, ends: Sequence[int], *, valued: bool = False
-    ) -> Denoiser:
-        """A diffusion model with the settings of the configuration."""
+    def denoiser(self, length: int, actions: int, ends: Sequence[int], **changes: Any) -> Denoiser:
+        """A diffusion model with the settings of the configuration, but for changes."""
         settings = self.config
         return Denoiser(
             length,
             actions,
             len(self.layout.planned),
             ends,
-            width=settings.width,
-            multipliers=settings.multipliers,
-            steps=settings.diffusion_steps,
-            action_weight=settings.action_weight,
-            valued=valued,
+            **{
+                "width": settings.width,
+                "multipliers": settings.multipliers,
+                "steps": settings.diffusion_steps,
+                "action_weight": settings.action_weight,
+                **changes,
+            },
         )
 
     def fit_units(self, dataset: TensorDictBase) -> None:
         """Take statistics; observations and returns span [-1, 1]."""
         super().fit_units(dataset)
         fit_limits(self.units.observation, self.units.concatenate(dataset))
-        fit_limits(self.units.return_to_go, self.returns_to_go(dataset))
+        fit_limits(self.units.return_to_go, self.returns(dataset))
+
+    def returns(self, dataset: TensorDictBase) -> Tensor:
+        """The return-to-go of every step, (N, 1), that values learn."""
+        returns: Tensor = self.returns_to_go(penalized(dataset, self.config.termination_penalty))
+        return returns
 
     def columns(self, dataset: TensorDictBase) -> TensorDict:
         """Steps, and the return that followed."""
         columns = super().columns(dataset)
         columns["state"] = columns.pop("observation")[:, self.layout.planned]
-        columns["value"] = self.units.return_to_go(self.returns_to_go(dataset))
+        columns["value"] = self.units.return_to_go(self.returns(dataset))
         return columns
 
     def losses(self, batch: TensorDictBase, step: int) -> dict[str, Tensor]:
@@ -165,7 +175,12 @@ class Diffuser(AveragedPlanner):
         planner = self.acting["planner"]
         known = observation.new_zeros(len(observation), *planner.shape)
         known[:, 0, planner.actions :] = normalizer(observation)[:, layout.planned]
-        guide = {"guide_scale": settings.guide_scale, "guide_steps": settings.guide_steps}
+        # Values are learnt in units of the returns' range, and the published scale is of raw ones.
+        guide: dict[str, Any] = {
+            "guide_scale": settings.guide_scale * float(self.units.return_to_go.std),
+            "guide_steps": settings.guide_steps,
+            "unguided": settings.unguided,
+        }
         if layout.ends:
             columns, guide = layout.columns, {}
             goal = (layout.goal(observation) - normalizer.mean[columns]) / normalizer.std[columns]

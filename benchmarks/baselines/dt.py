@@ -16,7 +16,7 @@ from torchrl.modules import DTActor
 from torchrl.objectives import DTLoss
 
 from benchmarks.baselines.base import Baseline, BaselineConfig
-from mage_agent import bounded, evaluating, replay_buffer
+from mage_agent import bounded, cut_episodes, evaluating, replay_buffer
 from mage_agent.memory import empty_memory, remember
 
 __all__ = ["DT"]
@@ -56,7 +56,8 @@ class DT(Baseline):
     """Decision Transformer.
 
     Returns are divided by the largest of the data, where the publication divides by 1000 on
-    locomotion. TorchRL's network has no embedding of the time step.
+    locomotion. TorchRL's network has no embedding of the time step. Episodes longer than the
+    environment's step limit are cut to it: no return of Maze2D's one endless run can be asked for.
     """
 
     name: ClassVar[str] = "dt"
@@ -96,13 +97,14 @@ class DT(Baseline):
 
     def fit_units(self, dataset: TensorDictBase) -> None:
         """Take statistics; returns are parts of the largest of the data."""
-        super().fit_units(dataset)
+        super().fit_units(cut_episodes(dataset))
         units = self.units
         units.return_to_go.mean.zero_()
         units.return_to_go.std.fill_(units.return_range.abs().max().clamp_min(1e-6))
 
     def columns(self, dataset: TensorDictBase) -> TensorDict:
         """Steps with the return that was still to come."""
+        dataset = cut_episodes(dataset)
         returns = self.units.return_to_go(self.returns_to_go(dataset))
         return super().columns(dataset).set("return_to_go", returns)
 

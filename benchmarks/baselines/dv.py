@@ -14,8 +14,8 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 
 from benchmarks.baselines.attention import ActionDenoiser, PlanCritic, PlanDenoiser
-from benchmarks.baselines.averages import AveragedPlanner, AveragedPlannerConfig, averaged
-from benchmarks.baselines.base import cosine
+from benchmarks.baselines.averages import AveragedPlanner, AveragedPlannerConfig
+from benchmarks.baselines.base import cosine, penalized
 from benchmarks.baselines.layout import Layout
 from benchmarks.baselines.planner import Generators, interpolated, steps_left
 from benchmarks.baselines.unet import DDIMScheduler, randn_tensor
@@ -25,7 +25,7 @@ __all__ = ["DV", "DVConfig"]
 
 _MAZE = {"stride": 15, "until_reward": True, "rebase": True}
 _ANTMAZE = {**_MAZE, "stride": 25, "horizon": 40, "depth": 8}
-_LOCOMOTION = ("halfcheetah", "hopper", "walker2d", "ant")
+_LOCOMOTION = {"horizon": 4, "stride": 1, "value_weight": 2.0, "termination_penalty": -100.0}
 _MAZES = ("maze2d", "multi2d", "pointmaze")
 
 
@@ -46,13 +46,15 @@ class DVConfig(AveragedPlannerConfig):
         longest: most steps until a reward for which plans are learnt.
         rebase: whether inverse dynamics is told the way to go in place of positions.
         critic_learning_rate: of the critic and the inverse dynamics.
+        value_weight: w in the weight exp(w (V - 1)) of a plan in the loss, V in [-1, 1].
+        termination_penalty: added, in values, to the last reward of an episode that terminates.
     """
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         **dict.fromkeys(_MAZES, _MAZE),
         **dict.fromkeys(("antmaze", "humanoidmaze"), _ANTMAZE),
         "kitchen": {"candidates": 150},
-        **{domain: {"horizon": 4, "stride": 1} for domain in _LOCOMOTION},
+        **dict.fromkeys(("halfcheetah", "hopper", "walker2d", "ant"), _LOCOMOTION),
     }
     SMALL: ClassVar[dict[str, dict[str, Any]]] = {
         "": {"width": 128, "depth": 2, "batch_size": 64, "planner_steps": 10, "candidates": 16},
@@ -75,6 +77,8 @@ class DVConfig(AveragedPlannerConfig):
     longest: int = bounded(800, 1)
     rebase: bool = False
     critic_learning_rate: float = bounded(3e-4, 1e-12)
+    value_weight: float = bounded(0.0, 0.0)
+    termination_penalty: float = 0.0
 
 
 class DV(AveragedPlanner):
@@ -90,25 +94,20 @@ class DV(AveragedPlanner):
 
     def build(self) -> None:
         """Make the networks."""
-        settings, states, layout = (
-            self.config,
-            self.observation_dim,
-            Layout(self.observation_sizes, ()),
-        )
+        settings, layout = self.config, Layout(self.observation_sizes, ())
         self.horizon = (settings.horizon - 1) * settings.stride + 1
-        point = list(range(2 if next(iter(self.observation_sizes.values())) == 4 else 0))
+        point = [0, 1] if next(iter(self.observation_sizes.values())) == 4 else []
         self.body, self.positions = layout.planned, point + layout.columns
         self.plans: Any = DDIMScheduler(clip_sample=False, timestep_spacing="trailing")
         self.moves: Any = DDIMScheduler(settings.action_steps, beta_schedule="squaredcos_cap_v2")
         self.moves.set_timesteps(settings.action_steps)
-        self.trained = nn.ModuleDict(
-            {
-                "planner": PlanDenoiser(states, settings.horizon, settings.width, settings.depth),
-                "critic": PlanCritic(states, settings.horizon, settings.width),
-                "inverse": ActionDenoiser(2 * len(self.body), self.action_dim, settings.hidden),
-            }
-        )
-        self.average = averaged(self.trained, settings.average_decay)
+        shape = (self.observation_dim, settings.horizon, settings.width)
+        networks: dict[str, nn.Module] = {
+            "planner": PlanDenoiser(*shape, settings.depth),
+            "critic": PlanCritic(*shape),
+            "inverse": ActionDenoiser(2 * len(self.body), self.action_dim, settings.hidden),
+        }
+        self.train_averaged(networks, critic=0.0, inverse=0.995)
 
     def optimizer(self) -> torch.optim.Optimizer:
         """Adam with one rate for the planner and one for the rest."""
@@ -131,7 +130,8 @@ class DV(AveragedPlanner):
                 raise ValueError("no step of the dataset leads to a reward above zero.")
         else:
             left = torch.full_like(dataset["episode"], self.horizon)
-            known, value = left >= 0, self.returns_to_go(dataset).flatten()
+            rewarded = penalized(dataset, self.config.termination_penalty)
+            known, value = left >= 0, self.returns_to_go(rewarded).flatten()
         low, high = value.aminmax()
         value = 2 * (value - low) / (high - low).clamp_min(1e-6) - 1
         return columns.update({"left": left, "known": known.float(), "value": value})
@@ -149,10 +149,10 @@ class DV(AveragedPlanner):
         error = (networks["planner"](noisy, at) - noise)[:, 1:].square().mean((1, 2))
         value = (networks["critic"](states) - batch["value"][:, 0]).square()
         action, given = batch["action"][:, 0], self.told(window[:, 0], window[:, stride])
-        drawn = torch.randn_like(action)
-        at = torch.randint(self.config.action_steps, (len(action),), device=action.device)
+        drawn, at = torch.randn_like(action), torch.randint_like(at, self.config.action_steps)
         moved = networks["inverse"](self.moves.add_noise(action, drawn, at), at, given)
-        planner, critic = (known * error).mean(), (known * value).mean()
+        weight = known * (self.config.value_weight * (batch["value"][:, 0] - 1)).exp()
+        planner, critic = (weight * error).mean(), (known * value).mean()
         return {"planner": planner, "critic": critic, "inverse": (moved - drawn).square().mean()}
 
     def told(self, now: Tensor, then: Tensor) -> Tensor:

@@ -50,6 +50,8 @@ class FQLConfig(ActorCriticConfig):
         "humanoidmaze": {**_ANTMAZE, "discount": 0.995, "distillation": 30.0},
     }
 
+    SMALL: ClassVar[dict[str, dict[str, Any]]] = {"": {"hidden": (256, 256, 256)}}
+
     steps: int = bounded(500_000, 1)
     hidden: tuple[int, ...] = (512, 512, 512, 512)
     distillation: float = bounded(1.0, 0.0)

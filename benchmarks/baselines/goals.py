@@ -48,11 +48,15 @@ class Hindsight:
     Args:
         discount: of the distances of goals ahead, which are geometric.
         subgoal_steps: steps k from a state to its subgoal.
+        anywhere: share of the high-level policy's goals that are any of the data.
         device: of the batches.
     """
 
-    def __init__(self, discount: float, subgoal_steps: int, device: torch.device) -> None:
+    def __init__(
+        self, discount: float, subgoal_steps: int, anywhere: float, device: torch.device
+    ) -> None:
         self.discount, self.subgoal_steps, self.device = discount, subgoal_steps, device
+        self.anywhere = anywhere
 
     def note(self, columns: TensorDictBase) -> TensorDictBase:
         """Note what the batches will be drawn from."""
@@ -86,7 +90,7 @@ class Hindsight:
         goal = torch.where(chance > 1 - _HERE, row, goal)
         first, part = torch.minimum(row + 1, last), uniform()
         later = first + ((last - first) * part).round().long()
-        away = uniform() < _ANYWHERE
+        away = uniform() < self.anywhere
         subgoal = torch.where(away, further, torch.minimum(further, later))
         return batch.update(
             {

@@ -20,7 +20,7 @@ __all__ = ["HD", "HDConfig"]
 
 _MAZES = ("maze2d", "multi2d", "pointmaze")
 _HORIZONS = {"umaze": 120, "medium": 255, "large": 390}
-_LOCOMOTION: dict[str, Any] = {"horizon": 32, "jump": 4}
+_MAZE: dict[str, Any] = {"horizon": 120, "jump": 15, "segment_diffusion_steps": 128}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +30,13 @@ class HDConfig(DiffuserConfig):
     Attributes:
         horizon: steps that the subgoals span, a multiple of ``jump``.
         jump: steps K between two subgoals.
+        segment_diffusion_steps: of the lower model.
+        segment_action_weight: of the first action in the lower model's loss.
     """
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         **{
-            domain: {**settings, **({"horizon": 120, "jump": 15} if domain in _MAZES else {})}
+            domain: {**settings, **(_MAZE if domain in _MAZES else {})}
             for domain, settings in DiffuserConfig.PRESETS.items()
             if domain not in ("halfcheetah", "antmaze")
         },
@@ -50,8 +52,15 @@ class HDConfig(DiffuserConfig):
         "antmaze": {"horizon": 240, "jump": 15, "guide_scale": 1e-3},
     }
 
+    SMALL: ClassVar[dict[str, dict[str, Any]]] = {
+        domain: {**settings, "segment_diffusion_steps": 20}
+        for domain, settings in DiffuserConfig.SMALL.items()
+    }
+
     horizon: int = bounded(32, 2)
     jump: int = bounded(4, 2)
+    segment_diffusion_steps: int = bounded(20, 2)
+    segment_action_weight: float = bounded(10.0, 0.0)
 
 
 class HD(Diffuser):
@@ -75,7 +84,13 @@ class HD(Diffuser):
         dense = 0 if ends else jump * self.action_dim
         return {
             "planner": self.denoiser(horizon // jump + 1, dense, ends, valued=not ends),
-            "segments": self.denoiser(jump + 1, self.action_dim, range(len(self.layout.planned))),
+            "segments": self.denoiser(
+                jump + 1,
+                self.action_dim,
+                range(len(self.layout.planned)),
+                steps=self.config.segment_diffusion_steps,
+                action_weight=self.config.segment_action_weight,
+            ),
         }
 
     def losses(self, batch: TensorDictBase, step: int) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ __all__ = ["HIQL"]
 
 _GOAL, _REACHED = "desired_goal", "achieved_goal"
 _LARGEST_WEIGHT = 100.0
-_OGBENCH = {"inverse_temperature": 3.0, "actor_hidden": (512, 512, 512)}
+_OGBENCH = {"inverse_temperature": 3.0, "actor_hidden": (512, 512, 512), "random_aims": 0.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,7 @@ class HIQLConfig(BaselineConfig):
         inverse_temperature: of the advantage weights of both policies.
         subgoal_steps: steps k from a state to its subgoal.
         representation: dimensions of a subgoal's representation.
+        random_aims: share of the high-level policy's goals that are any place of the data.
     """
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
@@ -44,7 +45,8 @@ class HIQLConfig(BaselineConfig):
         "antmaze/giant-navigate": {"discount": 0.995, **_OGBENCH},
         "humanoidmaze": {"discount": 0.995, "subgoal_steps": 100, **_OGBENCH},
         "pointmaze": _OGBENCH,
-        "multi2d": _OGBENCH,
+        "pointmaze/giant-navigate": {"discount": 0.995},
+        "multi2d": {**_OGBENCH, "random_aims": 0.3},
     }
 
     discount: float = bounded(0.99, 1e-6, 0.99999)
@@ -57,6 +59,7 @@ class HIQLConfig(BaselineConfig):
     inverse_temperature: float = bounded(1.0, 0.0)
     subgoal_steps: int = bounded(25, 1)
     representation: int = bounded(10, 1)
+    random_aims: float = bounded(0.3, 0.0, 1.0)
 
 
 class HIQL(Baseline):
@@ -148,17 +151,12 @@ class HIQL(Baseline):
     def stages(self, dataset: TensorDictBase) -> list[Stage]:
         """The one stage; its batches get goals in hindsight."""
         (stage,) = super().stages(dataset)
-        hindsight = Hindsight(self.config.discount, self.config.subgoal_steps, self.device)
-        make, prepare = stage.columns, hindsight.with_goals
-        return [replace(stage, columns=lambda: hindsight.note(make()), prepare=prepare)]
+        make, config = stage.columns, self.config
+        goals = Hindsight(config.discount, config.subgoal_steps, config.random_aims, self.device)
+        return [replace(stage, columns=lambda: goals.note(make()), prepare=goals.with_goals)]
 
     def losses(self, batch: TensorDictBase, step: int) -> dict[str, Tensor]:
-        """The losses of the value and of both policies.
-
-        Args:
-            batch: transitions with the goals of ``Hindsight.with_goals``.
-            step: of no influence.
-        """
+        """The losses of the value and of both policies, on what ``Hindsight.with_goals`` gives."""
         state, following = batch["observation"], batch["next", "observation"]
         goal, reached = batch["goal"], batch["at_goal"]
         with torch.no_grad():

@@ -155,22 +155,22 @@ class TAP(Planner):
         first, settings = self.units.observation(observation), self.config
         tokens = torch.zeros(len(first), 1, 0, dtype=torch.int64, device=first.device)
         logp, rows = first.new_zeros(len(first), 1), torch.arange(len(first), device=first.device)
-        for _ in range(settings.horizon // settings.stride):
+        length, root = settings.horizon // settings.stride, settings.beam * settings.expand
+        for depth in range(length):
             beams = tokens.shape[1]
             given = first.repeat_interleave(beams, 0)
             codes = self.autoencoder.codes[tokens.flatten(0, 1)]
             scores = self.prior(codes, given)[:, -1].log_softmax(-1)
-            count = min(settings.expand, scores.shape[-1])
+            count = min(settings.expand if depth else root, scores.shape[-1])
             if isinstance(noise, list):
                 chosen = scores.topk(count).indices
             else:
                 chosen = scores.exp().multinomial(count, replacement=True, generator=noise)
-            added = scores.gather(1, chosen).view(-1, beams, count)
-            logp = (logp.unsqueeze(-1) + added).flatten(1)
+            logp = (logp.unsqueeze(-1) + scores.gather(1, chosen).view(-1, beams, count)).flatten(1)
             tokens = tokens.repeat_interleave(count, 1)
             tokens = torch.cat([tokens, chosen.view(len(first), -1, 1)], -1)
             trajectories = self.decoded(tokens, first)
-            likely = logp.clamp_max(tokens.shape[-1] * math.log(settings.likely))
+            likely = logp.clamp_max(length * math.log(settings.likely))
             value = self.value(trajectories) + settings.penalty * likely  # section 3.3
             kept = value.topk(min(settings.beam, value.shape[1])).indices  # the best comes first
             tokens, logp = tokens[rows[:, None], kept], logp.gather(1, kept)

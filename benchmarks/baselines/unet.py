@@ -31,8 +31,6 @@ __all__ = [
     "randn_tensor",
 ]
 
-_UNGUIDED = 2  # last denoising steps
-
 
 class Denoiser(nn.Module):
     """A diffusion model of sequences (B, L, A + S) of actions and states, all in [-1, 1].
@@ -127,7 +125,13 @@ class Denoiser(nn.Module):
         return loss + (self.value(noisy, step) - value).square().mean()
 
     def sample(
-        self, known: Tensor, noise: Generators, *, guide_scale: float = 0.0, guide_steps: int = 0
+        self,
+        known: Tensor,
+        noise: Generators,
+        *,
+        guide_scale: float = 0.0,
+        guide_steps: int = 0,
+        unguided: int = 2,
     ) -> Tensor:
         """Denoise from pure noise (Algorithm 1 of Diffuser).
 
@@ -135,7 +139,8 @@ class Denoiser(nn.Module):
             known: sequences (B, L, X) whose known entries hold.
             noise: where random numbers come from.
             guide_scale: see ``climb``.
-            guide_steps: moves along the value's gradient before each step but the last two.
+            guide_steps: moves along the value's gradient before each step but the last ones.
+            unguided: the last ones.
 
         Returns:
             Sequences, (B, L, X).
@@ -143,7 +148,7 @@ class Denoiser(nn.Module):
         x = randn_tensor(known.shape, noise, known.device, known.dtype)
         for step in self.schedule.timesteps:
             x = torch.where(self.fixed, known, x)
-            if step >= _UNGUIDED:
+            if step >= unguided:
                 for _ in range(guide_steps):
                     x = self.climb(x, step, guide_scale)
             predicted = self(x, step.to(x.device))

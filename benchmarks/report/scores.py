@@ -59,14 +59,18 @@ def sentence(results: Results, verdicts: Sequence[Verdict]) -> str:
         tasks = [verdict.task for verdict in verdicts if verdict.task.long is long]
         count = Counter(method for t in tasks for method in best_and_tied(results.competing(t)))
         first, *others = sorted(count, key=lambda m: (-count[m], results.methods.index(m))) or [""]
-        second = results.subject if first != results.subject else next(iter(others), "")
+        second = [results.subject]
+        if first == results.subject:  # all that follow it equally often
+            second = [m for m in others if count[m] == count[others[0]]]
+        names = " and ".join(map(display_name, second))
         minutes = " or ".join(f"{m:g}" for m in sorted({task.minutes for task in tasks}) if m)
         when += f" ({minutes} minutes)" if minutes else ""
         if tasks:
             parts.append(
                 f"{when}, {display_name(first)} is best or tied with the best on {count[first]} of "
                 f"{len(tasks)} {'dataset' if len(tasks) == 1 else 'datasets'}, "
-                + (f"{display_name(second)} on {count[second]}" if second else "nobody else on any")
+                + (f"{names} on {count[second[0]]}" if second else "nobody else on any")
+                + (" each" if len(second) > 1 else "")
             )
     return (text := "; ".join(parts))[:1].upper() + text[1:] + "."
 
@@ -78,7 +82,7 @@ def _power(verdicts: Sequence[Verdict]) -> str:
         "correction would only call more methods tied) on the mean scores of the training seeds. "
         "Tied means not significantly below the best; it does not mean equal."
     )
-    reaches = [gap.high - gap.mean for gap in gaps if np.isfinite(gap.high)]
+    reaches = [gap.high - gap.mean for gap in gaps if gap.over == "seeds"]
     if reaches:
         text += (
             " With few seeds the test sees large differences only: against the best other method, "
@@ -87,8 +91,8 @@ def _power(verdicts: Sequence[Verdict]) -> str:
         )
     if any(gap.over == "episodes" for gap in gaps):
         text += (
-            " Where a method has one training seed, marked †, the test is over episodes and says "
-            "nothing about other trainings."
+            " Where a method has one training seed, marked †, the test is over episodes of that "
+            "training and says nothing about its others."
         )
     return text
 
@@ -163,7 +167,7 @@ def score_section(results: Results) -> Section:
     caption = (
         "Normalised score of the final weights, mean ± standard error over training seeds "
         f"({seeds} {'seed' if seeds == 1 else 'seeds'} unless noted). Bold: the best and those "
-        "not significantly below it (Welch's t test over seeds, 5%)."
+        "not significantly below it (Welch's t test over seeds, of one seed over episodes, 5%)."
     )
     texts = [entry.text for row in rows for entry in row if isinstance(entry, Entry)]
     for mark, meaning in (

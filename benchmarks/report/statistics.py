@@ -44,7 +44,7 @@ class Difference:
         low: lower end of the 95% confidence interval.
         high: upper end.
         p_value: of the two-sided test that the means are equal.
-        over: what the samples are: training seeds, or episodes where a method has one seed only.
+        over: what the samples are: training seeds, or episodes of a method with one seed only.
     """
 
     mean: float
@@ -62,13 +62,15 @@ class Difference:
 def difference(first: Trainings, second: Trainings) -> Difference:
     """Compare two cells by Welch's t test over training seeds.
 
-    It is over episodes if either has one seed only. Samples too few for any test give an infinite
-    interval.
+    Of a cell with one seed only, it is over the episodes. Samples too few for any test give an
+    infinite interval.
     """
-    over: Literal["seeds", "episodes"] = "seeds"
-    a, b = first.scores, second.scores
-    if min(len(a), len(b)) < 2:
-        over, a, b = "episodes", first.episode_scores, second.episode_scores
+    lone = [len(cell.scores) < 2 for cell in (first, second)]
+    over: Literal["seeds", "episodes"] = "episodes" if any(lone) else "seeds"
+    a, b = (
+        cell.episode_scores if alone else cell.scores
+        for cell, alone in zip((first, second), lone, strict=True)
+    )
     gap = float(a.mean() - b.mean())
     if min(len(a), len(b)) < 2:
         return Difference(mean=gap, low=-np.inf, high=np.inf, p_value=1.0, over=over)
