@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict, pad_sequence
-from torchrl.envs import GymEnv, SerialEnv, set_gym_backend
+from torchrl.envs import GymEnv, SerialEnv, TargetReturn, TransformedEnv, set_gym_backend
 
 from mage_agent.data import check_dataset, dataset_from_arrays, load_dataset
 
@@ -94,6 +94,25 @@ class TestTensorDict:
         before = dataset["observation"].clone()
         toy_dataset["observation"].zero_()
         assert torch.equal(dataset["observation"], before)
+        terminated = dataset["next", "terminated"].clone()
+        toy_dataset["next", "terminated"].fill_(True)
+        assert torch.equal(dataset["next", "terminated"], terminated)
+
+    def test_done_less_truncated_is_terminated(self, toy_dataset: TensorDict) -> None:
+        source = toy_dataset.exclude(("next", "terminated"))
+        dataset = load_dataset(source)
+        for key in ("terminated", "truncated", "done"):
+            assert torch.equal(dataset["next", key], toy_dataset["next", key])
+        dataset = load_dataset(source.exclude(("next", "truncated")))
+        assert torch.equal(dataset["next", "terminated"], toy_dataset["next", "done"])
+
+    def test_a_column_of_masks_is_no_padding(self, toy_dataset: TensorDict) -> None:
+        toy_dataset["masks"] = 1.0 - toy_dataset["next", "terminated"].float()
+        words = r"'masks' is a torch.float32 column, .* padding or .*\('next', 'terminated'\)"
+        parts = [toy_dataset[8:38], toy_dataset[1:8]]  # of different lengths
+        for source in (toy_dataset, TensorDict.lazy_stack(parts).exclude("metadata")):
+            with pytest.raises(ValueError, match=words):
+                load_dataset(source)
 
 
 class TestEntries:
@@ -114,6 +133,12 @@ class TestEntries:
     def test_what_a_policy_wrote_is_no_observation(self, toy_dataset: TensorDict) -> None:
         toy_dataset["loc"] = toy_dataset["action"].clone()
         load_dataset(toy_dataset)
+
+    def test_a_return_that_was_asked_for_is_no_observation(self, env: GymEnv) -> None:
+        rollout = TransformedEnv(env, TargetReturn(10.0)).rollout(9)
+        assert "target_return" in rollout["next"]
+        dataset = load_dataset(rollout, **BOUNDS)
+        assert "target_return" not in dataset.keys(True)
 
     def test_two_rewards_per_step(self, toy_dataset: TensorDict) -> None:
         toy_dataset["next", "reward"] = torch.ones(149, 2)

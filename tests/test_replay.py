@@ -15,7 +15,7 @@ from torchrl.data import Bounded, RandomSampler, TensorDictReplayBuffer, TensorS
 from torchrl.modules import ProbabilisticActor, TanhDelta, TanhNormal, ValueOperator
 from torchrl.objectives import IQLLoss, LossModule, TD3BCLoss
 
-from mage_agent.data import Batches, WindowSampler, replay_buffer, returns_to_go
+from mage_agent.data import Batches, WindowSampler, load_dataset, replay_buffer, returns_to_go
 
 HORIZONS = (1, 2, 24, 100)
 
@@ -208,6 +208,19 @@ class TestReturnsToGo:
         assert "return_to_go" not in plain
         assert (batch.exclude("return_to_go") == plain).all()
         assert set(toy_dataset.keys(True, True)) == keys
+
+    def test_numbers_that_come_again_are_other_episodes(self, toy_dataset: TensorDict) -> None:
+        reward, episode = toy_dataset["next", "reward"], toy_dataset["episode"]
+        once = returns_to_go(reward, episode, 0.9)
+        shifted = torch.cat([episode, episode])[8:]  # 0 and 1 come at the end only
+        assert torch.equal(
+            returns_to_go(torch.cat([reward, reward])[8:], shifted, 0.9), torch.cat([once, once])[8:]
+        )
+
+    def test_whole_rewards_have_returns_with_fractions(self) -> None:
+        returns = returns_to_go(torch.ones(2, 1, dtype=torch.int64), torch.zeros(2), 0.5)
+        assert returns.tolist() == [[1.5], [1.0]]
+        assert returns.dtype == torch.float32
 
     def test_a_column_of_that_name_is_taken_as_it_is_without_a_discount(
         self, toy_dataset: TensorDict
@@ -426,6 +439,13 @@ class TestBuffer:
     ) -> None:
         with pytest.raises(ValueError, match=message):
             replay_buffer(toy_dataset, **arguments)
+
+    def test_episodes_in_pieces(self, toy_dataset: TensorDict) -> None:
+        joined = torch.cat([toy_dataset, toy_dataset]).exclude("metadata")
+        with pytest.raises(ValueError, match=r"episode 0 lies in 2 pieces; .* several datasets"):
+            replay_buffer(joined, discount=0.9)
+        facts = toy_dataset.get_non_tensor("metadata")
+        replay_buffer(load_dataset(joined.set_non_tensor("metadata", facts)), discount=0.9)
 
     def test_missing_keys(self, toy_dataset: TensorDict) -> None:
         with pytest.raises(KeyError, match="no 'episode'"):

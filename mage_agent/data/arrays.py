@@ -21,7 +21,12 @@ from mage_agent.data.ted import (
     metadata,
 )
 
-NOT_OBSERVATIONS = {*RESERVED, "episode_reward", "collector", "index", "is_init", "masks"}
+NOT_OBSERVATIONS = {*RESERVED, "episode_reward", "target_return"} | {
+    "collector",
+    "index",
+    "is_init",
+    "masks",
+}
 """What TorchRL's collectors, buffers and transforms put beside the observations."""
 
 OF_POLICIES = {"loc", "scale", "logits", "log_prob", "sample_log_prob", "action_log_prob"} | {
@@ -131,11 +136,19 @@ def from_tensordict(
     Raises:
         KeyError: Action, reward or observations are missing.
         TypeError: The actions are not floating-point numbers.
-        ValueError: There is no time dimension, or the episodes are interleaved.
+        ValueError: There is no time dimension, the episodes are interleaved, or ``masks`` is a
+            column, which can mean padding as well as terminations.
     """
     facts: dict[str, Any] = {**metadata(source)}
     source = source.exclude("metadata")  # in joined datasets it slows everything down
-    if -1 in source.shape:  # a stack of rollouts of different lengths
+    uneven = -1 in source.shape  # a stack of rollouts of different lengths
+    if isinstance(column := (source[0] if uneven else source).get("masks", None), Tensor):
+        raise ValueError(
+            f"'masks' is a {column.dtype} column, which does not say whether 0 marks padding or "
+            f"terminations; exclude it, and give padding as ('collector', 'mask') or as the masks "
+            f"of tensordict.pad_sequence, and terminations as ('next', 'terminated')"
+        )
+    if uneven:
         source = pad_sequence(list(source.unbind(0)), return_mask=True)
     if not source.ndim or not source.shape.numel():
         raise ValueError(f"a TensorDict of shape {tuple(source.shape)} holds no steps")
@@ -150,12 +163,12 @@ def from_tensordict(
         found = flat.get(("next", name), None)
         if found is None:
             return torch.zeros_like(last)
-        flags = torch.from_numpy(as_flags(found, f"next/{name}"))
+        flags = torch.from_numpy(as_flags(found, f"next/{name}").copy())
         return as_single_column(flags, len(last), f"next/{name}")
 
-    # Without the distinction, done means terminated.
-    told_apart = {("next", "terminated"), ("next", "truncated")} & set(flat.keys(True))
-    terminated = flag("terminated" if told_apart else "done")
+    # Where nothing says what terminated, it is what is done and not truncated.
+    known = ("next", "terminated") in flat.keys(True)
+    terminated = flag("terminated") if known else flag("done") & ~flag("truncated")
     last = last | terminated | flag("truncated") | flag("done")
     for key in ("episode", ("collector", "traj_ids")):
         number = flat.get(key, None)

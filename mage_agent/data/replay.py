@@ -13,7 +13,7 @@ from torchrl.data import ImmutableDatasetWriter, TensorDictReplayBuffer, TensorS
 from torchrl.data.replay_buffers.samplers import Sampler
 from torchrl.data.replay_buffers.storages import Storage
 
-from mage_agent.data.ted import episode_lengths, returns_to_go
+from mage_agent.data.ted import check_contiguous, episode_lengths, returns_to_go
 
 __all__ = ["MASK_KEY", "Batches", "Starts", "WindowSampler", "replay_buffer"]
 
@@ -48,7 +48,7 @@ class WindowSampler(Sampler):  # type: ignore[misc]
             windows than there are episodes.
 
     Raises:
-        ValueError: `horizon` is below 1, or `starts` is unknown.
+        ValueError: `horizon` is below 1, `starts` is unknown, or an episode lies in several pieces.
     """
 
     def __init__(self, episode: Tensor, horizon: int, starts: Starts = "steps") -> None:
@@ -56,7 +56,8 @@ class WindowSampler(Sampler):  # type: ignore[misc]
             raise ValueError(f"horizon must be at least 1 step, got {horizon}")
         if starts not in get_args(Starts):
             raise ValueError(f"starts must be one of {get_args(Starts)}, got {starts!r}")
-        lengths = episode_lengths(episode.cpu())
+        check_contiguous(episode := episode.cpu())
+        lengths = episode_lengths(episode)
         self.horizon = horizon
         self._last = (lengths.cumsum(0) - 1).repeat_interleave(lengths)  # (N,) row of episode end
         self._first = lengths.cumsum(0) - lengths if starts == "episodes" else None
@@ -183,7 +184,7 @@ def replay_buffer(
 
     Raises:
         KeyError: The dataset lacks ``episode`` or one of `keys`.
-        ValueError: An argument is out of range.
+        ValueError: An argument is out of range, or two episodes have one number.
 
     Examples:
         >>> buffer = replay_buffer(load_dataset("D4RL/pen/human-v2"))  # doctest: +SKIP

@@ -127,12 +127,13 @@ def returns_to_go(reward: Tensor, episode: Tensor, discount: float) -> Tensor:
     exact to 1e-13.
 
     Args:
-        reward: (N,) or (N, 1), any float dtype.
-        episode: (N,) episode number of each step; episodes are contiguous.
+        reward: (N,) or (N, 1), any dtype.
+        episode: (N,) episode number of each step; one begins where the number changes.
         discount: Discount factor per step, in [0, 1].
 
     Returns:
-        Same shape and dtype as `reward`; summed in float64.
+        Same shape and floating-point dtype as `reward`, float32 if that has whole numbers; summed
+        in float64.
 
     Raises:
         ValueError: `discount` lies outside [0, 1].
@@ -140,14 +141,17 @@ def returns_to_go(reward: Tensor, episode: Tensor, discount: float) -> Tensor:
     if not 0 <= discount <= 1:
         raise ValueError(f"discount is {discount}; it must lie in [0, 1].")
     total = reward.flatten().double()  # (N,)
-    longest = int(episode_lengths(episode).max())
+    lengths = episode_lengths(episode)
+    longest = int(lengths.max())
+    episode = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
     span = 1
     while span < longest:
         same_episode = episode[span:] == episode[:-span]
         later = torch.where(same_episode, discount**span * total[span:], 0.0)
         total = torch.cat([total[:-span] + later, total[-span:]])
         span *= 2
-    return total.to(reward.dtype).reshape(reward.shape)
+    dtype = reward.dtype if reward.is_floating_point() else torch.float32
+    return total.to(dtype).reshape(reward.shape)
 
 
 def n_step_returns(
@@ -192,7 +196,8 @@ def check_contiguous(episode: Tensor) -> None:
     if pieces.max() > 1:
         raise ValueError(
             f"the steps of an episode must lie in one piece and in order, but episode "
-            f"{numbers[pieces.argmax()]} lies in {pieces.max()} pieces; sort the steps"
+            f"{numbers[pieces.argmax()]} lies in {pieces.max()} pieces; sort the steps, or, if "
+            f"these are episodes of several datasets, number them on: load_dataset(tensordict) does"
         )
 
 
