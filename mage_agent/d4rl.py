@@ -303,7 +303,7 @@ def sequence_dataset(
     terminals, final = _ends(columns, env.task.max_episode_steps, True)
     ends = np.flatnonzero(terminals | final) + 1
     steps = {key: column for key, column in columns.items() if not key.startswith("metadata")}
-    for start, end in zip([0, *ends[:-1]], ends, strict=True):
+    for start, end in zip([0, *ends], ends, strict=False):
         yield {key: column[start:end] for key, column in steps.items()}
 
 

@@ -60,6 +60,10 @@ def make_environment(
     if spec is None:
         name = str(facts.get("dataset_id", ""))
         if name in ALL_TASKS:
+            if not ALL_TASKS[name].file_fits:
+                raise ValueError(
+                    f"{name!r} has no environment for its data: {ALL_TASKS[name].note}"
+                )
             return make(name, **kwargs)
         data, single, task = name.partition("-singletask-")
         if single:  # OGBench's, as in pointmaze-giant-navigate-singletask-task1-v0

@@ -26,6 +26,7 @@ from mage_agent.checkpoint import load_tensors, save_tensors
 from mage_agent.data import dataset_from_arrays, episode_lengths, metadata
 from mage_agent.envs import ReturnToGoWrapper
 from mage_agent.evaluation import evaluate
+from mage_agent.rewards import single_reward
 from mage_agent.training import fit
 
 if TYPE_CHECKING:
@@ -108,7 +109,8 @@ def learn_online(
 
     Raises:
         TypeError: ``make_env`` is no function.
-        ValueError: a number is out of range, or the environment does not fit the policy.
+        ValueError: a number is out of range, the environment does not fit the policy, or the folder
+            holds another run.
     """
     if stages < 1 or episodes < 1:
         raise ValueError(f"stages is {stages} and episodes is {episodes}; each must be at least 1.")
@@ -127,15 +129,16 @@ def learn_online(
     if steps is None:
         steps = max(1, sum(stage.steps for stage in agent.stages(buffer)) // 5)
     place = None if folder is None else Path(folder)
+    run = {"episodes": episodes, "quantile": quantiles, "increment": increments, "seed": seed}
     results = []
     for number in range(1, stages + 1):
-        new, result = _collected(place, number)
+        new, result = _collected(place, number, run)
         if new is None or result is None:
             asking = quantiles[number - 1], increments[number - 1]
             asked = _asked(agent, buffer, episodes, *asking, seed + 1000 * number)
             new, returns = _collect(policy, make_env, asked, seed, number, num_envs, progress_bar)
             result = OnlineStage(number=number, asked=asked, returns=returns, steps=steps)
-            _keep(place, number, new, result)
+            _keep(place, number, new, result, run)
         buffer = _append(buffer, new)
         agent.units.widen(agent.returns_to_go(buffer).to(agent.device))
         if number <= len(changes):
@@ -260,7 +263,7 @@ class _Recorder(gym.Wrapper[Any, Any, Any, Any]):
         observation, reward, terminated, truncated, info = self.env.step(action)
         self.episode.observation.append(self._entries(observation))
         self.episode.action.append(np.array(action))
-        self.episode.reward.append(float(reward))
+        self.episode.reward.append(single_reward(reward))
         self.episode.terminated.append(bool(terminated))
         return observation, reward, terminated, truncated, info
 
@@ -321,14 +324,16 @@ def _elite(agent: Agent, buffer: TensorDict, share: float) -> TensorDict:
 def _append(buffer: TensorDict, new: TensorDict) -> TensorDict:
     """Both, the new episodes last and numbered on."""
     later = new.exclude("metadata")
-    later["episode"] = later["episode"] + int(buffer["episode"][-1]) + 1
+    later["episode"] = later["episode"] + int(buffer["episode"].max()) + 1
     joined: TensorDict = torch.cat([buffer.exclude("metadata"), later])
     joined.set_non_tensor("metadata", dict(metadata(buffer)))
     return joined
 
 
-def _keep(place: Path | None, number: int, new: TensorDict, result: OnlineStage) -> None:
-    """Write what a stage collected, whole or not at all."""
+def _keep(
+    place: Path | None, number: int, new: TensorDict, result: OnlineStage, run: dict[str, Any]
+) -> None:
+    """Write what a stage collected in a run with these arguments, whole or not at all."""
     if place is None:
         return
     flat = new.exclude("metadata").flatten_keys("/")
@@ -338,16 +343,25 @@ def _keep(place: Path | None, number: int, new: TensorDict, result: OnlineStage)
         "returns": result.returns.tolist(),
         "steps": result.steps,
         "metadata": dict(metadata(new)),
+        "run": run,
     }
     save_tensors(tensors, place / f"stage_{number}.episodes", header)
 
 
-def _collected(place: Path | None, number: int) -> tuple[TensorDict | None, OnlineStage | None]:
-    """What a stage collected in an earlier call, or nothing."""
+def _collected(
+    place: Path | None, number: int, run: dict[str, Any]
+) -> tuple[TensorDict | None, OnlineStage | None]:
+    """What a stage collected in an earlier call with the same arguments, or nothing."""
     path = None if place is None else place / f"stage_{number}.episodes"
     if path is None or not path.is_file():
         return None, None
     tensors, header = load_tensors(path)
+    for name, value in header.get("run", run).items():
+        if value != run[name]:
+            raise ValueError(
+                f"{str(path)!r} comes from another run: {name} was {value} and is {run[name]}; "
+                "give the same, or another folder."
+            )
     count = len(tensors["action"])
     new = TensorDict(tensors, batch_size=[count]).unflatten_keys("/")
     new.set_non_tensor("metadata", header["metadata"])

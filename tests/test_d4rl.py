@@ -287,6 +287,11 @@ class TestDatasets:
         columns["terminals"] = columns["terminals"] & (np.arange(149) < 100)
         assert sum(len(e["rewards"]) for e in sequence_dataset(env, columns)) < 149
 
+    def test_no_episode_that_ends_is_none(self, pen_columns: Arrays) -> None:
+        none = np.zeros(149, dtype=bool)
+        columns = {**pen_columns, "terminals": none, "timeouts": none}
+        assert list(sequence_dataset(make("pen-expert-v1"), columns)) == []
+
     def test_file_where_d4rl_keeps_it(self, pen_columns: Arrays, tmp_path: Path) -> None:
         write_file(tmp_path / "d4rl" / "pen-expert-v1.hdf5", pen_columns)
         columns = make("pen-expert-v1").get_dataset()
@@ -386,6 +391,12 @@ class TestMakeEnvironment:
         env = make_environment(dataset)
         assert isinstance(env, d4rl.D4RLEnv)
         assert env.task.id == "pen-human-v1"
+
+    def test_data_of_other_coordinates_have_no_environment(self, toy_dataset: Any) -> None:
+        task = next(task for task in ALL_TASKS.values() if not task.file_fits)
+        toy_dataset.set_non_tensor("metadata", {"dataset_id": task.id})
+        with pytest.raises(ValueError, match=f"'{task.id}' has no environment for its data: "):
+            make_environment(toy_dataset)
 
     def test_unknown(self, toy_dataset: Any) -> None:
         with pytest.raises(ValueError, match="does not say which environment"):

@@ -118,6 +118,16 @@ class TestWithoutTimeouts:
         assert lengths == [10, 20, 1, 20, 20, 20, 20, 20, 18]
         assert dataset["next", "terminated"].flatten().nonzero().flatten().tolist() == [9, 30]
 
+    def test_timeouts_that_mark_nothing_are_none(self, write: WriteFile) -> None:
+        path = write(timeouts=np.zeros(149, dtype=bool), terminals=np.zeros(149, dtype=bool))
+        dataset = load_dataset(path, max_episode_steps=20)
+        assert dataset["episode"].unique(return_counts=True)[1].tolist() == [20] * 7 + [9]
+
+    def test_a_step_limit_that_nothing_heeds_is_refused(self, write: WriteFile) -> None:
+        dataset = load_dataset(write())
+        with pytest.raises(ValueError, match="max_episode_steps is 20, but a TensorDict says"):
+            load_dataset(dataset, max_episode_steps=20)
+
     def test_step_limit_of_a_known_file(self, write: WriteFile) -> None:
         path = write("pen-expert-v1.hdf5", timeouts=None, terminals=np.zeros(149, dtype=bool))
         dataset = load_dataset(path)

@@ -68,6 +68,20 @@ def test_transitions_of_one_task(write: WriteFile, columns: Arrays) -> None:
     assert np.array_equal(dataset["next", "observation"], columns["observations"][seen + 1])
 
 
+@pytest.mark.parametrize("given", [False, True])
+def test_rows_that_stay_at_the_goal_are_no_episodes(
+    write: WriteFile, columns: Arrays, given: bool
+) -> None:
+    """OGBench masks every row at the goal of a task, of which the first one ends the episode."""
+    masks = np.array([1, 0, 0, 0, 1, 1, 0, 0, 1])
+    following = np.roll(columns["observations"], -1, axis=0) if given else None
+    dataset = load_dataset(write(masks=masks, next_observations=following))
+    seen = [0, 1, 4, 5, 6, 8] if given else [0, 1, 4, 5, 6]
+    assert np.array_equal(dataset["observation"], columns["observations"][seen])
+    assert dataset["episode"].tolist() == [0, 0, 1, 1, 1, 2][: len(seen)]
+    assert dataset["next", "terminated"].flatten().nonzero().flatten().tolist() == [1, 4]
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -84,6 +84,42 @@ def test_a_copy_ends_where_reaching_the_goal_ends_episodes() -> None:
         assert near.tolist() == [False] * (len(own) - 1) + [True]
 
 
+@pytest.mark.parametrize("high", [1.0, 0.0])
+def test_another_rewards_numbers_end_copies_where_they_reach_the_goal(high: float) -> None:
+    """Data of -1 and 0, told by a reward of 0 and 1, or the other way round."""
+    data = line((8, 12, 5), ends=True)
+    if high == 0:
+        data["next", "reward"] += 1
+
+    def reward(achieved: Tensor, goal: Tensor) -> Tensor:
+        return (distance(achieved, goal) <= RADIUS).float() - 1 + high
+
+    own, by_distance = relabel_goals(data, 5, reward=reward), relabel_goals(data, 5)
+    assert torch.equal(own["next", "terminated"], by_distance["next", "terminated"])
+    assert torch.equal(own["episode"], by_distance["episode"])
+    copies = own[len(data) :]["next"]
+    assert torch.equal(copies["reward"] == high, copies["terminated"])
+
+
+def test_failures_stay_failures_and_goals_still_end_copies() -> None:
+    data = line((8, 12, 5), ends=True)
+    last = (data["episode"] == 0).nonzero().max()
+    failed = data[torch.arange(len(data)) != last]  # the first episode ends before its goal
+    failed["next", "terminated"][last - 1] = failed["next", "done"][last - 1] = True
+    told = relabel_goals(failed, 20)
+    check_dataset(told)
+    ends = 0
+    for episode in told["episode"].unique()[3:]:
+        own = told[told["episode"] == episode]
+        near = distance(own["next", "achieved_goal"], own["desired_goal"]) <= RADIUS
+        whole = len(own) == int(last) and episode % 3 == 0
+        assert own["next", "terminated"].flatten().tolist() == [False] * (len(own) - 1) + [True]
+        assert near[:-1].sum() == 0
+        assert near[-1] or whole
+        ends += bool(near[-1])
+    assert ends > 50
+
+
 def test_the_seed_decides_and_the_data_stay() -> None:
     data = line((8, 12))
     before = data.clone()

@@ -223,6 +223,23 @@ def test_bad_numbers_are_named() -> None:
         run(gac_policy(), elite_fraction=0.0)
 
 
+def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
+    run(gac_policy(), folder=tmp_path)
+    with pytest.raises(ValueError, match=r"comes from another run: seed was 0 and is 5; give the"):
+        run(gac_policy(), folder=tmp_path, seed=5)
+
+
+def test_new_episodes_are_numbered_past_all_others() -> None:
+    from mage_agent.online import _append
+
+    old, new = tiny_dataset(), tiny_dataset()
+    highest = int(old["episode"].max())
+    old["episode"] = highest - old["episode"]  # the last one has the lowest number
+    joined = _append(old, new)
+    assert int(joined["episode"].max()) == 2 * highest + 1
+    assert len(joined["episode"].unique()) == 2 * highest + 2
+
+
 def test_recorded_episodes_are_what_happened() -> None:
     """The buffer of a run with one stage, read from its folder."""
     from mage_agent.online import _collect

@@ -214,7 +214,8 @@ class TestReturnsToGo:
         once = returns_to_go(reward, episode, 0.9)
         shifted = torch.cat([episode, episode])[8:]  # 0 and 1 come at the end only
         assert torch.equal(
-            returns_to_go(torch.cat([reward, reward])[8:], shifted, 0.9), torch.cat([once, once])[8:]
+            returns_to_go(torch.cat([reward, reward])[8:], shifted, 0.9),
+            torch.cat([once, once])[8:],
         )
 
     def test_whole_rewards_have_returns_with_fractions(self) -> None:

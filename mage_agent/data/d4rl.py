@@ -90,7 +90,7 @@ def read_d4rl(
     Args:
         path: The file. Under the name that D4RL gave it, its reference scores and step limit are
             known and become part of the metadata.
-        max_episode_steps: Step limit of the environment, for files without ``timeouts``.
+        max_episode_steps: Step limit of the environment, for files whose ``timeouts`` mark nothing.
         action_low: Lower action bound, None for -1 as in all of D4RL.
         action_high: Upper action bound, None for 1.
 
@@ -101,7 +101,9 @@ def read_d4rl(
         FileNotFoundError: There is no such file.
         ValueError: It is truncated or not one of D4RL's, or nothing says where episodes end.
     """
-    columns = read_hdf5(path)
+    columns = dict(read_hdf5(path))
+    if max_episode_steps is not None and not np.any(columns.get("timeouts", False)):
+        columns.pop("timeouts", None)  # which mark nothing: the steps are counted
     task = next((t for t in ALL_TASKS.values() if t.file.name == Path(path).name), None)
     facts: dict[str, Any] = {"dataset_id": task.id if task else Path(path).stem}
     if task is not None:

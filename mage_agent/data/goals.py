@@ -30,8 +30,9 @@ def relabel_goals(
     """The dataset, followed by copies of its episodes with other goals (Andrychowicz et al., 2017).
 
     The goal of a copy is where its episode was after one of its steps, drawn at random, and its
-    rewards are those for that goal. Where reaching the goal ends the episodes of the dataset, it
-    ends a copy, too.
+    rewards are those for that goal. Where all steps of the dataset that reach its goals end their
+    episodes, the first step that reaches the copy's goal ends a copy, too; an episode that ended
+    for another reason still does.
 
     Args:
         dataset: As `load_dataset` returns it, with ``achieved_goal`` and ``desired_goal``; it stays
@@ -61,8 +62,10 @@ def relabel_goals(
         raise ValueError(f"the dataset has no {missing} to relabel; it has {list(dataset.keys())}.")
     rewarded = dataset["next", "reward"]
     rule = _by_distance(dataset) if reward is None else _given(reward)
-    ended = dataset["next", "terminated"]
-    terminal = bool(ended.any()) and bool((rewarded[ended] == rewarded.max()).all())
+    told = rule(dataset)  # by the rule, whose numbers need not be those of the dataset
+    arrived, ended = told == told.max(), dataset["next", "terminated"]
+    terminal = bool((arrived & ended).any()) and bool(ended[arrived].all())
+    failed = ended & ~arrived
     generator = torch.Generator().manual_seed(seed)
     lengths = episode_lengths(dataset["episode"])
     first = lengths.cumsum(0) - lengths
@@ -75,7 +78,8 @@ def relabel_goals(
         copy[_DESIRED], copy["next", _DESIRED] = goal, goal.clone()
         copy["next", "reward"] = rule(copy).to(rewarded.dtype)
         copy["episode"] = dataset["episode"] + number * (int(dataset["episode"].max()) + 1)
-        parts.append(_ended(copy, copy["next", "reward"] == rewarded.max()) if terminal else copy)
+        reached = copy["next", "reward"] == told.max().to(rewarded.dtype)
+        parts.append(_ended(copy, reached, failed) if terminal else copy)
     result: TensorDict = torch.cat([part.exclude("metadata") for part in parts])
     result.set_non_tensor("metadata", dict(metadata(dataset)))
     return result
@@ -103,7 +107,8 @@ def _by_distance(dataset: TensorDictBase) -> _Rule:
     raise ValueError(
         f"the rewards of the dataset, {len(rewards)} different ones from {float(rewards[0]):g} to "
         f"{float(rewards[-1]):g}, are not one within a distance of the goal and another one "
-        "beyond; give reward=, for instance the environment's compute_reward."
+        "beyond; give reward=, for instance lambda achieved, goal: "
+        "env.unwrapped.compute_reward(achieved, goal, {})."
     )
 
 
@@ -120,14 +125,17 @@ def _distance(dataset: TensorDictBase, place: tuple[str, ...]) -> Tensor:
     return distance
 
 
-def _ended(dataset: TensorDict, reached: Tensor) -> TensorDictBase:
-    """Episodes that end by termination at the first step that reaches the goal, (N, 1) booleans."""
+def _ended(dataset: TensorDict, reached: Tensor, failed: Tensor) -> TensorDictBase:
+    """Episodes that terminate at the first step that reaches the goal, or where they failed.
+
+    Both (N, 1) booleans.
+    """
     lengths = episode_lengths(dataset["episode"])
     before = reached.flatten().long().cumsum(0) - reached.flatten().long()  # reached before a step
     begun = before[lengths.cumsum(0) - lengths].repeat_interleave(lengths)
     outcome = dataset["next"]
-    outcome["terminated"] = reached.clone()
-    outcome["truncated"] = outcome["done"] & ~reached
+    outcome["terminated"] = reached | failed
+    outcome["truncated"] = outcome["done"] & ~outcome["terminated"]
     outcome["done"] = outcome["done"] | reached
     kept: TensorDictBase = dataset[before == begun]
     return kept

@@ -42,7 +42,8 @@ def load_dataset(
             TED format (from a rollout or collector; it is copied and completed, see
             `mage_agent.data.arrays.from_tensordict`).
         download: Whether Minari may fetch a dataset that is not on this machine.
-        max_episode_steps: For D4RL files without ``timeouts``: the environment's step limit.
+        max_episode_steps: For D4RL files whose ``timeouts`` mark nothing: the environment's step
+            limit. Other sources say where episodes end.
         action_low: Lower bound of the actions, a number or one per dimension. By default that of
             the dataset's action space, -1 (as in all of D4RL) where it has none.
         action_high: Upper bound likewise, 1 by default.
@@ -65,6 +66,7 @@ def load_dataset(
     """
     bounds: dict[str, Bounds] = {"action_low": action_low, "action_high": action_high}
     if isinstance(source, TensorDictBase):
+        _refuse_limit(max_episode_steps, "a TensorDict")
         dataset = from_tensordict(source, **bounds)
         check_dataset(dataset)
         return dataset
@@ -78,15 +80,26 @@ def load_dataset(
         if isinstance(source, str) and not is_file_name(source):
             source = open_minari(source, download=download)
         if isinstance(source, minari.MinariDataset):
+            _refuse_limit(max_episode_steps, "a Minari dataset")
             dataset = read_minari(source, **bounds)
         elif _kind(source) == "npz":
+            _refuse_limit(max_episode_steps, "an .npz file")
             dataset = read_ogbench(source, **bounds)
         elif is_robomimic(source):
+            _refuse_limit(max_episode_steps, "a file of robomimic")
             dataset = read_robomimic(source, **bounds)
         else:
             dataset = read_d4rl(source, max_episode_steps=max_episode_steps, **bounds)
         check_dataset(dataset)
     return dataset
+
+
+def _refuse_limit(max_episode_steps: int | None, source: str) -> None:
+    if max_episode_steps is not None:
+        raise ValueError(
+            f"max_episode_steps is {max_episode_steps}, but {source} says itself where episodes "
+            "end; cut longer ones by cut_episodes"
+        )
 
 
 def as_dataset(

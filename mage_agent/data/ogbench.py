@@ -60,20 +60,24 @@ def read_ogbench(
     ends = as_flags(columns["terminals"], "terminals").reshape(-1)
     masks = columns.get("masks", np.ones(len(ends)))
     terminated = ~as_flags(masks, "masks").reshape(-1)
+    # Data of one task mask every row at its goal; the first one ends the episode.
+    again = terminated & np.roll(terminated & ~ends, 1)
+    again[:1] = False
     following = columns.get("next_observations")
     steps = np.ones(len(ends), dtype=bool)
     if following is None:  # the last row of each trajectory is no step
         steps = as_flags(columns["valids"], "valids").reshape(-1) if "valids" in columns else ~ends
         steps = steps & (np.arange(len(ends)) < len(ends) - 1)
-        following = np.roll(columns["observations"], -1, axis=0)[steps]
+        following = np.roll(columns["observations"], -1, axis=0)
         ends = np.roll(~steps, -1)
+    steps = steps & ~again
     return from_arrays(
         columns["observations"][steps],
         columns["actions"][steps],
         columns["rewards"][steps],
         terminated[steps],
         ends[steps],
-        next_observations=following,
+        next_observations=following[steps],
         action_low=action_low,
         action_high=action_high,
         facts={"dataset_id": Path(path).stem},
