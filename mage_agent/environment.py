@@ -67,8 +67,10 @@ def make_environment(
             return make(name, **kwargs)
         data, single, task = name.partition("-singletask-")
         if single:  # OGBench's, as in pointmaze-giant-navigate-singletask-task1-v0
-            gym.register_envs(optional.require("ogbench"))
-            return gym.make(f"{data.rpartition('-')[0]}{single}{task}", **kwargs)
+            optional.require("ogbench")
+            from mage_agent.ogbench import Seeded
+
+            return Seeded(gym.make(f"{data.rpartition('-')[0]}{single}{task}", **kwargs))
         raise ValueError(
             f"the dataset {facts.get('dataset_id', 'given')!r} does not say which environment it "
             f"comes from; make that with gymnasium.make"

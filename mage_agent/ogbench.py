@@ -7,7 +7,7 @@ this only when one is made.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import gymnasium as gym
@@ -20,10 +20,42 @@ from mage_agent import optional
 optional.require("ogbench")
 import ogbench.locomaze  # noqa: E402, F401  # registers the mazes
 
-__all__ = ["OGBenchEnv"]
+__all__ = ["OGBenchEnv", "Seeded"]
 
 Array = NDArray[np.float64]
 FAMILIES = ("pointmaze", "antmaze", "humanoidmaze")
+
+
+@contextmanager
+def _seeded(generator: np.random.Generator) -> Iterator[None]:
+    """Seed NumPy's global generator, which OGBench draws from, and leave it as it was."""
+    before = np.random.get_state()  # noqa: NPY002
+    np.random.seed(int(generator.integers(2**31)))  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(before)  # noqa: NPY002
+
+
+class Seeded(gym.Wrapper[Any, Any, Any, Any]):
+    """An environment of OGBench whose episodes follow from their seeds."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self.generator = np.random.default_rng()
+        self.teleports = env.spec is not None and "teleport" in env.spec.id  # to a random place
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode."""
+        if seed is not None:
+            self.generator = np.random.default_rng(seed)
+        with _seeded(self.generator):
+            return self.env.reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Act for one step."""
+        with _seeded(self.generator) if self.teleports else nullcontext():
+            return self.env.step(action)
 
 
 class OGBenchEnv(gym.Env[Any, Any]):
@@ -90,15 +122,9 @@ class OGBenchEnv(gym.Env[Any, Any]):
         """Draw the maze as an image (height, width, 3)."""
         return self.maze.render()
 
-    @contextmanager
-    def seeded(self) -> Iterator[None]:
+    def seeded(self) -> AbstractContextManager[None]:
         """Seed NumPy's global generator, which OGBench draws from, and leave it as it was."""
-        before = np.random.get_state()  # noqa: NPY002
-        np.random.seed(int(self.np_random.integers(2**31)))  # noqa: NPY002
-        try:
-            yield
-        finally:
-            np.random.set_state(before)  # noqa: NPY002
+        return _seeded(self.np_random)
 
     def close(self) -> None:
         """Close OGBench's environment."""

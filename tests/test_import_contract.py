@@ -80,7 +80,7 @@ ALLOWED: dict[str, set[str]] = {  # module -> modules of the package it may impo
     "actor": {"agent", "envs", "memory"},
     # Whoever stands on it.
     "d4rl": {"data.columns", "data.d4rl", "data.d4rl_tasks", "data.load"},
-    "environment": {"d4rl", "data", "data.minari"},
+    "environment": {"d4rl", "data", "data.minari", "ogbench"},
     "facts": {"checkpoint", "data", "evaluation", "nn.units"},
     "cli": {
         *("agent", "d4rl", "data", "data.load", "data.minari", "environment", "evaluation"),

@@ -132,6 +132,9 @@ def test_a_file_for_one_task_leads_to_its_environment(tmp_path: Path) -> None:
     env = make_environment(load_dataset(path))
     assert env.spec is not None
     assert env.spec.id == "pointmaze-medium-singletask-task2-v0"
+    first, second, other = (env.reset(seed=seed)[0] for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, second)
+    assert not np.array_equal(first, other)
     env.reset(seed=0)
     assert env.unwrapped.cur_task_id == 2
     env.close()
