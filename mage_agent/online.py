@@ -129,16 +129,16 @@ def learn_online(
     if steps is None:
         steps = max(1, sum(stage.steps for stage in agent.stages(buffer)) // 5)
     place = None if folder is None else Path(folder)
-    run = {"episodes": episodes, "quantile": quantiles, "increment": increments, "seed": seed}
     results = []
     for number in range(1, stages + 1):
-        new, result = _collected(place, number, run)
+        asking = quantiles[number - 1], increments[number - 1]
+        named = {"quantile": asking[0], "increment": asking[1], "episodes": episodes, "seed": seed}
+        new, result = _collected(place, number, named)
         if new is None or result is None:
-            asking = quantiles[number - 1], increments[number - 1]
             asked = _asked(agent, buffer, episodes, *asking, seed + 1000 * number)
             new, returns = _collect(policy, make_env, asked, seed, number, num_envs, progress_bar)
             result = OnlineStage(number=number, asked=asked, returns=returns, steps=steps)
-            _keep(place, number, new, result, run)
+            _keep(place, number, new, result, named)
         buffer = _append(buffer, new)
         agent.units.widen(agent.returns_to_go(buffer).to(agent.device))
         if number <= len(changes):
