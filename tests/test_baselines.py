@@ -440,6 +440,7 @@ def test_dt_asks_for_what_an_episode_can_reach_in_an_endless_run(rng: np.random.
     asked = method.columns(run)["return_to_go"].flatten()
     assert float(asked[0]) == 0  # not the 2,000 that are to come
     assert float(asked.max()) == 1
+    fit(method, run, steps=2, progress_bar=False)  # without a word of returns beyond the units
 
 
 def test_dt_learns_nothing_from_steps_past_an_episodes_end(dataset: TensorDict) -> None:

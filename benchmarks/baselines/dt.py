@@ -97,14 +97,18 @@ class DT(Baseline):
 
     def fit_units(self, dataset: TensorDictBase) -> None:
         """Take statistics; returns are parts of the largest of the data."""
-        super().fit_units(cut_episodes(dataset))
+        super().fit_units(self.trajectories(dataset))
         units = self.units
         units.return_to_go.mean.zero_()
         units.return_to_go.std.fill_(units.return_range.abs().max().clamp_min(1e-6))
 
+    def trajectories(self, dataset: TensorDictBase) -> TensorDictBase:
+        """A dataset whose episodes are no longer than the environment's."""
+        return cut_episodes(dataset)
+
     def columns(self, dataset: TensorDictBase) -> TensorDict:
         """Steps with the return that was still to come."""
-        dataset = cut_episodes(dataset)
+        dataset = self.trajectories(dataset)
         returns = self.units.return_to_go(self.returns_to_go(dataset))
         return super().columns(dataset).set("return_to_go", returns)
 
