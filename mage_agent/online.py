@@ -132,7 +132,9 @@ def learn_online(
     results = []
     for number in range(1, stages + 1):
         asking = quantiles[number - 1], increments[number - 1]
-        named = {"quantile": asking[0], "increment": asking[1], "episodes": episodes, "seed": seed}
+        named: dict[str, Any] = {"episodes": int(episodes), "seed": int(seed)}
+        for name, value in zip(("quantile", "increment"), asking, strict=True):
+            named[name] = None if value is None else float(value)
         new, result = _collected(place, number, named)
         if new is None or result is None:
             asked = _asked(agent, buffer, episodes, *asking, seed + 1000 * number)

@@ -101,6 +101,14 @@ def test_another_rewards_numbers_end_copies_where_they_reach_the_goal(high: floa
     assert torch.equal(copies["reward"] == high, copies["terminated"])
 
 
+def test_a_dense_reward_ends_copies_at_their_own_goal() -> None:
+    data = line((8, 12, 5), ends=True)
+    told = relabel_goals(data, 20, reward=lambda *goals: -distance(*goals))[len(data) :]
+    check_dataset(told)
+    at_goal = told["next", "achieved_goal"] == told["desired_goal"]
+    assert torch.equal(told["next", "terminated"], at_goal)
+
+
 def test_failures_stay_failures_and_goals_still_end_copies() -> None:
     data = line((8, 12, 5), ends=True)
     last = (data["episode"] == 0).nonzero().max()

@@ -230,6 +230,11 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     assert len(run(gac_policy(), folder=tmp_path, stages=3)) == 3  # to go on is no other run
 
 
+def test_a_folder_takes_numpys_numbers(tmp_path: Path) -> None:
+    numbers = {"episodes": np.int64(5), "quantile": np.float32(0.5)}
+    assert len(run(gac_policy(), folder=tmp_path, **numbers)) == 2
+
+
 def test_new_episodes_are_numbered_past_all_others() -> None:
     from mage_agent.online import _append
 

@@ -108,7 +108,8 @@ def read_d4rl(
     facts: dict[str, Any] = {"dataset_id": task.id if task else Path(path).stem}
     if task is not None:
         facts |= {"ref_min_score": task.ref_min_score, "ref_max_score": task.ref_max_score}
-        max_episode_steps = max_episode_steps or task.max_episode_steps
+        if max_episode_steps is None:
+            max_episode_steps = task.max_episode_steps
     ends = timeouts(columns, max_episode_steps, str(path))
     if task is not None and "next_observations" in columns:
         ends = _with_unmarked(columns, ends, str(path))

@@ -62,9 +62,9 @@ def relabel_goals(
         raise ValueError(f"the dataset has no {missing} to relabel; it has {list(dataset.keys())}.")
     rewarded = dataset["next", "reward"]
     rule = _by_distance(dataset) if reward is None else _given(reward)
-    told = rule(dataset)  # by the rule, whose numbers need not be those of the dataset
-    arrived, ended = told == told.max(), dataset["next", "terminated"]
-    terminal = bool((arrived & ended).any()) and bool(ended[arrived].all())
+    arrived, ended = rewarded == rewarded.max(), dataset["next", "terminated"]
+    terminal = bool(ended[arrived].all())
+    highest = rule(dataset).max()  # by the rule, whose numbers need not be those of the dataset
     failed = ended & ~arrived
     generator = torch.Generator().manual_seed(seed)
     lengths = episode_lengths(dataset["episode"])
@@ -76,9 +76,10 @@ def relabel_goals(
         copy = dataset.copy()
         copy["next"] = dataset["next"].copy()
         copy[_DESIRED], copy["next", _DESIRED] = goal, goal.clone()
-        copy["next", "reward"] = rule(copy).to(rewarded.dtype)
+        given = rule(copy)
+        copy["next", "reward"] = given.to(rewarded.dtype)
         copy["episode"] = dataset["episode"] + number * (int(dataset["episode"].max()) + 1)
-        reached = copy["next", "reward"] == told.max().to(rewarded.dtype)
+        reached = given == torch.maximum(highest, given.max())
         parts.append(_ended(copy, reached, failed) if terminal else copy)
     result: TensorDict = torch.cat([part.exclude("metadata") for part in parts])
     result.set_non_tensor("metadata", dict(metadata(dataset)))
