@@ -67,7 +67,6 @@ def make_environment(
             return make(name, **kwargs)
         data, single, task = name.partition("-singletask-")
         if single:  # OGBench's, as in pointmaze-giant-navigate-singletask-task1-v0
-            optional.require("ogbench")
             from mage_agent.ogbench import Seeded
 
             return Seeded(gym.make(f"{data.rpartition('-')[0]}{single}{task}", **kwargs))

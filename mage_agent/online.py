@@ -131,13 +131,11 @@ def learn_online(
     place = None if folder is None else Path(folder)
     results = []
     for number in range(1, stages + 1):
-        asking = quantiles[number - 1], increments[number - 1]
-        named: dict[str, Any] = {"episodes": int(episodes), "seed": int(seed)}
-        for name, value in zip(("quantile", "increment"), asking, strict=True):
-            named[name] = None if value is None else float(value)
+        asking = {"quantile": quantiles[number - 1], "increment": increments[number - 1]}
+        named = {"episodes": int(episodes), "seed": int(seed), **asking}
         new, result = _collected(place, number, named)
         if new is None or result is None:
-            asked = _asked(agent, buffer, episodes, *asking, seed + 1000 * number)
+            asked = _asked(agent, buffer, episodes, seed=seed + 1000 * number, **asking)
             new, returns = _collect(policy, make_env, asked, seed, number, num_envs, progress_bar)
             result = OnlineStage(number=number, asked=asked, returns=returns, steps=steps)
             _keep(place, number, new, result, named)
@@ -167,7 +165,7 @@ def _by_stage(name: str, value: Any, stages: int) -> list[Any]:
     values = [value] * stages if value is None or np.ndim(value) == 0 else list(value)
     if len(values) < stages:
         raise ValueError(f"{name} is {value}; it must be one number, or one for each stage.")
-    return values
+    return [None if each is None else float(each) for each in values]
 
 
 def _asked(

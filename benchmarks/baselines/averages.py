@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from tensordict import TensorDictBase
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -24,11 +25,13 @@ class AveragedPlannerConfig(PlannerConfig):
         average_decay: of the moving average of the weights, which acts; it is smaller at first.
         average_interval: steps between two of its moves.
         candidates: plans that the one with the highest value is chosen from.
+        termination_penalty: added, in values, to the last reward of an episode that terminates.
     """
 
     average_decay: float = bounded(0.995, 0.0, 1.0)
     average_interval: int = bounded(10, 1)
     candidates: int = bounded(50, 1)
+    termination_penalty: float = 0.0
 
 
 class AveragedPlanner(Planner):
@@ -49,6 +52,14 @@ class AveragedPlanner(Planner):
         self.average = nn.ModuleDict(
             {name: averaged(each, decays.get(name, decay)) for name, each in networks.items()}
         )
+
+    def valued_returns(self, dataset: TensorDictBase) -> Tensor:
+        """The return-to-go of every step, (N, 1), that values learn: failures are penalized."""
+        penalty = self.config.termination_penalty * dataset["next", "terminated"]
+        penalized: TensorDictBase = dataset.clone(recurse=False)
+        penalized["next", "reward"] = dataset["next", "reward"] + penalty
+        returns: Tensor = self.returns_to_go(penalized)
+        return returns
 
     @property
     def acting(self) -> dict[str, Any]:

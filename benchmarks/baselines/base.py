@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mage_agent import Agent, Config, Stage, bounded
 
-__all__ = ["Baseline", "BaselineConfig", "UnsuitableError", "cosine", "penalized"]
+__all__ = ["Baseline", "BaselineConfig", "UnsuitableError", "cosine"]
 
 
 class UnsuitableError(ValueError):
@@ -43,13 +43,6 @@ class BaselineConfig(Config):
 def cosine(step: int, steps: int) -> float:
     """Factor of the learning rate that falls from 1 to 0 along a cosine."""
     return 0.5 * (1 + math.cos(math.pi * step / steps))
-
-
-def penalized(dataset: TensorDictBase, penalty: float) -> TensorDictBase:
-    """A dataset whose steps that end in failure have a penalty (below zero) added to the reward."""
-    reward = dataset["next", "reward"] + penalty * dataset["next", "terminated"]
-    changed: TensorDictBase = dataset.clone(recurse=False)
-    return changed.set(("next", "reward"), reward)
 
 
 class Baseline(Agent):

@@ -14,7 +14,6 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 
 from benchmarks.baselines.averages import AveragedPlanner, AveragedPlannerConfig
-from benchmarks.baselines.base import penalized
 from benchmarks.baselines.layout import Layout
 from benchmarks.baselines.planner import Generators, fit_limits
 from benchmarks.baselines.unet import Denoiser
@@ -57,7 +56,6 @@ class DiffuserConfig(AveragedPlannerConfig):
         guide_scale: of the gradient of the value in raw units, in variances of the denoising step.
         guide_steps: along that gradient, in each denoising step but the last ``unguided``.
         unguided: last denoising steps without guidance.
-        termination_penalty: added to the last reward of an episode that terminates, in values.
     """
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
@@ -92,7 +90,6 @@ class DiffuserConfig(AveragedPlannerConfig):
     guide_scale: float = bounded(0.1, 0.0)
     guide_steps: int = bounded(2, 0)
     unguided: int = bounded(2, 0)
-    termination_penalty: float = 0.0
 
 
 class Diffuser(AveragedPlanner):
@@ -141,18 +138,13 @@ class Diffuser(AveragedPlanner):
         """Take statistics; observations and returns span [-1, 1]."""
         super().fit_units(dataset)
         fit_limits(self.units.observation, self.units.concatenate(dataset))
-        fit_limits(self.units.return_to_go, self.returns(dataset))
-
-    def returns(self, dataset: TensorDictBase) -> Tensor:
-        """The return-to-go of every step, (N, 1), that values learn."""
-        returns: Tensor = self.returns_to_go(penalized(dataset, self.config.termination_penalty))
-        return returns
+        fit_limits(self.units.return_to_go, self.valued_returns(dataset))
 
     def columns(self, dataset: TensorDictBase) -> TensorDict:
         """Steps, and the return that followed."""
         columns = super().columns(dataset)
         columns["state"] = columns.pop("observation")[:, self.layout.planned]
-        columns["value"] = self.units.return_to_go(self.returns(dataset))
+        columns["value"] = self.units.return_to_go(self.valued_returns(dataset))
         return columns
 
     def losses(self, batch: TensorDictBase, step: int) -> dict[str, Tensor]:

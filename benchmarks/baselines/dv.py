@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from benchmarks.baselines.attention import ActionDenoiser, PlanCritic, PlanDenoiser
 from benchmarks.baselines.averages import AveragedPlanner, AveragedPlannerConfig
-from benchmarks.baselines.base import cosine, penalized
+from benchmarks.baselines.base import cosine
 from benchmarks.baselines.layout import Layout
 from benchmarks.baselines.planner import Generators, interpolated, steps_left
 from benchmarks.baselines.unet import DDIMScheduler, randn_tensor
@@ -47,7 +47,6 @@ class DVConfig(AveragedPlannerConfig):
         rebase: whether inverse dynamics is told the way to go in place of positions.
         critic_learning_rate: of the critic and the inverse dynamics.
         value_weight: w in the weight exp(w (V - 1)) of a plan in the loss, V in [-1, 1].
-        termination_penalty: added, in values, to the last reward of an episode that terminates.
     """
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
@@ -78,7 +77,6 @@ class DVConfig(AveragedPlannerConfig):
     rebase: bool = False
     critic_learning_rate: float = bounded(3e-4, 1e-12)
     value_weight: float = bounded(0.0, 0.0)
-    termination_penalty: float = 0.0
 
 
 class DV(AveragedPlanner):
@@ -130,8 +128,7 @@ class DV(AveragedPlanner):
                 raise ValueError("no step of the dataset leads to a reward above zero.")
         else:
             left = torch.full_like(dataset["episode"], self.horizon)
-            rewarded = penalized(dataset, self.config.termination_penalty)
-            known, value = left >= 0, self.returns_to_go(rewarded).flatten()
+            known, value = left >= 0, self.valued_returns(dataset).flatten()
         low, high = value.aminmax()
         value = 2 * (value - low) / (high - low).clamp_min(1e-6) - 1
         return columns.update({"left": left, "known": known.float(), "value": value})

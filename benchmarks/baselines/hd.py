@@ -53,8 +53,8 @@ class HDConfig(DiffuserConfig):
     }
 
     SMALL: ClassVar[dict[str, dict[str, Any]]] = {
-        domain: {**settings, "segment_diffusion_steps": 20}
-        for domain, settings in DiffuserConfig.SMALL.items()
+        **DiffuserConfig.SMALL,
+        "": {**DiffuserConfig.SMALL[""], "segment_diffusion_steps": 20},
     }
 
     horizon: int = bounded(32, 2)

@@ -65,12 +65,11 @@ def difference(first: Trainings, second: Trainings) -> Difference:
     Of a cell with one seed only, it is over the episodes. Samples too few for any test give an
     infinite interval.
     """
-    lone = [len(cell.scores) < 2 for cell in (first, second)]
-    over: Literal["seeds", "episodes"] = "episodes" if any(lone) else "seeds"
-    a, b = (
-        cell.episode_scores if alone else cell.scores
-        for cell, alone in zip((first, second), lone, strict=True)
+    cells = (first, second)
+    over: Literal["seeds", "episodes"] = (
+        "episodes" if min(len(cell.scores) for cell in cells) < 2 else "seeds"
     )
+    a, b = (cell.scores if len(cell.scores) > 1 else cell.episode_scores for cell in cells)
     gap = float(a.mean() - b.mean())
     if min(len(a), len(b)) < 2:
         return Difference(mean=gap, low=-np.inf, high=np.inf, p_value=1.0, over=over)

@@ -101,7 +101,7 @@ def read_d4rl(
         FileNotFoundError: There is no such file.
         ValueError: It is truncated or not one of D4RL's, or nothing says where episodes end.
     """
-    columns = dict(read_hdf5(path))
+    columns = read_hdf5(path)
     if max_episode_steps is not None and not np.any(columns.get("timeouts", False)):
         columns.pop("timeouts", None)  # which mark nothing: the steps are counted
     task = next((t for t in ALL_TASKS.values() if t.file.name == Path(path).name), None)

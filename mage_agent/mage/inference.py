@@ -52,7 +52,7 @@ def optimize_for_inference(
     device = next(model.parameters()).device.type
     if weights not in get_args(Weights):
         raise ValueError(f"weights is {weights!r}; allowed: {get_args(Weights)}.")
-    packed = {"float16": _Float16Linear, "int8": _Int8Linear}.get(weights)
+    packed: type[nn.Module] | None = {"float16": _Float16Linear, "int8": _Int8Linear}.get(weights)
     if packed is not None and device != "cpu":
         raise ValueError(f"weights={weights!r} is for CPUs, and the model is on {device!r}.")
     if packed is not None and compiled:
@@ -65,21 +65,21 @@ def optimize_for_inference(
             "weights='float16' needs the quantized engine 'fbgemm' or 'x86', and here "
             f"torch.backends.quantized.engine is {torch.backends.quantized.engine!r}."
         )
-    narrow = weights == "bfloat16" and device == "cpu"
-    if narrow and not _onednn_has_bfloat16():
-        warnings.warn(
-            "this processor has no bfloat16, so acting gets no faster and large batches slower; "
-            "'float16' and 'int8' are faster here.",
-            stacklevel=2,
-        )
+    if weights == "bfloat16" and device == "cpu":
+        if not _onednn_has_bfloat16():
+            warnings.warn(
+                "this processor has no bfloat16, so acting gets no faster and large batches "
+                "slower; 'float16' and 'int8' are faster here.",
+                stacklevel=2,
+            )
+        elif not compiled:
+            packed = _PackedLinear
     fast = copy.deepcopy(model).eval().requires_grad_(False)
     fast.only_acts = True
     if weights == "bfloat16":
         fast.transformer.bfloat16()
     if packed is not None:
         _replace_linear(fast.transformer, packed)
-    elif narrow and not compiled and _onednn_has_bfloat16():
-        _replace_linear(fast.transformer, _PackedLinear)
     decide: Callable[..., Tensor] = fast.greedy_action
     if compiled:
         decide = torch.compile(decide, fullgraph=True, dynamic=False)
