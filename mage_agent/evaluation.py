@@ -8,6 +8,7 @@ ones; how many do so does not change what an episode meets.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -249,7 +250,7 @@ class _Runner:
             )
         check_own_rewards(env)
         self.env = env
-        self.first_seed = seed
+        self.first_seed = operator.index(seed)
         self.limit = limit
         self.episode: int | None = None
 

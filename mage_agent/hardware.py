@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -38,6 +39,7 @@ def has_bfloat16(device: torch.device) -> bool:
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch's global generators inside; afterwards they are in the state of before."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        seed = operator.index(seed)  # NumPy's integers, too
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach every GPU
         if device.type == "cuda":
             with torch.cuda.device(device):

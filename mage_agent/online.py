@@ -133,6 +133,7 @@ def learn_online(
     for number in range(1, stages + 1):
         asking = {"quantile": quantiles[number - 1], "increment": increments[number - 1]}
         named = {"episodes": int(episodes), "seed": int(seed), **asking}
+        named["elite_fraction"] = float(elite_fraction)
         new, result = _collected(place, number, named)
         if new is None or result is None:
             asked = _asked(agent, buffer, episodes, seed=seed + 1000 * number, **asking)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
@@ -81,7 +82,7 @@ class AgentPolicy(BasePolicy):
         observations = next(iter(boxes.values())) if len(boxes) == 1 else spaces.Dict(boxes)
         super().__init__(observations, actions, normalize_images=False)
         self.model = model
-        self.seed = seed
+        self.seed = operator.index(seed)
         self.target_return = target_return
         self.set_random_seed(seed)
         self._dataset: TensorDictBase | None = None
@@ -241,7 +242,7 @@ class AgentPolicy(BasePolicy):
 
     def set_random_seed(self, seed: int) -> None:
         """Seed the sampling of actions."""
-        self._generator = torch.Generator(self.device).manual_seed(seed)
+        self._generator = torch.Generator(self.device).manual_seed(operator.index(seed))
 
     def optimize_for_inference(self, weights: str = "float32", *, compiled: bool = False) -> Self:
         """A copy of the policy that acts faster; it can be neither trained nor saved.

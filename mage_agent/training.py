@@ -187,7 +187,7 @@ class _Run:
         path: str | Path | None,
         compiled: bool,
     ) -> None:
-        self.agent, self.stages, self.seed = agent, stages, seed
+        self.agent, self.stages, self.seed = agent, stages, int(seed)
         self.device, self.compiled = device, compiled
         for stage in stages:
             parallel.check_share(stage.batch_size)

@@ -127,6 +127,8 @@ class TestWithoutTimeouts:
         dataset = load_dataset(write())
         with pytest.raises(ValueError, match="max_episode_steps is 20, but a TensorDict says"):
             load_dataset(dataset, max_episode_steps=20)
+        with pytest.raises(ValueError, match="20, but a file whose timeouts are marked says"):
+            load_dataset(write(), max_episode_steps=20)
 
     def test_step_limit_of_a_known_file(self, write: WriteFile) -> None:
         path = write("pen-expert-v1.hdf5", timeouts=None, terminals=np.zeros(149, dtype=bool))

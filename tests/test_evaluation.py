@@ -266,6 +266,8 @@ class TestSharedEnvironments:
     def test_one_at_a_time(self) -> None:
         env = Lottery()
         assert evaluate(half, lambda: env, episodes=4, seed=5, num_envs=1) == by_hand(4, 5)
+        seed: Any = np.int64(5)
+        assert evaluate(half, lambda: env, episodes=4, seed=seed, num_envs=1) == by_hand(4, 5)
 
 
 class Odd(Lottery):

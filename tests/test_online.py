@@ -227,6 +227,8 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     run(gac_policy(), folder=tmp_path)
     with pytest.raises(ValueError, match=r"comes from another run: seed was 0 and is 5; give the"):
         run(gac_policy(), folder=tmp_path, seed=5)
+    with pytest.raises(ValueError, match=r"elite_fraction was 0.25 and is 0.5"):
+        run(gac_policy(), folder=tmp_path, elite_fraction=0.5)
     assert len(run(gac_policy(), folder=tmp_path, stages=3)) == 3  # to go on is no other run
 
 

@@ -388,11 +388,12 @@ class TestLearn:
 
     def test_seed_makes_equal_policies(self) -> None:
         dataset, config = make_dataset(), learning_config(generator_steps=4)
+        seeds: tuple[Any, ...] = (0, np.int64(0), 1)
         policies = [
             MAGEPolicy.from_dataset(dataset, config, device="cpu", seed=seed).learn(
                 dataset, progress_bar=False
             )
-            for seed in (0, 0, 1)
+            for seed in seeds
         ]
         weights = [flat(one) for one in policies]
         assert torch.equal(weights[0], weights[1])

@@ -65,6 +65,12 @@ class TestNStepReturns:
         )
         assert (factor == 0).all()
 
+    def test_whole_number_rewards_are_not_cut(self) -> None:
+        data = episodes(5, 4, terminated=(0, 1))
+        data["next", "reward"] = torch.full((9, 1), 3)
+        total, factor, _ = n_step_returns(data, 0.9, 2)
+        assert (float(total[0]), float(factor[0])) == pytest.approx((5.7, 0.81))
+
 
 def trained(data: TensorDict, **changes: Any) -> MAGEModel:
     config = tiny_config(**{**VALUES, "warmup_steps": 5, "gradient_clip": 10.0, **changes})

@@ -99,10 +99,13 @@ def read_d4rl(
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is truncated or not one of D4RL's, or nothing says where episodes end.
+        ValueError: It is truncated or not one of D4RL's, or nothing, or both the file and the step
+            limit, would say where episodes end.
     """
     columns = read_hdf5(path)
-    if max_episode_steps is not None and not np.any(columns.get("timeouts", False)):
+    if np.any(columns.get("timeouts", False)):
+        refuse_limit(max_episode_steps, "a file whose timeouts are marked")
+    elif max_episode_steps is not None:
         columns.pop("timeouts", None)  # which mark nothing: the steps are counted
     task = next((t for t in ALL_TASKS.values() if t.file.name == Path(path).name), None)
     facts: dict[str, Any] = {"dataset_id": task.id if task else Path(path).stem}
@@ -124,6 +127,15 @@ def read_d4rl(
         action_high=action_high,
         facts=facts,
     )
+
+
+def refuse_limit(max_episode_steps: int | None, source: str) -> None:
+    """Refuse a step limit that nothing would heed."""
+    if max_episode_steps is not None:
+        raise ValueError(
+            f"max_episode_steps is {max_episode_steps}, but {source} says itself where episodes "
+            "end; cut longer ones by cut_episodes"
+        )
 
 
 def timeouts(

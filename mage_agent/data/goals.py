@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -66,7 +67,7 @@ def relabel_goals(
     terminal = bool(ended[arrived].all())
     highest = rule(dataset).max()  # by the rule, whose numbers need not be those of the dataset
     failed = ended & ~arrived
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(operator.index(seed))
     lengths = episode_lengths(dataset["episode"])
     first = lengths.cumsum(0) - lengths
     parts = [dataset]

@@ -16,7 +16,7 @@ from tensordict import TensorDict, TensorDictBase
 
 from mage_agent.data.arrays import from_arrays, from_tensordict
 from mage_agent.data.checks import check_dataset
-from mage_agent.data.d4rl import read_d4rl
+from mage_agent.data.d4rl import read_d4rl, refuse_limit
 from mage_agent.data.hdf5 import available_memory
 from mage_agent.data.minari import open_minari, read_minari
 from mage_agent.data.ogbench import read_ogbench
@@ -66,7 +66,7 @@ def load_dataset(
     """
     bounds: dict[str, Bounds] = {"action_low": action_low, "action_high": action_high}
     if isinstance(source, TensorDictBase):
-        _refuse_limit(max_episode_steps, "a TensorDict")
+        refuse_limit(max_episode_steps, "a TensorDict")
         dataset = from_tensordict(source, **bounds)
         check_dataset(dataset)
         return dataset
@@ -80,26 +80,18 @@ def load_dataset(
         if isinstance(source, str) and not is_file_name(source):
             source = open_minari(source, download=download)
         if isinstance(source, minari.MinariDataset):
-            _refuse_limit(max_episode_steps, "a Minari dataset")
+            refuse_limit(max_episode_steps, "a Minari dataset")
             dataset = read_minari(source, **bounds)
         elif _kind(source) == "npz":
-            _refuse_limit(max_episode_steps, "an .npz file")
+            refuse_limit(max_episode_steps, "an .npz file")
             dataset = read_ogbench(source, **bounds)
         elif is_robomimic(source):
-            _refuse_limit(max_episode_steps, "a file of robomimic")
+            refuse_limit(max_episode_steps, "a file of robomimic")
             dataset = read_robomimic(source, **bounds)
         else:
             dataset = read_d4rl(source, max_episode_steps=max_episode_steps, **bounds)
         check_dataset(dataset)
     return dataset
-
-
-def _refuse_limit(max_episode_steps: int | None, source: str) -> None:
-    if max_episode_steps is not None:
-        raise ValueError(
-            f"max_episode_steps is {max_episode_steps}, but {source} says itself where episodes "
-            "end; cut longer ones by cut_episodes"
-        )
 
 
 def as_dataset(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -206,7 +207,7 @@ def replay_buffer(
     if seed is None:
         generator.seed()
     else:
-        generator.manual_seed(seed)
+        generator.manual_seed(operator.index(seed))
     return TensorDictReplayBuffer(
         storage=WindowStorage(columns, device=columns.device or "cpu"),
         sampler=WindowSampler(episode, horizon, starts),

@@ -150,8 +150,12 @@ def returns_to_go(reward: Tensor, episode: Tensor, discount: float) -> Tensor:
         later = torch.where(same_episode, discount**span * total[span:], 0.0)
         total = torch.cat([total[:-span] + later, total[-span:]])
         span *= 2
-    dtype = reward.dtype if reward.is_floating_point() else torch.float32
-    return total.to(dtype).reshape(reward.shape)
+    return total.to(_real(reward)).reshape(reward.shape)
+
+
+def _real(reward: Tensor) -> torch.dtype:
+    """The type of sums of rewards, which whole numbers need not be."""
+    return reward.dtype if reward.is_floating_point() else torch.float32
 
 
 def n_step_returns(
@@ -178,7 +182,7 @@ def n_step_returns(
     total = returns_to_go(reward.double(), episode, discount)
     total = total - torch.where((last < beyond).unsqueeze(1), left * total[beyond], 0.0)
     factor = torch.where(dataset["next", "terminated"].view(-1, 1)[last], 0.0, left)
-    return total.to(reward.dtype), factor.to(reward.dtype), last
+    return total.to(_real(reward)), factor.to(_real(reward)), last
 
 
 def check_contiguous(episode: Tensor) -> None:
