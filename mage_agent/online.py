@@ -132,8 +132,8 @@ def learn_online(
     results = []
     for number in range(1, stages + 1):
         asking = {"quantile": quantiles[number - 1], "increment": increments[number - 1]}
-        named = {"episodes": int(episodes), "seed": int(seed), **asking}
-        named["elite_fraction"] = float(elite_fraction)
+        counts = {"episodes": int(episodes), "seed": int(seed)}
+        named = {**counts, "elite_fraction": float(elite_fraction), **asking}
         new, result = _collected(place, number, named)
         if new is None or result is None:
             asked = _asked(agent, buffer, episodes, seed=seed + 1000 * number, **asking)

@@ -82,7 +82,7 @@ class AgentPolicy(BasePolicy):
         observations = next(iter(boxes.values())) if len(boxes) == 1 else spaces.Dict(boxes)
         super().__init__(observations, actions, normalize_images=False)
         self.model = model
-        self.seed = operator.index(seed)
+        self.seed = operator.index(seed)  # NumPy's integers, too
         self.target_return = target_return
         self.set_random_seed(seed)
         self._dataset: TensorDictBase | None = None
