@@ -81,6 +81,11 @@ INVALID: list[tuple[dict[str, Any], list[str]]] = [  # changes -> what the messa
     ({"inverse_dynamics": "displacement", "lookahead": 24}, ["lookahead is 24", "0 to 11"]),
     ({"candidates": 4}, ["candidates is 4", "set return_expectile"]),
     ({"bootstrap_steps": 8}, ["bootstrap_steps is 8", "set return_expectile"]),
+    ({"holds_reward": True}, ["holds_reward is True", "set return_expectile"]),
+    (
+        {"holds_reward": True, "return_expectile": 0.9, "discount": 1.0},
+        ["holds_reward is True", "discount 1"],
+    ),
     (
         {"candidates": 4, "return_expectile": 0.9, "trajectory": "A"},
         ["candidates is 4", "trajectory='A'", "'RS'"],
@@ -260,6 +265,7 @@ ALIVE: dict[str, dict[str, Any]] = {
     "context": {"context": "own"},
     "return_expectile": {"return_expectile": 0.9},
     "bootstrap_steps": {"return_expectile": 0.9, "bootstrap_steps": 2},
+    "holds_reward": {"return_expectile": 0.9, "discount": 0.5, "holds_reward": True},
     "gumbel_temperature": {"gumbel_temperature": 5.0},
     "commitment_weight": {"commitment_weight": 5.0},
     "q_value_weight": {"q_value_weight": 1.0, "return_conditioning": ()},
@@ -285,10 +291,12 @@ ALIVE: dict[str, dict[str, Any]] = {
 # What these need beside them is not what is under test.
 BESIDE: dict[str, dict[str, Any]] = {
     "q_value_weight": {"return_conditioning": ()},
-    **{name: {"return_expectile": 0.9} for name in ("bootstrap_steps", "candidates")},
+    **{
+        name: {"return_expectile": 0.9} for name in ("bootstrap_steps", "candidates", "value_steps")
+    },
+    "holds_reward": {"return_expectile": 0.9, "discount": 0.5},
     "lookahead": {"return_expectile": 0.9, "candidates": 3},
     "plan_entries": {"inverse_dynamics": "displacement"},
-    "value_steps": {"return_expectile": 0.9},
 }
 
 
