@@ -69,9 +69,9 @@ DOMAINS = {
         "kitchen": {"preset": "kitchen", **_LONE},
         "antmaze": _ANTMAZE,
         "humanoidmaze": _ANTMAZE,
-        "pointmaze": {"preset": "maze2d", **_MAZE},
+        "pointmaze": {"preset": "pointmaze", **_MAZE},
         "maze2d": {**_MAZE, "preset": "maze2d", **_LONE},  # sees no goal
-        "multi2d": {"preset": "maze2d", **_MAZE},
+        "multi2d": {"preset": "pointmaze", **_MAZE},
         "halfcheetah": _LOCOMOTION,
         "hopper": _LOCOMOTION,
         "walker2d": _LOCOMOTION,

@@ -130,10 +130,10 @@ def train(
         config: the settings; those not given are the preset's.
         output: file to write the trained policy to; it must not exist yet.
         method: name of the agent.
-        preset: of MAGE: adroit, kitchen, antmaze, maze2d, locomotion (the paper's size), the same
-            with -small appended (minutes on two CPU cores), or small; of GAC: hopper-medium and
-            others of the paper, hopper-small, walker2d-small, halfcheetah-small, maze2d-small or
-            small. ``--preset NAME --help`` shows its settings.
+        preset: of MAGE: adroit, kitchen, antmaze, pointmaze, maze2d, locomotion (the paper's size),
+            the same with -small appended (minutes on two CPU cores), or small; of GAC:
+            hopper-medium and others of the paper, hopper-small, walker2d-small, halfcheetah-small,
+            maze2d-small or small. ``--preset NAME --help`` shows its settings.
         seed: of weights, batches and samples.
         device: auto, cpu, cuda, ...
         log_dir: folder for TensorBoard logs.

@@ -164,7 +164,7 @@ class TestScales:
 
 class TestPresets:
     def test_names(self) -> None:
-        domains = {"adroit", "kitchen", "antmaze", "maze2d", "locomotion"}
+        domains = {"adroit", "kitchen", "antmaze", "pointmaze", "maze2d", "locomotion"}
         assert set(PRESETS) == domains | {f"{name}-small" for name in domains} | {"small"}
 
     @pytest.mark.parametrize("name", PRESETS)
@@ -177,6 +177,7 @@ class TestPresets:
             ("adroit", 512, 512, 8, 0.99),
             ("kitchen", 2048, 512, 8, 0.99),
             ("antmaze", 1024, 512, 8, 0.998),
+            ("pointmaze", 256, 256, 4, 0.99),
             ("maze2d", 256, 256, 4, 0.99),
             ("locomotion", 512, 512, 8, 0.99),
         ],

@@ -103,7 +103,7 @@ def test_flat_observation_is_what_policies_read() -> None:
     assert laid.shape == (10,)
     np.testing.assert_array_equal(laid[POSITION], observation["observation"])
     np.testing.assert_array_equal(laid[GOAL], observation["desired_goal"][:2])
-    assert tuple(MAGEConfig.preset("maze2d").observation_keys) == tuple(observation)
+    assert tuple(MAGEConfig.preset("pointmaze").observation_keys) == tuple(observation)
 
 
 def test_starts_and_goals_are_random_and_free() -> None:

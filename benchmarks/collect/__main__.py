@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
     name = given[0] if given and not given[0].startswith("-") else "local/pointmaze/umaze-v0"
     root = get_dataset_path()
     domain = domain_of(name)
-    if name not in _NAMED and domain.known and domain.preset != "maze2d":
+    if name not in _NAMED and domain.known and domain.preset not in ("maze2d", "pointmaze"):
         known = [known for known in RECIPES if domain_of(known) == domain]
         _refuse(f"no recipe makes {name!r}; of {domain.name}: {', '.join(known) or 'none'}.")
     recipe = _NAMED.get(name) or PointMazeRecipe(dataset_id=name)

@@ -36,7 +36,7 @@ __all__ = ["run"]
 
 RECIPE = MazeGameRecipe(dataset_id="local/mazegame/mixed-v0")
 CONFIG = MAGEConfig.preset(
-    "maze2d-small",
+    "pointmaze-small",
     # Plans hold the position alone: tokens of whole observations also spell out the goal, which
     # never changes, and tell the path less well.
     trajectory="RG",
