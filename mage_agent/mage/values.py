@@ -156,7 +156,7 @@ class MAGEValueLoss(BootstrappedLoss):
         columns["n_step_return"], columns["n_step_factor"] = total, factor
         columns["n_step_observation"] = self.model.units.concatenate(dataset["next"])[last]
         if config.holds_reward:
-            # Deviation 18: data that never stay cannot tell what staying is worth.
+            # Data that never stay cannot tell what staying is worth (deviation 18).
             held = dataset["next", "reward"].view(-1, 1) / (1 - config.discount)
             over = dataset["next", "terminated"].view(-1, 1)
             columns["held_return"] = torch.where(over, total, held.to(total.dtype))
