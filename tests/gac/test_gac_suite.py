@@ -33,7 +33,7 @@ SMALL = {**CORE, "width": 8, "query_steps": 3, "steps": 30, "window": 10}
 def suite(tmp_path: Path, maze_dataset: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The command on a small maze dataset, in this process; counts trainings."""
     monkeypatch.setattr(command, "LocalExecutor", Inline)
-    monkeypatch.setitem(GACConfig.PRESETS, "maze2d", SMALL)
+    monkeypatch.setitem(GACConfig.PRESETS, "pointmaze", SMALL)
     few = replace(DOMAINS["pointmaze"], online_episodes=3)
     monkeypatch.setitem(DOMAINS, "pointmaze", few)
     monkeypatch.setattr(stages, "EVALUATION_STEPS", 2)
@@ -89,7 +89,7 @@ def test_a_question_alone_trains_and_the_others_take_that_up(suite: Any) -> None
 
 def test_another_configuration_is_trained_anew(suite: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert suite("--methods", "gac")[2] == 1
-    monkeypatch.setitem(GACConfig.PRESETS, "maze2d", {**SMALL, "num_latents": 1})
+    monkeypatch.setitem(GACConfig.PRESETS, "pointmaze", {**SMALL, "num_latents": 1})
     assert suite("--methods", "gac-plus")[2] == 2
 
 
@@ -97,7 +97,7 @@ def test_stages_of_another_training_are_fine_tuned_anew(
     suite: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert suite("--methods", "gac", "--stages", "1")[2] == 1
-    monkeypatch.setitem(GACConfig.PRESETS, "maze2d", {**SMALL, "num_latents": 1})
+    monkeypatch.setitem(GACConfig.PRESETS, "pointmaze", {**SMALL, "num_latents": 1})
     status, found, trainings = suite("--methods", "gac-plus", "--stages", "1")
     assert (status, trainings) == (0, 2), found
 
