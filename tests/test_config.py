@@ -87,6 +87,13 @@ INVALID: list[tuple[dict[str, Any], list[str]]] = [  # changes -> what the messa
         ["holds_reward is True", "discount 1"],
     ),
     (
+        {
+            **{"holds_reward": True, "return_expectile": 0.9, "candidates": 4},
+            "observation_keys": ("achieved_goal", "desired_goal"),
+        },
+        ["holds_reward is True", "'desired_goal'", "preset 'pointmaze'"],
+    ),
+    (
         {"candidates": 4, "return_expectile": 0.9, "trajectory": "A"},
         ["candidates is 4", "trajectory='A'", "'RS'"],
     ),

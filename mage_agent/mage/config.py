@@ -73,7 +73,7 @@ class MAGEConfig(Config):
             return that followed (the paper).
         holds_reward: whether values take it that the reward of a step can be kept by staying, as in
             mazes of points, whose data never stay: V regresses on r / (1 - gamma) at least
-            (measured).
+            (measured). Not where plans are judged by the distance to a goal.
         candidates: plans that are sampled for a decision, of which the one whose displacement
             within the lookahead is worth the most is acted on; 1 acts on the mean or likeliest
             codes (the paper). With observation_keys that end with the goals, it is the one that
@@ -215,6 +215,12 @@ class MAGEConfig(Config):
             raise ValueError(
                 "holds_reward is True, but with discount 1 a reward that is kept adds up to no "
                 "finite return; set discount below 1."
+            )
+        if self.holds_reward and self.judges_by_distance:
+            raise ValueError(
+                f"holds_reward is True, but observation_keys ends with {GOALS}, where distances to "
+                "the goal judge plans and values take no part; take the preset 'pointmaze', or set "
+                "holds_reward to False."
             )
         self._check_trajectory()
 
