@@ -31,6 +31,7 @@ from d3rlpy.optimizers import (
 )
 from tensordict import TensorDictBase
 
+from benchmarks.domains import ADROIT
 from benchmarks.protocol import Callback
 from mage_agent import returns_to_go
 
@@ -60,7 +61,7 @@ class _Method(ABC):
         discount: float,
         seed: int,
     ) -> None:
-        if domain not in ("pen", "door", "hammer", "relocate"):
+        if domain not in ADROIT:
             raise ValueError(f"the domain is {domain!r}; settings are here for Adroit only.")
         self.observation_keys = observation_keys
         observation = self._concatenated(dataset)

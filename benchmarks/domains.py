@@ -4,7 +4,21 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["DOMAINS", "FINAL_RETURN", "Domain", "base_id", "domain_of", "split_id"]
+__all__ = [
+    "ADROIT",
+    "DOMAINS",
+    "FINAL_RETURN",
+    "POINT_MAZES",
+    "Domain",
+    "base_id",
+    "domain_of",
+    "split_id",
+]
+
+ADROIT = ("pen", "door", "hammer", "relocate")
+"""Domains of one hand."""
+POINT_MAZES = ("pointmaze", "maze2d", "multi2d")
+"""Domains of a point in a maze."""
 
 FINAL_RETURN = "@final-return"
 """At the end of a dataset's id: the same data, where the return of an episode is the reward of its
@@ -62,10 +76,8 @@ _LOCOMOTION = {"preset": "locomotion", **_LONE}
 DOMAINS = {
     name: Domain(name=name, **settings)
     for name, settings in {
+        **dict.fromkeys(ADROIT, _ADROIT),
         "pen": {**_ADROIT, "environment": {"max_episode_steps": 100}},  # D4RL's limit
-        "door": _ADROIT,
-        "hammer": _ADROIT,
-        "relocate": _ADROIT,
         "kitchen": {"preset": "kitchen", **_LONE},
         "antmaze": _ANTMAZE,
         "humanoidmaze": _ANTMAZE,

@@ -18,6 +18,7 @@ from torchrl.modules import TanhNormal
 from benchmarks.baselines.actor_critic import ActorCritic, ActorCriticConfig
 from benchmarks.baselines.losses import ConservativeLoss
 from benchmarks.baselines.networks import Network, critics, mlp
+from benchmarks.domains import ADROIT, POINT_MAZES
 from mage_agent import bounded
 
 __all__ = ["CQL"]
@@ -41,9 +42,9 @@ class CQLConfig(ActorCriticConfig):
     """
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
-        **dict.fromkeys(("pen", "door", "hammer", "relocate", "kitchen"), _ADROIT),
+        **dict.fromkeys((*ADROIT, "kitchen"), _ADROIT),
         "pen/expert": {"lagrange": True, "actor_learning_rate": 3e-5},
-        **dict.fromkeys(("pointmaze", "maze2d", "multi2d"), _MAZE),
+        **dict.fromkeys(POINT_MAZES, _MAZE),
         "antmaze": {
             "critic_hidden": (256,) * 5,
             "actor_learning_rate": 1e-4,

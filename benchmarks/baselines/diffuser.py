@@ -17,12 +17,11 @@ from benchmarks.baselines.averages import AveragedPlanner, AveragedPlannerConfig
 from benchmarks.baselines.layout import Layout
 from benchmarks.baselines.planner import Generators, fit_limits
 from benchmarks.baselines.unet import Denoiser
+from benchmarks.domains import ADROIT, POINT_MAZES
 from mage_agent import bounded
 
 __all__ = ["Diffuser", "DiffuserConfig"]
 
-_MAZES = ("maze2d", "multi2d", "pointmaze")
-_ADROIT = ("pen", "door", "hammer", "relocate")
 _MAZE: dict[str, Any] = {
     "steps": 2_000_000,
     "horizon": 128,
@@ -59,23 +58,23 @@ class DiffuserConfig(AveragedPlannerConfig):
     """
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
-        **dict.fromkeys(_MAZES, _MAZE),
-        **{f"{domain}/medium": _MEDIUM for domain in _MAZES},
-        **{f"{domain}/large": _LARGE for domain in _MAZES},
+        **dict.fromkeys(POINT_MAZES, _MAZE),
+        **{f"{domain}/medium": _MEDIUM for domain in POINT_MAZES},
+        **{f"{domain}/large": _LARGE for domain in POINT_MAZES},
         "maze2d/umaze": {"goal": (1.0, 1.0, 0.0, 0.0)},  # at rest
         "maze2d/medium": {**_MEDIUM, "goal": (6.0, 6.0, 0.0, 0.0)},
         "maze2d/large": {**_LARGE, "goal": (7.0, 9.0, 0.0, 0.0)},
         **{domain: {"termination_penalty": -100.0} for domain in ("hopper", "walker2d", "ant")},
         "hopper/medium-expert": {"guide_scale": 1e-4, "unguided": 4},
         "halfcheetah": {"horizon": 4, "multipliers": (1, 4, 8), "guide_scale": 1e-3},
-        **{domain: {"guide_scale": 1e-3} for domain in _ADROIT},  # not published
+        **{domain: {"guide_scale": 1e-3} for domain in ADROIT},  # not published
         "antmaze": {"horizon": 64, "guide_scale": 1e-3},  # this and the next as in CleanDiffuser
         "kitchen": {"guide_scale": 1e-4},
         "kitchen/partial": {"guide_scale": 1e-2},
     }
     SMALL: ClassVar[dict[str, dict[str, Any]]] = {
         "": {"width": 16, "batch_size": 32, "candidates": 16, "multipliers": (1, 2, 4)},
-        **dict.fromkeys(_MAZES, _SMALL_MAZE),
+        **dict.fromkeys(POINT_MAZES, _SMALL_MAZE),
     }
 
     batch_size: int = bounded(64, 1)

@@ -16,6 +16,7 @@ from benchmarks.baselines.denoiser import Denoiser
 from benchmarks.baselines.networks import follow, frozen, mlp
 from benchmarks.baselines.planner import sources
 from benchmarks.baselines.unet import randn_tensor
+from benchmarks.domains import ADROIT
 from mage_agent import bounded
 
 __all__ = ["DiffusionQL"]
@@ -51,7 +52,7 @@ class DiffusionQLConfig(ActorCriticConfig):
     """
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
-        **dict.fromkeys(("pen", "door", "hammer", "relocate"), _ADROIT),
+        **dict.fromkeys(ADROIT, _ADROIT),
         "pen/human": _tuned(0.15, 7.0),
         "kitchen": _tuned(0.005, 10.0),
         "kitchen/complete": _tuned(0.005, 9.0, steps=250_000),

@@ -19,6 +19,7 @@ from benchmarks.baselines.base import cosine
 from benchmarks.baselines.layout import Layout
 from benchmarks.baselines.planner import Generators, interpolated, steps_left
 from benchmarks.baselines.unet import DDIMScheduler, randn_tensor
+from benchmarks.domains import POINT_MAZES
 from mage_agent import bounded
 
 __all__ = ["DV", "DVConfig"]
@@ -26,7 +27,6 @@ __all__ = ["DV", "DVConfig"]
 _MAZE = {"stride": 15, "until_reward": True, "rebase": True}
 _ANTMAZE = {**_MAZE, "stride": 25, "horizon": 40, "depth": 8}
 _LOCOMOTION = {"horizon": 4, "stride": 1, "value_weight": 2.0, "termination_penalty": -100.0}
-_MAZES = ("maze2d", "multi2d", "pointmaze")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +50,14 @@ class DVConfig(AveragedPlannerConfig):
     """
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
-        **dict.fromkeys(_MAZES, _MAZE),
+        **dict.fromkeys(POINT_MAZES, _MAZE),
         **dict.fromkeys(("antmaze", "humanoidmaze"), _ANTMAZE),
         "kitchen": {"candidates": 150},
         **dict.fromkeys(("halfcheetah", "hopper", "walker2d", "ant"), _LOCOMOTION),
     }
     SMALL: ClassVar[dict[str, dict[str, Any]]] = {
         "": {"width": 128, "depth": 2, "batch_size": 64, "planner_steps": 10, "candidates": 16},
-        **{domain: {"replan_every": 5} for domain in (*_MAZES, "antmaze", "humanoidmaze")},
+        **{domain: {"replan_every": 5} for domain in (*POINT_MAZES, "antmaze", "humanoidmaze")},
     }
 
     discount: float = bounded(0.997, 1e-6, 1.0)

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from benchmarks.baselines.diffuser import Diffuser, DiffuserConfig
 from benchmarks.baselines.planner import Generators, sources
+from benchmarks.domains import POINT_MAZES
 from mage_agent import bounded
 
 __all__ = ["HD", "HDConfig"]
 
-_MAZES = ("maze2d", "multi2d", "pointmaze")
 _HORIZONS = {"umaze": 120, "medium": 255, "large": 390}
 _MAZE: dict[str, Any] = {"horizon": 120, "jump": 15, "segment_diffusion_steps": 128}
 
@@ -36,7 +36,7 @@ class HDConfig(DiffuserConfig):
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         **{
-            domain: {**settings, **(_MAZE if domain in _MAZES else {})}
+            domain: {**settings, **(_MAZE if domain in POINT_MAZES else {})}
             for domain, settings in DiffuserConfig.PRESETS.items()
             if domain not in ("halfcheetah", "antmaze")
         },
@@ -45,7 +45,7 @@ class HDConfig(DiffuserConfig):
                 **DiffuserConfig.PRESETS.get(f"{domain}/{maze}", {}),
                 "horizon": horizon,
             }
-            for domain in _MAZES
+            for domain in POINT_MAZES
             for maze, horizon in _HORIZONS.items()
         },
         "halfcheetah": {"guide_scale": 1e-3},

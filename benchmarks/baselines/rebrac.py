@@ -13,6 +13,7 @@ from benchmarks.baselines.actor_critic import ActorCriticConfig
 from benchmarks.baselines.losses import ReBRACLoss
 from benchmarks.baselines.networks import Network, critics, mlp
 from benchmarks.baselines.td3_bc import TD3BC
+from benchmarks.domains import POINT_MAZES
 from mage_agent import bounded
 
 __all__ = ["ReBRAC"]
@@ -52,7 +53,7 @@ _PENALTIES = {  # of actor and critic; that of a domain is a middle one, for dat
     "antmaze/medium-diverse": (0.001, 0.0),
     "antmaze/large-play": (0.002, 0.001),
     "antmaze/large-diverse": (0.002, 0.002),
-    **dict.fromkeys(("pointmaze", "maze2d", "multi2d"), (0.003, 0.001)),
+    **dict.fromkeys(POINT_MAZES, (0.003, 0.001)),
 }
 _RATES = {
     **dict.fromkeys(("halfcheetah", "hopper", "walker2d"), _LOCOMOTION),

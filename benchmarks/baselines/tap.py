@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from benchmarks.baselines.planner import Generators, Planner, PlannerConfig
 from benchmarks.baselines.tokens import StageLoss, TokenAutoencoder, TokenPrior
+from benchmarks.domains import ADROIT
 from mage_agent import Stage, bounded, evaluating
 
 __all__ = ["TAP", "TAPConfig"]
@@ -43,7 +44,7 @@ class TAPConfig(PlannerConfig):
     """
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
-        **{domain: {"horizon": 24} for domain in ("pen", "door", "hammer", "relocate")},
+        **{domain: {"horizon": 24} for domain in ADROIT},
         "antmaze": {"codes": 8192, "discount": 0.998, "beam": 2},
     }
     SMALL: ClassVar[dict[str, dict[str, Any]]] = {
