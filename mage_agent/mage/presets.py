@@ -70,6 +70,7 @@ _DOMAINS: dict[str, dict[str, Any]] = {
         **_POINT,
         "observation_keys": (),
         "bootstrap_steps": 23,
+        "elites": 8,
         "holds_reward": True,
         "lookahead": 23,
     },
