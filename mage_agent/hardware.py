@@ -1,14 +1,19 @@
-"""Devices, their data types, and seeds."""
+"""Devices, their data types, memory and seeds."""
 
 from __future__ import annotations
 
+import ctypes
 import operator
+import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
-__all__ = ["find_device", "has_bfloat16", "seeded"]
+__all__ = ["find_device", "has_bfloat16", "keep_freed_memory", "seeded"]
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def find_device(device: str | torch.device) -> torch.device:
@@ -33,6 +38,22 @@ def has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep up to 1 GiB of memory that it has freed, for what it allocates next.
+
+    As it comes, glibc returns the activations of a training step to the system, and the next step
+    faults each page of them in again: a tenth of the time of MAGE's and GAC's steps, a fifth of a
+    Decision Transformer's (measured). Without glibc, or where the environment has settings of
+    its own (``MALLOC_...``), nothing is changed.
+    """
+    own = any(name.startswith("MALLOC_") for name in os.environ)
+    if platform.libc_ver()[0] != "glibc" or own:
+        return
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the most that glibc takes
+    libc.mallopt(_M_TRIM_THRESHOLD, 2**30)
 
 
 @contextmanager

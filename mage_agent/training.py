@@ -19,7 +19,7 @@ from mage_agent.agent import Agent
 from mage_agent.checkpoint import usable, versions
 from mage_agent.compatibility import check_fits
 from mage_agent.files import make_folder
-from mage_agent.hardware import find_device, seeded
+from mage_agent.hardware import find_device, keep_freed_memory, seeded
 from mage_agent.losses import AgentLoss
 from mage_agent.stage import Stage, TrainingError, total_loss
 
@@ -97,8 +97,7 @@ def fit(
     Returns:
         The agent, in evaluation mode.
 
-    In several processes (see ``mage_agent.parallel``), each computes its share of every batch, and
-    the first one logs, saves and calls the callback.
+    Several processes (``mage_agent.parallel``) share each batch; the first logs, saves, calls back.
 
     Raises:
         KeyError, TypeError: the dataset is not what ``load_dataset`` returns.
@@ -112,6 +111,7 @@ def fit(
     if checkpoint_interval < 1:
         raise ValueError(f"checkpoint_interval is {checkpoint_interval}; it must be at least 1.")
     target = find_device(device)
+    keep_freed_memory()
     agent.to(target)
     first = parallel.is_first()
     if checkpoint_path is not None and first:

@@ -1,0 +1,44 @@
+"""What hardware.py asks of the system."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+FAULTS = """
+import resource, sys, torch
+from mage_agent.hardware import keep_freed_memory
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+def step():
+    layers = [torch.ones(2**18)]
+    for _ in range(16):
+        layers.append(layers[-1] + 1)
+for _ in range(5):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(mode: str, **environment: str) -> int:
+    """Pages that 20 steps fetch anew, each of which allocates 17 MiB and frees them."""
+    command = [sys.executable, "-c", FAULTS, mode]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="sets glibc's malloc")
+def test_a_step_takes_again_the_memory_that_the_last_one_freed() -> None:
+    fetched = 20 * 17 * 2**20 // 4096
+    assert faults("as it is") > fetched / 2
+    assert faults("kept") < fetched / 20
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="sets glibc's malloc")
+def test_settings_of_the_environment_stay() -> None:
+    settings = {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    assert faults("kept", **settings) > 20 * 17 * 2**20 // 4096 / 2
