@@ -80,10 +80,6 @@ INVALID: list[tuple[dict[str, Any], list[str]]] = [  # changes -> what the messa
     ({"plan_entries": (-1,)}, ["an entry of plan_entries is -1", "at least 0"]),
     ({"inverse_dynamics": "displacement", "lookahead": 24}, ["lookahead is 24", "0 to 11"]),
     ({"candidates": 4}, ["candidates is 4", "set return_expectile"]),
-    (
-        {"candidates": 4, "elites": 5, "return_expectile": 0.9},
-        ["elites is 5", "candidates, which is 4", "1 to 4"],
-    ),
     ({"bootstrap_steps": 8}, ["bootstrap_steps is 8", "set return_expectile"]),
     ({"holds_reward": True}, ["holds_reward is True", "set return_expectile"]),
     (
@@ -286,7 +282,6 @@ ALIVE: dict[str, dict[str, Any]] = {
     "codebook_decay": {"codebook_decay": 0.5},
     "code_temperature": {"code_temperature": 1.0},
     "candidates": {"return_expectile": 0.9, "candidates": 3},
-    "elites": {"return_expectile": 0.9, "candidates": 4, "elites": 3},
     "lookahead": {"return_expectile": 0.9, "candidates": 3, "lookahead": 2},
     "optimizer": {"optimizer": "muon"},
     "learning_rate": {"learning_rate": 1e-3},
@@ -308,7 +303,6 @@ BESIDE: dict[str, dict[str, Any]] = {
         name: {"return_expectile": 0.9} for name in ("bootstrap_steps", "candidates", "value_steps")
     },
     "holds_reward": {"return_expectile": 0.9, "discount": 0.5},
-    "elites": {"return_expectile": 0.9, "candidates": 4},
     "lookahead": {"return_expectile": 0.9, "candidates": 3},
     "plan_entries": {"inverse_dynamics": "displacement"},
 }

@@ -1,6 +1,5 @@
 """Values of states: what they learn, the returns that they give, and the plans that they choose."""
 
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import pytest
@@ -282,34 +281,6 @@ class TestCandidates:
             for found, own in zip(token_ids, best, strict=True):
                 assert torch.equal(found[row], own)
 
-    @torch.no_grad()
-    def test_of_the_elites_the_most_central_is_acted_on(self) -> None:
-        whole = tiny_model(**VALUES, candidates=12, elites=12, lookahead=5).eval()
-        model = whole.changed(elites=5)
-        observation, target = self.ask()
-        state, asked = model.condition(observation, target)
-        wanted = []
-        for row in range(len(state)):
-            here, told = (part[row : row + 1].expand(12, -1) for part in (state, asked))
-            noise = model._noise(state[row : row + 1])
-            count = iter(range(12))
-
-            def choose(
-                logits: Tensor, noise: tuple[Tensor, ...] = noise, count: Iterator[int] = count
-            ) -> Tensor:
-                return model.quantizer.lookup((logits + noise[next(count)]).argmax(-1))
-
-            _, sums = model.generate(here, told, choose)
-            trajectory = model.decode(sums[-1], here, told, guided=True)
-            moves = model.planned_moves(trajectory, here)
-            elite = model.judge(trajectory, here).argsort(descending=True)[:5]
-            mean = moves[elite].mean(0)
-            central = min(elite.tolist(), key=lambda i: float((moves[i] - mean).square().sum()))
-            wanted.append(sums[-1][central])
-        _, found = model.propose(state, asked)
-        torch.testing.assert_close(found[-1], torch.stack(wanted))
-        assert not torch.equal(found[-1], whole.propose(state, asked)[1][-1])
-
     def test_decisions_do_not_depend_on_the_others_in_the_batch(self) -> None:
         model = tiny_model(**VALUES, candidates=4, lookahead=5).eval()
         observation, target = self.ask()
@@ -357,8 +328,7 @@ class TestCandidates:
             observation, target = self.ask(50)
             state, asked = model.condition(observation, target)
             _, sums = model.propose(state, asked)
-            trajectory = model.decode(sums[-1], state, asked, guided=True)
-            worth.append(float(model.judge(trajectory, state).mean()))
+            worth.append(float(model.judge(sums[-1], state, asked).mean()))
         assert worth[0] < worth[1] < worth[2]
 
     def test_plans_of_goals_are_judged_by_the_move_of_the_goal(self) -> None:
@@ -366,12 +336,11 @@ class TestCandidates:
         observation, target = self.ask(4, 7)
         state, asked = model.condition(observation, target)
         latent = torch.randn(4, 4, 4)
-        trajectory = model.decode(latent, state, asked, guided=True)
-        path = model.split(trajectory)["G"]
+        path = model.split(model.decode(latent, state, asked, guided=True))["G"]
         moves = model.displacement(path[:, 5] - state[:, 3:5]).clamp(-5, 5)
         distance = model.goal_distance(state[:, :5], state[:, 5:], moves)
         miss = (path[:, 0] - state[:, 3:5]).square().mean(1)
-        torch.testing.assert_close(model.judge(trajectory, state), -distance.squeeze(1) - miss)
+        torch.testing.assert_close(model.judge(latent, state, asked), -distance.squeeze(1) - miss)
 
 
 @pytest.mark.filterwarnings("ignore:the codebook has collapsed")

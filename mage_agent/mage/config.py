@@ -78,9 +78,6 @@ class MAGEConfig(Config):
             within the lookahead is worth the most is acted on; 1 acts on the mean or likeliest
             codes (the paper). With observation_keys that end with the goals, it is the one that
             comes nearest to the goal.
-        elites: candidates worth the most, of which the one is acted on whose displacement is
-            nearest to the mean of theirs; the best alone is an extreme one where several are worth
-            alike (measured).
         lookahead: environment steps after which a plan is judged, and its displacement is read.
         gumbel_temperature: temperature of the straight-through samples of Algorithm 5.
         commitment_weight: weight of the commitment loss (Eq. A.2, beta).
@@ -162,7 +159,6 @@ class MAGEConfig(Config):
     # Acting.
     code_temperature: float = bounded(1.0, 0.0, LARGEST)
     candidates: int = bounded(1, 1, 10_000)
-    elites: int = bounded(1, 1, 10_000)
     lookahead: int = bounded(8, 1)
     # Optimisation.
     optimizer: Literal["adam", "muon"] = "adam"
@@ -215,11 +211,6 @@ class MAGEConfig(Config):
                     f"{name} is {getattr(self, name)}, which takes values of states: set "
                     "return_expectile, for instance to 0.95."
                 )
-        if self.elites > self.candidates:
-            raise ValueError(
-                f"elites is {self.elites}, but they are chosen among candidates, which is "
-                f"{self.candidates}; allowed: 1 to {self.candidates}."
-            )
         if self.holds_reward and self.discount == 1:
             raise ValueError(
                 "holds_reward is True, but with discount 1 a reward that is kept adds up to no "

@@ -162,7 +162,7 @@ class MAGEModel(MAGENetworks):
         temperature: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """The plan to act on: that of the mean codes, or one of the best judged samples.
+        """The plan to act on: that of the mean codes, or the best judged of sampled ones.
 
         Args:
             state: s_0, shape (B, S).
@@ -188,16 +188,11 @@ class MAGEModel(MAGENetworks):
 
         if count == 1:
             return token_ids, self.generate(state, return_to_go, choose)[1]
-        # Deviation 29: of the sampled plans whose moves from s_0 are worth the most, the one whose
-        # move is nearest to the mean of theirs.
+        # Deviation 29: of several sampled plans, the one whose move from s_0 is worth the most.
         states, returns = (part.repeat_interleave(count, 0) for part in (state, return_to_go))
         _, sums = self.generate(states, returns, choose)
-        trajectory = self.decode(sums[-1], states, returns, guided=True)
-        best = self.judge(trajectory, states).view(-1, count).topk(self.config.elites).indices
-        best = best + count * torch.arange(len(state), device=state.device)[:, None]
-        moves = self.planned_moves(trajectory, states)[best]
-        off = (moves - moves.mean(1, keepdim=True)).square().sum(-1)
-        rows = best.gather(1, off.argmin(1, keepdim=True)).squeeze(1)
+        best = self.judge(sums[-1], states, returns).view(-1, count).argmax(1)
+        rows = best + count * torch.arange(len(state), device=state.device)
         return [each[rows] for each in token_ids], [each[rows] for each in sums]
 
     def _noise(self, state: Tensor) -> tuple[Tensor, ...]:
@@ -212,13 +207,9 @@ class MAGEModel(MAGENetworks):
         parts: tuple[Tensor, ...] = rows.split(self.config.scales, dim=1)
         return parts
 
-    def judge(self, trajectory: Tensor, state: Tensor) -> Tensor:
-        """Value of moving from s_0 as a plan does, less how far it begins from s_0, shape (B,).
-
-        Args:
-            trajectory: a plan decoded, shape (B, T, X).
-            state: s_0, shape (B, S).
-        """
+    def judge(self, latent: Tensor, state: Tensor, return_to_go: Tensor) -> Tensor:
+        """Value of moving from s_0 as a plan does, less how far it begins from s_0, shape (B,)."""
+        trajectory = self.decode(latent, state, return_to_go, guided=True)
         worth = self.value_of_moves(state, self.planned_moves(trajectory, state)).squeeze(-1)
         off = self.planned_state(trajectory, state, 0) - state
         return worth - off[:, self.planned_entries].square().mean(-1)

@@ -70,7 +70,6 @@ _DOMAINS: dict[str, dict[str, Any]] = {
         **_POINT,
         "observation_keys": (),
         "bootstrap_steps": 23,
-        "elites": 8,
         "holds_reward": True,
         "lookahead": 23,
     },
