@@ -80,18 +80,23 @@ INVALID: list[tuple[dict[str, Any], list[str]]] = [  # changes -> what the messa
     ({"plan_entries": (-1,)}, ["an entry of plan_entries is -1", "at least 0"]),
     ({"inverse_dynamics": "displacement", "lookahead": 24}, ["lookahead is 24", "0 to 11"]),
     ({"candidates": 4}, ["candidates is 4", "set return_expectile"]),
+    ({"value_entries": (0,)}, ["value_entries is (0,)", "set return_expectile"]),
+    ({"value_entries": (-1,)}, ["an entry of value_entries is -1", "at least 0"]),
     ({"bootstrap_steps": 8}, ["bootstrap_steps is 8", "set return_expectile"]),
     ({"holds_reward": True}, ["holds_reward is True", "set return_expectile"]),
     (
         {"holds_reward": True, "return_expectile": 0.9, "discount": 1.0},
         ["holds_reward is True", "discount 1"],
     ),
-    (
-        {
-            **{"holds_reward": True, "return_expectile": 0.9, "candidates": 4},
-            "observation_keys": ("achieved_goal", "desired_goal"),
-        },
-        ["holds_reward is True", "'desired_goal'", "preset 'pointmaze'"],
+    *(
+        (
+            {
+                **{name: value, "return_expectile": 0.9, "candidates": 4},
+                "observation_keys": ("achieved_goal", "desired_goal"),
+            },
+            [f"{name} is {value}", "'desired_goal'", "preset 'pointmaze'"],
+        )
+        for name, value in (("holds_reward", True), ("value_entries", (0,)))
     ),
     (
         {"candidates": 4, "return_expectile": 0.9, "trajectory": "A"},
@@ -272,6 +277,7 @@ ALIVE: dict[str, dict[str, Any]] = {
     "adapter_dim": {"adapter_dim": 2},
     "context": {"context": "own"},
     "return_expectile": {"return_expectile": 0.9},
+    "value_entries": {"return_expectile": 0.9, "value_entries": (0,)},
     "bootstrap_steps": {"return_expectile": 0.9, "bootstrap_steps": 2},
     "holds_reward": {"return_expectile": 0.9, "discount": 0.5, "holds_reward": True},
     "gumbel_temperature": {"gumbel_temperature": 5.0},
@@ -300,7 +306,8 @@ ALIVE: dict[str, dict[str, Any]] = {
 BESIDE: dict[str, dict[str, Any]] = {
     "q_value_weight": {"return_conditioning": ()},
     **{
-        name: {"return_expectile": 0.9} for name in ("bootstrap_steps", "candidates", "value_steps")
+        name: {"return_expectile": 0.9}
+        for name in ("value_entries", "bootstrap_steps", "candidates", "value_steps")
     },
     "holds_reward": {"return_expectile": 0.9, "discount": 0.5},
     "lookahead": {"return_expectile": 0.9, "candidates": 3},

@@ -141,6 +141,29 @@ class TestLoss:
         with pytest.raises(KeyError, match=r"lacks \['held_return'\]"):
             MAGEValueLoss(held)(columns.exclude("held_return"))
 
+    def test_values_see_the_entries_they_are_given_and_no_others(self) -> None:
+        data = episodes(6, 5)
+        model = trained(data, candidates=2, value_entries=(2, 0))
+        MAGEValueLoss(model)(MAGEValueLoss(model).columns(data))["loss_value"].backward()
+        assert model.return_value[0].in_features == 2
+        state = torch.randn(4, 3, requires_grad=True)
+        moves = torch.zeros(4, 3)
+        for worth in (model.value(state), model.value_of_moves(state, moves)):
+            (gradient,) = torch.autograd.grad(worth.sum(), state)
+            assert (gradient != 0).any(0).tolist() == [True, False, True]
+        swapped = model.return_value(state[:, [2, 0]])
+        torch.testing.assert_close(model.value(state), swapped)
+
+    @pytest.mark.parametrize("keys", [(), ("desired_goal", "observation")])
+    def test_values_that_could_not_see_the_goal_are_refused(self, keys: tuple[str, ...]) -> None:
+        config = tiny_config(**VALUES, observation_keys=keys, value_entries=(1, 3))
+        sizes = {"desired_goal": 2, "observation": 3}
+        with pytest.raises(ValueError, match=r"leaves out the desired goal, the entries 0 to 1"):
+            MAGEModel(config, observation_dim=sizes, action_dim=2)
+        MAGEModel(config.replace(value_entries=(0, 1)), observation_dim=sizes, action_dim=2)
+        with pytest.raises(ValueError, match=r"value_entries is \(9,\), but an observation has 3"):
+            trained(episodes(4), value_entries=(9,))
+
     def test_without_bootstrapping_it_is_the_return_that_followed(self) -> None:
         data = episodes(6, 5)
         model = trained(data, bootstrap_steps=0)

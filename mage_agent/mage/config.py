@@ -68,6 +68,9 @@ class MAGEConfig(Config):
             bounds what is asked for, so that no return is asked for that the data never reached
             from there; None has no values and bounds by the whole dataset only (measured). Where
             plans are judged by the distance to a goal, that distance takes the values' place.
+        value_entries: of the observation, the entries that values of states and moves see, by
+            number; empty takes all. Values know nothing of what the data never do, such as resting
+            at a goal, and where a point is tells what it is worth at any speed (measured).
         bootstrap_steps: steps n after which a step's return-to-go goes on with the value of the
             state that they lead to, so that good parts of different episodes add up; 0 takes the
             return that followed (the paper).
@@ -148,6 +151,7 @@ class MAGEConfig(Config):
     # Training of the generator.
     context: Literal["teacher", "own"] = "teacher"
     return_expectile: float | None = bounded(None, 1e-6, 1 - 1e-6)
+    value_entries: tuple[int, ...] = bounded((), 0)
     bootstrap_steps: int = bounded(0, 0)
     holds_reward: bool = False
     gumbel_temperature: float = bounded(1.0, 1e-6, LARGEST)
@@ -204,7 +208,10 @@ class MAGEConfig(Config):
                 "values of a transformer that is told the return would be that return. Leave them "
                 "out."
             )
-        neutrals = (("bootstrap_steps", 0), ("holds_reward", False), ("candidates", 1))
+        neutrals = (
+            *(("value_entries", ()), ("bootstrap_steps", 0)),
+            *(("holds_reward", False), ("candidates", 1)),
+        )
         for name, neutral in neutrals:
             if self.return_expectile is None and getattr(self, name) != neutral:
                 raise ValueError(
@@ -216,12 +223,13 @@ class MAGEConfig(Config):
                 "holds_reward is True, but with discount 1 a reward that is kept adds up to no "
                 "finite return; set discount below 1."
             )
-        if self.holds_reward and self.judges_by_distance:
-            raise ValueError(
-                f"holds_reward is True, but observation_keys ends with {GOALS}, where distances to "
-                "the goal judge plans and values take no part; take the preset 'pointmaze', or set "
-                "holds_reward to False."
-            )
+        for name, neutral in (("value_entries", ()), ("holds_reward", False)):
+            if self.judges_by_distance and getattr(self, name) != neutral:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, but observation_keys ends with {GOALS}, "
+                    "where distances to the goal judge plans and values take no part; take the "
+                    f"preset 'pointmaze', or set {name} to {neutral}."
+                )
         self._check_trajectory()
 
     def _check_trajectory(self) -> None:

@@ -72,10 +72,19 @@ class MAGENetworks(Agent):
             observation_dim=condition_dim,
             adapter_dim=config.adapter_dim if config.condition_guidance == "adapter" else None,
         )
-        if max(config.plan_entries, default=0) >= total:
-            raise ValueError(
-                f"plan_entries is {config.plan_entries}, but an observation has {total} entries."
-            )
+        for name in ("plan_entries", "value_entries"):
+            if max(entries := getattr(config, name), default=0) >= total:
+                raise ValueError(f"{name} is {entries}, but an observation has {total} entries.")
+        start = 0
+        for key, size in self.observation_sizes.items():
+            unseen = set(range(start, start + size)) - set(config.value_entries)
+            if key == GOALS[1] and config.value_entries and unseen:
+                raise ValueError(
+                    f"value_entries is {config.value_entries}, which leaves out the desired goal, "
+                    f"the entries {start} to {start + size - 1}: values could not tell where it "
+                    "is. Take the preset 'pointmaze', or set value_entries to () for all."
+                )
+            start += size
         planned = self.achieved_goal if "G" in config.trajectory else slice(0, total)
         self.planned_entries = planned
         self.moved_entries = list(config.plan_entries) or planned
@@ -126,9 +135,10 @@ class MAGENetworks(Agent):
         self.goal_distance = (
             GoalDistance(total - goal_dim, goal_dim, moved_dim, width) if by_distance else None
         )
-        self.return_value = MLP(condition_dim, width, width, 1) if by_return else None
+        valued_dim = len(config.value_entries) or condition_dim
+        self.return_value = MLP(valued_dim, width, width, 1) if by_return else None
         self.plan_value = (
-            MLP(condition_dim + moved_dim, width, width, 1) if judges and by_return else None
+            MLP(valued_dim + moved_dim, width, width, 1) if judges and by_return else None
         )
 
     @classmethod
@@ -161,7 +171,7 @@ class MAGENetworks(Agent):
             worth = self.units.return_to_go(low + (high - low) * self.config.discount**steps)
             return torch.where(torch.isfinite(worth), worth, torch.inf)  # no data, no bound
         assert self.return_value is not None, "there are values only with return_expectile"
-        learned: Tensor = self.return_value(self.seen(state))
+        learned: Tensor = self.return_value(self.valued(state))
         return learned
 
     def value_of_moves(self, state: Tensor, moves: Tensor) -> Tensor:
@@ -173,11 +183,11 @@ class MAGENetworks(Agent):
             distance: Tensor = self.goal_distance(*self.apart(state), moves)
             return -distance
         assert self.plan_value is not None, "moves are valued only with candidates"
-        worth: Tensor = self.plan_value(torch.cat([self.seen(state), moves], dim=-1))
+        worth: Tensor = self.plan_value(torch.cat([self.valued(state), moves], dim=-1))
         return worth
 
     def seen(self, state: Tensor) -> Tensor:
-        """What of a standardised state (B, S) conditions plans and values.
+        """What of a standardised state (B, S) conditions plans.
 
         For plans of goals: the goals, and how far the desired one is, in units of how far the data
         get within a window and within 5 of them, so that near goals are told apart.
@@ -187,6 +197,11 @@ class MAGENetworks(Agent):
             return seen
         achieved, desired = self.units.observation.inverse(state)[:, self.planner_sees].chunk(2, -1)
         return torch.cat([seen, self.reach(desired - achieved).clamp(-5, 5)], dim=-1)
+
+    def valued(self, state: Tensor) -> Tensor:
+        """What of a standardised state (B, S) values see."""
+        entries = self.config.value_entries
+        return state[:, list(entries)] if entries else self.seen(state)
 
     def apart(self, state: Tensor) -> tuple[Tensor, Tensor]:
         """A standardised state (B, S) without the desired goal, and that goal, (B, G)."""

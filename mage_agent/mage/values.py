@@ -131,7 +131,7 @@ class MAGEValueLoss(BootstrappedLoss):
         state = units.observation(self.observation(tensordict))
         with torch.no_grad():
             then = units.observation(tensordict["n_step_observation"])
-            ahead = units.return_to_go.inverse(self.target(model.seen(then)))
+            ahead = units.return_to_go.inverse(self.target(model.valued(then)))
             total = tensordict["n_step_return"] + tensordict["n_step_factor"] * ahead
             wanted = best = units.return_to_go(total)
             if model.config.holds_reward:
