@@ -154,8 +154,8 @@ class TestLoss:
         swapped = model.return_value(state[:, [2, 0]])
         torch.testing.assert_close(model.value(state), swapped)
 
-    @pytest.mark.parametrize("keys", [(), ("desired_goal", "observation")])
-    def test_values_that_could_not_see_the_goal_are_refused(self, keys: tuple[str, ...]) -> None:
+    def test_values_that_could_not_see_the_goal_are_refused(self) -> None:
+        keys = ("desired_goal", "observation")
         config = tiny_config(**VALUES, observation_keys=keys, value_entries=(1, 3))
         sizes = {"desired_goal": 2, "observation": 3}
         with pytest.raises(ValueError, match=r"leaves out the desired goal, the entries 0 to 1"):

@@ -64,8 +64,8 @@ _DOMAINS: dict[str, dict[str, Any]] = {
         "return_expectile": 0.9,
     },
     "pointmaze": _POINT,  # Table 13, where the goal is observed
-    # Table 13, where rewards alone tell of the goal. The data pass it and never stay, so values must
-    # not see the speed; and a point at full speed takes some 23 steps to stop (measured).
+    # Table 13, where rewards alone tell of the goal. The data pass it and never stay, so values
+    # must not see the speed; and a point at full speed takes some 23 steps to stop (measured).
     "maze2d": {
         **_POINT,
         "observation_keys": (),
