@@ -83,20 +83,12 @@ INVALID: list[tuple[dict[str, Any], list[str]]] = [  # changes -> what the messa
     ({"value_entries": (0,)}, ["value_entries is (0,)", "set return_expectile"]),
     ({"value_entries": (-1,)}, ["an entry of value_entries is -1", "at least 0"]),
     ({"bootstrap_steps": 8}, ["bootstrap_steps is 8", "set return_expectile"]),
-    ({"holds_reward": True}, ["holds_reward is True", "set return_expectile"]),
     (
-        {"holds_reward": True, "return_expectile": 0.9, "discount": 1.0},
-        ["holds_reward is True", "discount 1"],
-    ),
-    *(
-        (
-            {
-                **{name: value, "return_expectile": 0.9, "candidates": 4},
-                "observation_keys": ("achieved_goal", "desired_goal"),
-            },
-            [f"{name} is {value}", "'desired_goal'", "preset 'pointmaze'"],
-        )
-        for name, value in (("holds_reward", True), ("value_entries", (0,)))
+        {
+            **{"value_entries": (0,), "return_expectile": 0.9, "candidates": 4},
+            "observation_keys": ("achieved_goal", "desired_goal"),
+        },
+        ["value_entries is (0,)", "'desired_goal'", "preset 'pointmaze'"],
     ),
     (
         {"candidates": 4, "return_expectile": 0.9, "trajectory": "A"},
@@ -279,7 +271,6 @@ ALIVE: dict[str, dict[str, Any]] = {
     "return_expectile": {"return_expectile": 0.9},
     "value_entries": {"return_expectile": 0.9, "value_entries": (0,)},
     "bootstrap_steps": {"return_expectile": 0.9, "bootstrap_steps": 2},
-    "holds_reward": {"return_expectile": 0.9, "discount": 0.5, "holds_reward": True},
     "gumbel_temperature": {"gumbel_temperature": 5.0},
     "commitment_weight": {"commitment_weight": 5.0},
     "q_value_weight": {"q_value_weight": 1.0, "return_conditioning": ()},
@@ -309,7 +300,6 @@ BESIDE: dict[str, dict[str, Any]] = {
         name: {"return_expectile": 0.9}
         for name in ("value_entries", "bootstrap_steps", "candidates", "value_steps")
     },
-    "holds_reward": {"return_expectile": 0.9, "discount": 0.5},
     "lookahead": {"return_expectile": 0.9, "candidates": 3},
     "plan_entries": {"inverse_dynamics": "displacement"},
 }

@@ -119,28 +119,6 @@ class TestLoss:
         with pytest.raises(KeyError, match=r"lacks \['moves'\]"):
             loss(columns.exclude("moves"))
 
-    def test_a_held_reward_is_the_least_that_values_learn_and_moves_do_not(self) -> None:
-        data = episodes(6, 5, terminated=(1,))
-        held = trained(data, candidates=2, holds_reward=True)
-        plain = trained(data, candidates=2)  # the same weights
-        columns = MAGEValueLoss(held).columns(data)
-        found = MAGEValueLoss(held, reduction="none")(columns)
-        usual = MAGEValueLoss(plain, reduction="none")(columns)
-        torch.testing.assert_close(found["loss_plan_value"], usual["loss_plan_value"])
-        units, state = held.units, held.units.observation(data["observation"])
-        then = units.observation(columns["n_step_observation"])
-        ahead = units.return_to_go.inverse(held.value(then))
-        total = columns["n_step_return"] + columns["n_step_factor"] * ahead
-        kept = data["next", "reward"] / (1 - 0.99)
-        kept[10] = total[10]  # nothing follows a termination
-        wanted = units.return_to_go(torch.maximum(total, kept))
-        error = (wanted - held.value(state)).squeeze(1)
-        weight = torch.where(error > 0, 0.9, 0.1)
-        torch.testing.assert_close(found["loss_value"], weight * error.square())
-        assert 0 < int((kept > total).sum()) < len(data)
-        with pytest.raises(KeyError, match=r"lacks \['held_return'\]"):
-            MAGEValueLoss(held)(columns.exclude("held_return"))
-
     def test_values_see_the_entries_they_are_given_and_no_others(self) -> None:
         data = episodes(6, 5)
         model = trained(data, candidates=2, value_entries=(2, 0))

@@ -74,9 +74,6 @@ class MAGEConfig(Config):
         bootstrap_steps: steps n after which a step's return-to-go goes on with the value of the
             state that they lead to, so that good parts of different episodes add up; 0 takes the
             return that followed (the paper).
-        holds_reward: whether values take it that the reward of a step can be kept by staying, as in
-            mazes of points, whose data never stay: V regresses on r / (1 - gamma) at least
-            (measured). Not where plans are judged by the distance to a goal.
         candidates: plans that are sampled for a decision, of which the one whose displacement
             within the lookahead is worth the most is acted on; 1 acts on the mean or likeliest
             codes (the paper). With observation_keys that end with the goals, it is the one that
@@ -153,7 +150,6 @@ class MAGEConfig(Config):
     return_expectile: float | None = bounded(None, 1e-6, 1 - 1e-6)
     value_entries: tuple[int, ...] = bounded((), 0)
     bootstrap_steps: int = bounded(0, 0)
-    holds_reward: bool = False
     gumbel_temperature: float = bounded(1.0, 1e-6, LARGEST)
     commitment_weight: float = bounded(0.25, 0.0, LARGEST)
     q_value_weight: float = bounded(0.0, 0.0, LARGEST)
@@ -208,28 +204,19 @@ class MAGEConfig(Config):
                 "values of a transformer that is told the return would be that return. Leave them "
                 "out."
             )
-        neutrals = (
-            *(("value_entries", ()), ("bootstrap_steps", 0)),
-            *(("holds_reward", False), ("candidates", 1)),
-        )
+        neutrals = (("value_entries", ()), ("bootstrap_steps", 0), ("candidates", 1))
         for name, neutral in neutrals:
             if self.return_expectile is None and getattr(self, name) != neutral:
                 raise ValueError(
                     f"{name} is {getattr(self, name)}, which takes values of states: set "
                     "return_expectile, for instance to 0.95."
                 )
-        if self.holds_reward and self.discount == 1:
+        if self.value_entries and self.judges_by_distance:
             raise ValueError(
-                "holds_reward is True, but with discount 1 a reward that is kept adds up to no "
-                "finite return; set discount below 1."
+                f"value_entries is {self.value_entries}, but observation_keys ends with {GOALS}, "
+                "where distances to the goal judge plans and values take no part; take the preset "
+                "'pointmaze', or set value_entries to ()."
             )
-        for name, neutral in (("value_entries", ()), ("holds_reward", False)):
-            if self.judges_by_distance and getattr(self, name) != neutral:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)}, but observation_keys ends with {GOALS}, "
-                    "where distances to the goal judge plans and values take no part; take the "
-                    f"preset 'pointmaze', or set {name} to {neutral}."
-                )
         self._check_trajectory()
 
     def _check_trajectory(self) -> None:

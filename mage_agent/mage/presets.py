@@ -71,7 +71,6 @@ _DOMAINS: dict[str, dict[str, Any]] = {
         "observation_keys": (),
         "value_entries": (0, 1),
         "bootstrap_steps": 23,
-        "holds_reward": True,
         "lookahead": 23,
     },
     "locomotion": {  # Table 14

@@ -75,12 +75,11 @@ class MAGEValueLoss(BootstrappedLoss):
     """Expectile regression of V(s_0) on ``sum_{i<n} gamma^i r_i + gamma^n V'(s_n)``.
 
     V' is a moving average of V. With ``bootstrap_steps=0`` the return that followed takes the place
-    of the sum, and nothing is bootstrapped. With ``holds_reward`` V regresses on ``r_0 / (1 -
-    gamma)`` where that is more and the episode goes on: who stays keeps the reward. Where sampled
-    plans are judged (``candidates``), Q(s_0, m) is trained besides, the mean of the sum for a move
-    m, how far the state goes within the lookahead. A batch holds transitions (B,) with
-    ``n_step_return`` (B, 1), ``n_step_factor`` (B, 1), ``n_step_observation`` (B, S), for
-    ``holds_reward`` ``held_return`` (B, 1) and for Q ``moves`` (B, E), as those of the stage do.
+    of the sum, and nothing is bootstrapped. Where sampled plans are judged (``candidates``),
+    Q(s_0, m) is trained besides, the mean of the sum for a move m, how far the state goes within
+    the lookahead. Both see ``value_entries`` of a state. A batch holds transitions (B,) with
+    ``n_step_return`` (B, 1), ``n_step_factor`` (B, 1), ``n_step_observation`` (B, S), and for Q
+    ``moves`` (B, E), as those of the stage do.
 
     Args:
         model: the model to train.
@@ -114,8 +113,6 @@ class MAGEValueLoss(BootstrappedLoss):
             )
         super().__init__(model, reduction=reduction)
         self.expectile = expectile
-        if model.config.holds_reward:
-            self.reads = (*self.reads, "held_return")
         if model.plan_value is not None:
             self.trains, self.reads = (*self.trains, "plan_value"), (*self.reads, "moves")
 
@@ -133,10 +130,8 @@ class MAGEValueLoss(BootstrappedLoss):
             then = units.observation(tensordict["n_step_observation"])
             ahead = units.return_to_go.inverse(self.target(model.valued(then)))
             total = tensordict["n_step_return"] + tensordict["n_step_factor"] * ahead
-            wanted = best = units.return_to_go(total)
-            if model.config.holds_reward:
-                best = torch.maximum(wanted, units.return_to_go(tensordict["held_return"]))
-        error = best - model.value(state)
+            wanted = units.return_to_go(total)
+        error = wanted - model.value(state)
         expectile = self.expectile
         weight = torch.where(error > 0, expectile, 1 - expectile)
         losses = {"loss_value": (weight * error.square()).squeeze(-1)}
@@ -155,11 +150,6 @@ class MAGEValueLoss(BootstrappedLoss):
             factor = torch.zeros_like(total)
         columns["n_step_return"], columns["n_step_factor"] = total, factor
         columns["n_step_observation"] = self.model.units.concatenate(dataset["next"])[last]
-        if config.holds_reward:
-            # Data that never stay cannot tell what staying is worth (deviation 18).
-            held = dataset["next", "reward"].view(-1, 1) / (1 - config.discount)
-            over = dataset["next", "terminated"].view(-1, 1)
-            columns["held_return"] = torch.where(over, total, held.to(total.dtype))
         return columns
 
 
