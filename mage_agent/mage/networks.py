@@ -77,8 +77,8 @@ class MAGENetworks(Agent):
                 raise ValueError(f"{name} is {entries}, but an observation has {total} entries.")
         start = 0
         for key, size in self.observation_sizes.items():
-            unseen = set(range(start, start + size)) - set(config.value_entries)
-            if key == GOALS[1] and config.value_entries and unseen:
+            seen = {entry for entry in config.value_entries if start <= entry < start + size}
+            if key == GOALS[1] and config.value_entries and len(seen) < size:
                 raise ValueError(
                     f"value_entries is {config.value_entries}, which leaves out the desired goal, "
                     f"the entries {start} to {start + size - 1}: values could not tell where it "
