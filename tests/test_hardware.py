@@ -7,8 +7,10 @@ import sys
 import pytest
 
 FAULTS = """
-import resource, sys, torch
+import ctypes, os, resource, sys, torch
 from mage_agent.hardware import keep_freed_memory
+if "MALLOC_MMAP_THRESHOLD_" not in os.environ:  # return everything, whatever lies on the heap
+    ctypes.CDLL(None).mallopt(-3, 65536)
 if sys.argv[1] == "kept":
     keep_freed_memory()
 def step():
