@@ -6,6 +6,9 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="sets glibc's malloc")
+
+PAGES = 20 * 17 * 2**20 // 4096  # that 20 steps write
 FAULTS = """
 import ctypes, os, resource, sys, torch
 from mage_agent.hardware import keep_freed_memory
@@ -33,14 +36,11 @@ def faults(mode: str, **environment: str) -> int:
     return int(done.stdout)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="sets glibc's malloc")
 def test_a_step_takes_again_the_memory_that_the_last_one_freed() -> None:
-    fetched = 20 * 17 * 2**20 // 4096
-    assert faults("as it is") > fetched / 2
-    assert faults("kept") < fetched / 20
+    assert faults("as it is") > PAGES / 2
+    assert faults("kept") < PAGES / 20
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="sets glibc's malloc")
 def test_settings_of_the_environment_stay() -> None:
     settings = {"MALLOC_MMAP_THRESHOLD_": "65536"}
-    assert faults("kept", **settings) > 20 * 17 * 2**20 // 4096 / 2
+    assert faults("kept", **settings) > PAGES / 2

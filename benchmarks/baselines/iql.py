@@ -16,6 +16,7 @@ from torchrl.objectives import IQLLoss
 from benchmarks.baselines.actor_critic import ActorCritic, ActorCriticConfig
 from benchmarks.baselines.base import cosine
 from benchmarks.baselines.networks import Gaussian, Network, critics, mlp
+from benchmarks.domains import ADROIT
 from mage_agent import bounded
 
 __all__ = ["IQL"]
@@ -36,7 +37,7 @@ class IQLConfig(ActorCriticConfig):
     """
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
-        **dict.fromkeys(("pen", "door", "hammer", "relocate", "kitchen"), _ADROIT),
+        **dict.fromkeys((*ADROIT, "kitchen"), _ADROIT),
         **dict.fromkeys(("halfcheetah", "hopper", "walker2d"), _LOCOMOTION),
         "antmaze": {
             "discount": 0.99,

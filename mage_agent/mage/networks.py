@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import Any, ClassVar
 
 import torch
@@ -75,16 +76,15 @@ class MAGENetworks(Agent):
         for name in ("plan_entries", "value_entries"):
             if max(entries := getattr(config, name), default=0) >= total:
                 raise ValueError(f"{name} is {entries}, but an observation has {total} entries.")
-        start = 0
-        for key, size in self.observation_sizes.items():
-            seen = {entry for entry in config.value_entries if start <= entry < start + size}
-            if key == GOALS[1] and config.value_entries and len(seen) < size:
-                raise ValueError(
-                    f"value_entries is {config.value_entries}, which leaves out the desired goal, "
-                    f"the entries {start} to {start + size - 1}: values could not tell where it "
-                    "is. Take the preset 'pointmaze', or set value_entries to () for all."
-                )
-            start += size
+        sizes_until = accumulate(self.observation_sizes.values())
+        end = dict(zip(self.observation_sizes, sizes_until, strict=True)).get(GOALS[1], 0)
+        seen = {entry for entry in config.value_entries if end - desired <= entry < end}
+        if config.value_entries and len(seen) < desired:
+            raise ValueError(
+                f"value_entries is {config.value_entries}, which leaves out the desired goal, the "
+                f"entries {end - desired} to {end - 1}: values could not tell where it is. Take "
+                "the preset 'pointmaze', or set value_entries to () for all."
+            )
         planned = self.achieved_goal if "G" in config.trajectory else slice(0, total)
         self.planned_entries = planned
         self.moved_entries = list(config.plan_entries) or planned

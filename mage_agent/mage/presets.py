@@ -69,7 +69,7 @@ _DOMAINS: dict[str, dict[str, Any]] = {
     "maze2d": {
         **_POINT,
         "observation_keys": (),
-        "value_entries": (0, 1),
+        "value_entries": _POINT["plan_entries"],
         "bootstrap_steps": 23,
         "lookahead": 23,
     },
