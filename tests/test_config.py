@@ -79,6 +79,11 @@ INVALID: list[tuple[dict[str, Any], list[str]]] = [  # changes -> what the messa
     ({"plan_entries": (0,)}, ["plan_entries is (0,)", "'latent'", "leave it empty"]),
     ({"plan_entries": (-1,)}, ["an entry of plan_entries is -1", "at least 0"]),
     ({"inverse_dynamics": "displacement", "lookahead": 24}, ["lookahead is 24", "0 to 11"]),
+    (
+        {"inverse_dynamics": "displacement", "inverse_dynamics_lookahead": 12},
+        ["inverse_dynamics_lookahead is 12", "0 to 11"],
+    ),
+    ({"inverse_dynamics_lookahead": 2}, ["dynamics_lookahead is 2", "reads no displacement"]),
     ({"candidates": 4}, ["candidates is 4", "set return_expectile"]),
     ({"value_entries": (0,)}, ["value_entries is (0,)", "set return_expectile"]),
     ({"value_entries": (-1,)}, ["an entry of value_entries is -1", "at least 0"]),
@@ -262,6 +267,10 @@ ALIVE: dict[str, dict[str, Any]] = {
     "inverse_dynamics": {"inverse_dynamics": "explicit"},
     "plan_entries": {"inverse_dynamics": "displacement", "plan_entries": (0, 2)},
     "inverse_dynamics_condition": {"inverse_dynamics_condition": "state_and_return"},
+    "inverse_dynamics_lookahead": {
+        "inverse_dynamics": "displacement",
+        "inverse_dynamics_lookahead": 2,
+    },
     "inverse_dynamics_layers": {"inverse_dynamics_layers": 1},
     "plan_scale": {"plan_scale": 0.5},
     "plan_dropout": {"plan_dropout": 0.5},
@@ -301,7 +310,10 @@ BESIDE: dict[str, dict[str, Any]] = {
         for name in ("value_entries", "bootstrap_steps", "candidates", "value_steps")
     },
     "lookahead": {"return_expectile": 0.9, "candidates": 3},
-    "plan_entries": {"inverse_dynamics": "displacement"},
+    **{
+        name: {"inverse_dynamics": "displacement"}
+        for name in ("plan_entries", "inverse_dynamics_lookahead")
+    },
 }
 
 

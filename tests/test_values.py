@@ -372,7 +372,7 @@ class TestDisplacement:
     def test_of_the_data_row_by_row(self) -> None:
         data = episodes(9, 3, 7)
         model = MAGEModel.from_dataset(data, tiny_config(**self.CHANGES))
-        found = model.displacements(data)
+        found = model.displacements(data, 4)
         state = model.units.observation(data["observation"])
         for row in range(len(data)):
             last = int((data["episode"] == data["episode"][row]).nonzero()[-1])
@@ -424,7 +424,7 @@ class TestDisplacement:
         fit(model, data, progress_bar=False, device="cpu")
         state = model.units.observation(place[:398])
         with torch.no_grad():
-            moved = model.displacement(model.displacements(data)[:398])
+            moved = model.displacement(model.displacements(data, 1)[:398])
             found = model.inverse_dynamics(moved, torch.cat([state, torch.zeros(398, 1)], 1))
         error = (model.units.action.inverse(found)[:, 0] - action[:398, 0]).square().mean()
         assert error < 0.05 * action[:, 0].var()

@@ -44,13 +44,16 @@ class MAGEConfig(Config):
         return_reweighting: weight the reconstruction loss of a window by its return-to-go, scaled
             to [0, 1] (Table 23).
         inverse_dynamics: read the action off the latent (Eq. 6), off the first two decoded states
-            (Table 19), off the displacement from s_0 to the decoded state after the lookahead
-            ("displacement"), or off the direction in which the decoded trajectory leads, which
-            takes trajectory="RG" (measured).
+            (Table 19), off the displacement from s_0 to a decoded state ("displacement"), or off
+            the direction in which the decoded trajectory leads, which takes trajectory="RG"
+            (measured).
         plan_entries: of the observation, the entries whose displacement is read and judged, by
             their index; empty takes all of them, or the achieved goal where plans hold it alone.
         inverse_dynamics_condition: what inverse dynamics receives besides the plan: nothing (the
             paper), s_0, (s_0, R_0), or "body", of s_0 all but the goals (measured).
+        inverse_dynamics_lookahead: environment steps after which the displacement is read; None
+            takes the lookahead. Far ahead, it does not tell whether to turn now or later
+            (measured).
         inverse_dynamics_layers: hidden layers of inverse dynamics (measured: a gait takes three).
         plan_scale: factor on the plan that inverse dynamics reads; below 1 it gives a condition
             beside the plan, which has far fewer entries, more weight (measured).
@@ -78,7 +81,7 @@ class MAGEConfig(Config):
             within the lookahead is worth the most is acted on; 1 acts on the mean or likeliest
             codes (the paper). With observation_keys that end with the goals, it is the one that
             comes nearest to the goal.
-        lookahead: environment steps after which a plan is judged, and its displacement is read.
+        lookahead: environment steps after which a plan is judged.
         gumbel_temperature: temperature of the straight-through samples of Algorithm 5.
         commitment_weight: weight of the commitment loss (Eq. A.2, beta).
         q_value_weight: weight of the error of the token logits, read as Q values, to the
@@ -140,6 +143,7 @@ class MAGEConfig(Config):
     inverse_dynamics: Literal["latent", "explicit", "displacement", "direction"] = "latent"
     plan_entries: tuple[int, ...] = bounded((), 0)
     inverse_dynamics_condition: Literal["none", "state", "state_and_return", "body"] = "none"
+    inverse_dynamics_lookahead: int | None = bounded(None, 1)
     inverse_dynamics_layers: int = bounded(2, 1, 1000)
     plan_scale: float = bounded(1.0, 0.0, LARGEST)
     plan_dropout: float = bounded(0.0, 0.0, 0.99)
@@ -247,10 +251,17 @@ class MAGEConfig(Config):
                 f"candidates is {self.candidates} and inverse_dynamics={reading!r}, but trajectory="
                 f"{self.trajectory!r} holds no states that move; use 'S', 'RS', 'RSA' or 'RG'."
             )
-        if self.looks_ahead and self.lookahead >= self.horizon:
+        if self.inverse_dynamics_lookahead is not None and reading != "displacement":
             raise ValueError(
-                f"lookahead is {self.lookahead}, but plans hold the steps 0 to {self.horizon - 1}."
+                f"inverse_dynamics_lookahead is {self.inverse_dynamics_lookahead}, but "
+                f"inverse_dynamics={reading!r} reads no displacement; leave it None."
             )
+        for name in ("lookahead", "inverse_dynamics_lookahead"):
+            steps = getattr(self, name)
+            if self.looks_ahead and steps is not None and steps >= self.horizon:
+                raise ValueError(
+                    f"{name} is {steps}, but plans hold the steps 0 to {self.horizon - 1}."
+                )
         if self.needs_goals and self.observation_keys[-2:] != GOALS:
             raise ValueError(
                 f"trajectory={self.trajectory!r} with inverse_dynamics_condition="
@@ -281,6 +292,11 @@ class MAGEConfig(Config):
     def looks_ahead(self) -> bool:
         """Whether the displacement within the lookahead is judged or read."""
         return self.candidates > 1 or self.inverse_dynamics == "displacement"
+
+    @property
+    def read_lookahead(self) -> int:
+        """Environment steps after which inverse dynamics reads a displacement."""
+        return self.inverse_dynamics_lookahead or self.lookahead
 
     @property
     def judges_by_distance(self) -> bool:

@@ -210,7 +210,8 @@ class MAGEModel(MAGENetworks):
     def judge(self, latent: Tensor, state: Tensor, return_to_go: Tensor) -> Tensor:
         """Value of moving from s_0 as a plan does, less how far it begins from s_0, shape (B,)."""
         trajectory = self.decode(latent, state, return_to_go, guided=True)
-        worth = self.value_of_moves(state, self.planned_moves(trajectory, state)).squeeze(-1)
+        moves = self.planned_moves(trajectory, state, self.config.lookahead)
+        worth = self.value_of_moves(state, moves).squeeze(-1)
         off = self.planned_state(trajectory, state, 0) - state
         return worth - off[:, self.planned_entries].square().mean(-1)
 
@@ -259,7 +260,7 @@ class MAGEModel(MAGENetworks):
             trajectory = self.decode(latent, state, return_to_go, guided=True)
         if self.config.inverse_dynamics == "displacement":
             # Deviation 30: in point mazes, inverse dynamics reads how far the plan moves.
-            return self.planned_moves(trajectory, state)
+            return self.planned_moves(trajectory, state, self.config.read_lookahead)
         decoded = self.split(trajectory)
         if self.config.inverse_dynamics == "explicit":
             return decoded["S"][:, :2].flatten(1)

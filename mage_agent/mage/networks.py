@@ -211,7 +211,7 @@ class MAGENetworks(Agent):
         """Take statistics of a dataset; where values cap what is asked for, ask for the best."""
         super().fit_units(dataset)
         if self.config.looks_ahead:
-            self.displacement.fit(self.displacements(dataset))
+            self.displacement.fit(self.displacements(dataset, self.config.lookahead))
         if self.reach is not None:
             self.reach.fit(self.ways(dataset).to(self.device))
         if self.config.return_expectile is not None and self.config.target_quantile == 1:
@@ -222,21 +222,21 @@ class MAGENetworks(Agent):
         goal: Tensor = dataset["achieved_goal"]
         return goal[rows_ahead(dataset["episode"], self.config.horizon - 1)] - goal
 
-    def displacements(self, dataset: TensorDictBase) -> Tensor:
-        """How far the data move ``moved_entries`` within the lookahead, (N, E), standardised."""
+    def displacements(self, dataset: TensorDictBase, steps: int) -> Tensor:
+        """How far the data move ``moved_entries`` within some steps, (N, E), standardised."""
         state = self.units.observation(self.units.concatenate(dataset).to(self.device))
-        ahead = rows_ahead(dataset["episode"], self.config.lookahead)
+        ahead = rows_ahead(dataset["episode"], steps)
         displacement: Tensor = (state[ahead] - state)[:, self.moved_entries]
         return displacement
 
     def moves(self, displacement: Tensor) -> Tensor:
-        """Displacements (N, E) in standard deviations of the data's, within 5 of them."""
+        """Displacements (N, E) in standard deviations of the lookahead's, within 5 of them."""
         moves: Tensor = self.displacement(displacement).clamp(-5, 5)
         return moves
 
-    def planned_moves(self, trajectory: Tensor, state: Tensor) -> Tensor:
-        """How far trajectories (B, T, X) move from s_0, (B, S), as ``moves``."""
-        ahead = self.planned_state(trajectory, state, self.config.lookahead).detach()
+    def planned_moves(self, trajectory: Tensor, state: Tensor, steps: int) -> Tensor:
+        """How far trajectories (B, T, X) move from s_0, (B, S), in some steps, as ``moves``."""
+        ahead = self.planned_state(trajectory, state, steps).detach()
         return self.moves((ahead - state)[:, self.moved_entries])
 
     def planned_state(self, trajectory: Tensor, state: Tensor, step: int) -> Tensor:

@@ -134,7 +134,7 @@ def _with_plans(model: MAGEModel, columns: TensorDictBase) -> TensorDictBase:
     if model.config.inverse_dynamics == "direction":
         plans = F.normalize(model.ways(columns), dim=-1)
     elif model.config.inverse_dynamics == "displacement" and model.config.data_scales is None:
-        plans = model.moves(model.displacements(columns)).cpu()
+        plans = model.moves(model.displacements(columns, model.config.read_lookahead)).cpu()
     else:
         plans = _plans(model, columns)
     return columns.copy().set("plan", plans)

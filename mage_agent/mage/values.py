@@ -59,7 +59,8 @@ class BootstrappedLoss(AgentLoss):
         columns = dataset.select(*model.config.observation_keys, "action", "episode")
         columns["return_to_go"] = model.returns_to_go(dataset)
         if "moves" in self.reads:
-            columns["moves"] = model.moves(model.displacements(dataset)).cpu()
+            moves = model.moves(model.displacements(dataset, model.config.lookahead))
+            columns["moves"] = moves.cpu()
         return columns
 
     def prepare(self, batch: TensorDictBase) -> TensorDictBase:
