@@ -56,6 +56,15 @@ def test_the_plan_is_scaled_and_the_condition_is_not() -> None:
     torch.testing.assert_close(received[:, 12:], state)
 
 
+def test_noise_is_on_the_plan_and_in_training_alone() -> None:
+    inverse, plan = InverseDynamics(12, 3, 2, 16, plan_scale=0.5, noise=0.1), torch.randn(5000, 12)
+    inverse.mlp, state = torch.nn.Identity(), torch.randn(5000, 3)
+    received = inverse(plan, state)
+    assert abs(float((received[:, :12] - 0.5 * plan).std()) - 0.05) < 0.001
+    assert torch.equal(received[:, 12:], state)
+    assert torch.equal(inverse.eval()(plan, state)[:, :12], 0.5 * plan)
+
+
 def test_recovers_the_actions_of_a_linear_system() -> None:
     dynamics = torch.tensor([[0.5, 0.1], [-0.2, 0.4], [0.3, 0.3]])  # (S, A)
     state, action = torch.randn(1024, 3), torch.rand(1024, 2) * 2 - 1

@@ -429,6 +429,22 @@ class TestDisplacement:
         error = (model.units.action.inverse(found)[:, 0] - action[:398, 0]).square().mean()
         assert error < 0.05 * action[:, 0].var()
 
+    @torch.no_grad()
+    def test_read_at_another_step_than_judged(self) -> None:
+        changes = {**self.CHANGES, **VALUES, "candidates": 3, "inverse_dynamics_lookahead": 2}
+        data = episodes(9, 3, 7)
+        model = MAGEModel.from_dataset(data, tiny_config(**changes)).eval()
+        state, asked = model.condition(data["observation"], torch.zeros(len(data), 1))
+        latent = torch.randn(len(data), model.config.latent_length, model.config.code_dim)
+        path = model.split(model.decode(latent, state, asked, guided=True))["S"]
+        moved = {step: model.moves((path[:, step] - state)[:, [2, 0]]) for step in (2, 4)}
+        torch.testing.assert_close(model.read_plan(latent, state, asked), moved[2])
+        worth = model.value_of_moves(state, moved[4]).squeeze(1)
+        miss = (path[:, 0] - state).square().mean(1)
+        torch.testing.assert_close(model.judge(latent, state, asked), worth - miss)
+        learned = model.stages(data)[-1].columns()["plan"]
+        torch.testing.assert_close(learned[0], model.moves((state[2] - state[0])[None, [2, 0]])[0])
+
     def test_an_entry_that_there_is_not(self) -> None:
         with pytest.raises(ValueError, match=r"plan_entries is \(3,\).* has 3 entries"):
             tiny_model(inverse_dynamics="displacement", plan_entries=(3,))

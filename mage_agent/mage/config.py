@@ -59,6 +59,8 @@ class MAGEConfig(Config):
             beside the plan, which has far fewer entries, more weight (measured).
         plan_dropout: rate at which entries of the plan are dropped when inverse dynamics is
             trained; it then relies less on the plan and more on s_0 (measured).
+        plan_noise: standard deviation of Gaussian noise on the plan when inverse dynamics is
+            trained; plans then need not be as exact as the data (measured).
         condition_guidance: where the condition loss acts: in adapters between the frozen decoder's
             layers, in the decoder itself, or nowhere (Tables 22 and 26).
         adapter_dim: width of the adapters' bottleneck.
@@ -147,6 +149,7 @@ class MAGEConfig(Config):
     inverse_dynamics_layers: int = bounded(2, 1, 1000)
     plan_scale: float = bounded(1.0, 0.0, LARGEST)
     plan_dropout: float = bounded(0.0, 0.0, 0.99)
+    plan_noise: float = bounded(0.0, 0.0, LARGEST)
     condition_guidance: Literal["adapter", "decoder", "none"] = "adapter"
     adapter_dim: int = bounded(32, 1)
     # Training of the generator.

@@ -22,6 +22,7 @@ class InverseDynamics(nn.Module):
         num_layers: hidden layers.
         plan_scale: factor on the plan.
         dropout: rate at which entries of the plan are dropped in training.
+        noise: standard deviation of what is added to the plan in training.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class InverseDynamics(nn.Module):
         num_layers: int = 2,
         plan_scale: float = 1.0,
         dropout: float = 0.0,
+        noise: float = 0.0,
     ) -> None:
         super().__init__()
         self.condition_dim = condition_dim
@@ -41,6 +43,7 @@ class InverseDynamics(nn.Module):
         # It has many more entries than s_0, and a step of Adam moves the weights of all of them.
         self.plan_scale = plan_scale
         self.dropout = nn.Dropout(dropout)
+        self.noise = noise
         self.mlp = MLP(plan_dim + condition_dim, *[width] * num_layers, action_dim)
 
     def reset_parameters(self) -> None:
@@ -59,6 +62,8 @@ class InverseDynamics(nn.Module):
         Returns:
             Action in normalised units, shape (B, A).
         """
+        if self.training and self.noise:
+            plan = plan + self.noise * torch.randn_like(plan)
         plan = self.plan_scale * self.dropout(plan)
         # Deviation 12: in point mazes and locomotion, inverse dynamics also sees s_0, in locomotion
         # R_0 too; in ant mazes the body alone.

@@ -111,6 +111,7 @@ class MAGENetworks(Agent):
             num_layers=config.inverse_dynamics_layers,
             plan_scale=config.plan_scale,
             dropout=config.plan_dropout,
+            noise=config.plan_noise,
         )
         self.transformer = MultiScaleTransformer(
             scale_lengths=config.scales,

@@ -65,13 +65,16 @@ _DOMAINS: dict[str, dict[str, Any]] = {
     },
     "pointmaze": _POINT,  # Table 13, where the goal is observed
     # Table 13, where rewards alone tell of the goal. The data pass it and never stay, so values
-    # must not see the speed; and a point at full speed takes some 23 steps to stop (measured).
+    # must not see the speed; a point at full speed takes some 23 steps to stop; and how far it is
+    # after them does not tell whether it brakes now (measured).
     "maze2d": {
         **_POINT,
         "observation_keys": (),
         "value_entries": _POINT["plan_entries"],
         "bootstrap_steps": 23,
         "lookahead": 23,
+        "inverse_dynamics_lookahead": 16,
+        "plan_noise": 0.1,
     },
     "locomotion": {  # Table 14
         **_BY_PLAN_AND_STATE,
