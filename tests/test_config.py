@@ -274,7 +274,6 @@ ALIVE: dict[str, dict[str, Any]] = {
     "inverse_dynamics_layers": {"inverse_dynamics_layers": 1},
     "plan_scale": {"plan_scale": 0.5},
     "plan_dropout": {"plan_dropout": 0.5},
-    "plan_noise": {"plan_noise": 0.5},
     "condition_guidance": {"condition_guidance": "decoder"},
     "adapter_dim": {"adapter_dim": 2},
     "context": {"context": "own"},

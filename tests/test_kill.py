@@ -32,7 +32,6 @@ def train(folder: Path) -> None:
     config = tiny_config(
         dropout=0.3,
         plan_dropout=0.3,
-        plan_noise=0.1,
         inverse_dynamics_condition="state_and_return",
         return_expectile=0.9,
         **{f"{stage}_steps": STEPS for stage in ("tokenizer", "generator", "inverse_dynamics")},

@@ -37,7 +37,6 @@ STAGES = ("tokenizer", "generator", "inverse_dynamics")
 RANDOM: dict[str, Any] = {
     "dropout": 0.3,
     "plan_dropout": 0.3,
-    "plan_noise": 0.1,
     "inverse_dynamics_condition": "state_and_return",
     "return_expectile": 0.9,
     "bootstrap_steps": 2,

@@ -50,7 +50,8 @@ class MAGEConfig(Config):
         plan_entries: of the observation, the entries whose displacement is read and judged, by
             their index; empty takes all of them, or the achieved goal where plans hold it alone.
         inverse_dynamics_condition: what inverse dynamics receives besides the plan: nothing (the
-            paper), s_0, (s_0, R_0), or "body", of s_0 all but the goals (measured).
+            paper), s_0, (s_0, R_0), or "body", of s_0 all but the goals and plan_entries
+            (measured).
         inverse_dynamics_lookahead: environment steps after which the displacement is read; None
             takes the lookahead. Far ahead, it does not tell whether to turn now or later
             (measured).
@@ -59,8 +60,6 @@ class MAGEConfig(Config):
             beside the plan, which has far fewer entries, more weight (measured).
         plan_dropout: rate at which entries of the plan are dropped when inverse dynamics is
             trained; it then relies less on the plan and more on s_0 (measured).
-        plan_noise: standard deviation of Gaussian noise on the plan when inverse dynamics is
-            trained; plans then need not be as exact as the data (measured).
         condition_guidance: where the condition loss acts: in adapters between the frozen decoder's
             layers, in the decoder itself, or nowhere (Tables 22 and 26).
         adapter_dim: width of the adapters' bottleneck.
@@ -149,7 +148,6 @@ class MAGEConfig(Config):
     inverse_dynamics_layers: int = bounded(2, 1, 1000)
     plan_scale: float = bounded(1.0, 0.0, LARGEST)
     plan_dropout: float = bounded(0.0, 0.0, 0.99)
-    plan_noise: float = bounded(0.0, 0.0, LARGEST)
     condition_guidance: Literal["adapter", "decoder", "none"] = "adapter"
     adapter_dim: int = bounded(32, 1)
     # Training of the generator.
@@ -309,5 +307,6 @@ class MAGEConfig(Config):
     @property
     def needs_goals(self) -> bool:
         """Whether the model must know which part of an observation is the goals."""
-        told = "G" in self.trajectory or self.inverse_dynamics_condition == "body"
-        return told or self.judges_by_distance
+        there = self.observation_keys[-2:] == GOALS or not self.plan_entries
+        told = self.inverse_dynamics_condition == "body" and there
+        return told or "G" in self.trajectory or self.judges_by_distance

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -15,36 +17,35 @@ class InverseDynamics(nn.Module):
 
     Args:
         plan_dim: size of what is read of the plan.
-        condition_dim: entries of (s_0, R_0) that are read besides, the first ones; 0 reads the plan
-            alone.
+        spans: entries of (s_0, R_0) that are read besides, each from one up to another; none reads
+            the plan alone.
         action_dim: action size A.
         width: hidden width.
         num_layers: hidden layers.
         plan_scale: factor on the plan.
         dropout: rate at which entries of the plan are dropped in training.
-        noise: standard deviation of what is added to the plan in training.
     """
 
     def __init__(
         self,
         plan_dim: int,
-        condition_dim: int,
+        spans: Sequence[tuple[int, int]],
         action_dim: int,
         width: int,
         *,
         num_layers: int = 2,
         plan_scale: float = 1.0,
         dropout: float = 0.0,
-        noise: float = 0.0,
     ) -> None:
         super().__init__()
-        self.condition_dim = condition_dim
+        self.spans = tuple(spans)
         # Deviation 13: beside (s_0, R_0), the plan is scaled down (locomotion, the maze game).
         # It has many more entries than s_0, and a step of Adam moves the weights of all of them.
         self.plan_scale = plan_scale
         self.dropout = nn.Dropout(dropout)
-        self.noise = noise
-        self.mlp = MLP(plan_dim + condition_dim, *[width] * num_layers, action_dim)
+        self.mlp = MLP(
+            plan_dim + sum(end - start for start, end in spans), *[width] * num_layers, action_dim
+        )
 
     def reset_parameters(self) -> None:
         """Draw new random weights."""
@@ -62,11 +63,9 @@ class InverseDynamics(nn.Module):
         Returns:
             Action in normalised units, shape (B, A).
         """
-        if self.training and self.noise:
-            plan = plan + self.noise * torch.randn_like(plan)
         plan = self.plan_scale * self.dropout(plan)
         # Deviation 12: in point mazes and locomotion, inverse dynamics also sees s_0, in locomotion
-        # R_0 too; in ant mazes the body alone.
-        given = condition[:, : self.condition_dim]
-        action: Tensor = self.mlp(torch.cat([plan, given], dim=-1))
+        # R_0 too; in ant mazes and Maze2D the body alone.
+        given = [condition[:, start:end] for start, end in self.spans]
+        action: Tensor = self.mlp(torch.cat([plan, *given], dim=-1))
         return action

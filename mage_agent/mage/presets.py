@@ -74,7 +74,7 @@ _DOMAINS: dict[str, dict[str, Any]] = {
         "bootstrap_steps": 23,
         "lookahead": 23,
         "inverse_dynamics_lookahead": 16,
-        "plan_noise": 0.1,
+        "inverse_dynamics_condition": "body",
     },
     "locomotion": {  # Table 14
         **_BY_PLAN_AND_STATE,
