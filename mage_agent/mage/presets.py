@@ -65,8 +65,9 @@ _DOMAINS: dict[str, dict[str, Any]] = {
     },
     "pointmaze": _POINT,  # Table 13, where the goal is observed
     # Table 13, where rewards alone tell of the goal. The data pass it and never stay, so values
-    # must not see the speed; a point at full speed takes some 23 steps to stop; and how far it is
-    # after them does not tell whether it brakes now (measured).
+    # must not see the speed; a point at full speed takes some 23 steps to stop. How far it is
+    # after them does not tell whether it brakes now; and the data touch walls only to push, so
+    # that inverse dynamics must not see the place (measured).
     "maze2d": {
         **_POINT,
         "observation_keys": (),
