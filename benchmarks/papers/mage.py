@@ -150,12 +150,6 @@ _ENVIRONMENTS = {  # what today's environments change
         "own; today's preset trains them first, asks for the best return from every state, sees "
         "how far goals are and follows Muon.",
     ),
-    "maze2d": (
-        "Maze2D: MAGE's records are of trainings by Adam, on a processor with bfloat16, where a "
-        "step took 13 ms; today's preset follows Muon, and its values see the position alone. By "
-        "its own number of steps it scores more on umaze and as much on medium, by twice as many "
-        "less: see Experiments, Staying at the goal.",
-    ),
 }
 _DATA = {  # what data that were collected anew change
     "door": (
