@@ -263,7 +263,7 @@ class MAGEConfig(Config):
                 raise ValueError(
                     f"{name} is {steps}, but plans hold the steps 0 to {self.horizon - 1}."
                 )
-        if self.needs_goals and self.observation_keys[-2:] != GOALS:
+        if self.needs_goals and not self.sees_goals:
             raise ValueError(
                 f"trajectory={self.trajectory!r} with inverse_dynamics_condition="
                 f"{self.inverse_dynamics_condition!r} needs goals, but observation_keys is "
@@ -300,13 +300,18 @@ class MAGEConfig(Config):
         return self.inverse_dynamics_lookahead or self.lookahead
 
     @property
+    def sees_goals(self) -> bool:
+        """Whether the observation ends with the goals."""
+        return self.observation_keys[-2:] == GOALS
+
+    @property
     def judges_by_distance(self) -> bool:
         """Whether sampled plans are judged by the distance to a goal that is observed."""
-        return self.candidates > 1 and self.observation_keys[-2:] == GOALS
+        return self.candidates > 1 and self.sees_goals
 
     @property
     def needs_goals(self) -> bool:
         """Whether the model must know which part of an observation is the goals."""
-        there = self.observation_keys[-2:] == GOALS or not self.plan_entries
-        told = self.inverse_dynamics_condition == "body" and there
-        return told or "G" in self.trajectory or self.judges_by_distance
+        body = self.inverse_dynamics_condition == "body"
+        apart = body and (self.sees_goals or not self.plan_entries)
+        return apart or "G" in self.trajectory or self.judges_by_distance

@@ -66,8 +66,8 @@ _DOMAINS: dict[str, dict[str, Any]] = {
     "pointmaze": _POINT,  # Table 13, where the goal is observed
     # Table 13, where rewards alone tell of the goal. The data pass it and never stay, so values
     # must not see the speed; a point at full speed takes some 23 steps to stop. How far it is
-    # after them does not tell whether it brakes now; and the data touch walls only to push, so
-    # that inverse dynamics must not see the place (measured).
+    # after them does not tell whether it brakes now; and where the data never are, such as at
+    # walls, inverse dynamics that sees the place does not follow plans (measured).
     "maze2d": {
         **_POINT,
         "observation_keys": (),
