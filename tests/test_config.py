@@ -292,6 +292,7 @@ ALIVE: dict[str, dict[str, Any]] = {
     "optimizer": {"optimizer": "muon"},
     "learning_rate": {"learning_rate": 1e-3},
     "inverse_dynamics_learning_rate": {"inverse_dynamics_learning_rate": 1e-4},
+    "inverse_dynamics_weight_decay": {"inverse_dynamics_weight_decay": 0.5},
     "warmup_steps": {"warmup_steps": 5},
     "weight_decay": {"weight_decay": 0.5},
     "gradient_clip": {"gradient_clip": 1e-6},
@@ -493,5 +494,6 @@ class TestBase:
     def test_what_may_change_in_the_middle_of_training_is_said(self) -> None:
         rates = {"learning_rate", "warmup_steps", "weight_decay", "gradient_clip"}
         assert Config.ADJUSTABLE == OwnConfig.ADJUSTABLE == rates
-        assert rates | {"inverse_dynamics_learning_rate"} == MAGEConfig.ADJUSTABLE
+        own = {"inverse_dynamics_learning_rate", "inverse_dynamics_weight_decay"}
+        assert rates | own == MAGEConfig.ADJUSTABLE
         assert set(FIELDS) >= MAGEConfig.ADJUSTABLE

@@ -445,23 +445,6 @@ class TestDisplacement:
         learned = model.stages(data)[-1].columns()["plan"]
         torch.testing.assert_close(learned[0], model.moves((state[2] - state[0])[None, [2, 0]])[0])
 
-    @pytest.mark.parametrize(("entries", "hidden"), [((0,), (0,)), ((2, 0), (0, 2)), ((1,), (1,))])
-    def test_the_body_is_what_does_not_move(
-        self, entries: tuple[int, ...], hidden: tuple[int, ...]
-    ) -> None:
-        model = tiny_model(
-            inverse_dynamics="displacement",
-            plan_entries=entries,
-            inverse_dynamics_condition="body",
-        )
-        plan, state = torch.randn(4, len(entries)), torch.randn(4, 4)
-        action = model.inverse_dynamics(plan, state)
-        for entry in range(4):  # the last one is the return
-            changed = state.clone()
-            changed[:, entry] += 1
-            same = torch.equal(model.inverse_dynamics(plan, changed), action)
-            assert same == (entry in hidden or entry == 3)
-
     def test_an_entry_that_there_is_not(self) -> None:
         with pytest.raises(ValueError, match=r"plan_entries is \(3,\).* has 3 entries"):
             tiny_model(inverse_dynamics="displacement", plan_entries=(3,))

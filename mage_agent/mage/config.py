@@ -50,8 +50,7 @@ class MAGEConfig(Config):
         plan_entries: of the observation, the entries whose displacement is read and judged, by
             their index; empty takes all of them, or the achieved goal where plans hold it alone.
         inverse_dynamics_condition: what inverse dynamics receives besides the plan: nothing (the
-            paper), s_0, (s_0, R_0), or "body", of s_0 all but the goals and plan_entries
-            (measured).
+            paper), s_0, (s_0, R_0), or "body", of s_0 all but the goals (measured).
         inverse_dynamics_lookahead: environment steps after which the displacement is read; None
             takes the lookahead. Far ahead, it does not tell whether to turn now or later
             (measured).
@@ -98,6 +97,9 @@ class MAGEConfig(Config):
         learning_rate: peak learning rate (Tables 10-14).
         inverse_dynamics_learning_rate: peak learning rate of the stage ``inverse_dynamics``
             (measured).
+        inverse_dynamics_weight_decay: decoupled weight decay of the stage ``inverse_dynamics``.
+            Trained long without it, its actions are wild where the data never are, such as at rest
+            beside a wall, and the agent stays there (measured).
         warmup_steps: steps of linear warm-up; the rate then falls to a tenth of learning_rate along
             a cosine.
         weight_decay: decoupled weight decay; 0 is the paper's Adam.
@@ -123,7 +125,10 @@ class MAGEConfig(Config):
     """
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = PRESETS
-    ADJUSTABLE: ClassVar[frozenset[str]] = Config.ADJUSTABLE | {"inverse_dynamics_learning_rate"}
+    ADJUSTABLE: ClassVar[frozenset[str]] = Config.ADJUSTABLE | {
+        "inverse_dynamics_learning_rate",
+        "inverse_dynamics_weight_decay",
+    }
 
     # Scales and tokens.
     horizon: int = bounded(24, 1, 10**6)
@@ -169,6 +174,7 @@ class MAGEConfig(Config):
     optimizer: Literal["adam", "muon"] = "adam"
     learning_rate: float = bounded(2e-4, 1e-12, LARGEST)
     inverse_dynamics_learning_rate: float = bounded(3e-3, 1e-12, LARGEST)
+    inverse_dynamics_weight_decay: float = bounded(0.0, 0.0, LARGEST)
     warmup_steps: int = bounded(200, 0)
     weight_decay: float = bounded(0.0, 0.0, LARGEST)
     gradient_clip: float = bounded(1.0, 1e-12, LARGEST)
@@ -312,6 +318,5 @@ class MAGEConfig(Config):
     @property
     def needs_goals(self) -> bool:
         """Whether the model must know which part of an observation is the goals."""
-        body = self.inverse_dynamics_condition == "body"
-        apart = body and (self.sees_goals or not self.plan_entries)
-        return apart or "G" in self.trajectory or self.judges_by_distance
+        told = "G" in self.trajectory or self.inverse_dynamics_condition == "body"
+        return told or self.judges_by_distance

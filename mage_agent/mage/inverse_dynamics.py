@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -17,8 +15,8 @@ class InverseDynamics(nn.Module):
 
     Args:
         plan_dim: size of what is read of the plan.
-        spans: entries of (s_0, R_0) that are read besides, each from one up to another; none reads
-            the plan alone.
+        condition_dim: entries of (s_0, R_0) that are read besides, the first ones; 0 reads the plan
+            alone.
         action_dim: action size A.
         width: hidden width.
         num_layers: hidden layers.
@@ -29,7 +27,7 @@ class InverseDynamics(nn.Module):
     def __init__(
         self,
         plan_dim: int,
-        spans: Sequence[tuple[int, int]],
+        condition_dim: int,
         action_dim: int,
         width: int,
         *,
@@ -38,14 +36,12 @@ class InverseDynamics(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.spans = tuple(spans)
+        self.condition_dim = condition_dim
         # Deviation 13: beside (s_0, R_0), the plan is scaled down (locomotion, the maze game).
         # It has many more entries than s_0, and a step of Adam moves the weights of all of them.
         self.plan_scale = plan_scale
         self.dropout = nn.Dropout(dropout)
-        self.mlp = MLP(
-            plan_dim + sum(end - start for start, end in spans), *[width] * num_layers, action_dim
-        )
+        self.mlp = MLP(plan_dim + condition_dim, *[width] * num_layers, action_dim)
 
     def reset_parameters(self) -> None:
         """Draw new random weights."""
@@ -65,7 +61,7 @@ class InverseDynamics(nn.Module):
         """
         plan = self.plan_scale * self.dropout(plan)
         # Deviation 12: in point mazes and locomotion, inverse dynamics also sees s_0, in locomotion
-        # R_0 too; in ant mazes and Maze2D the body alone.
-        given = [condition[:, start:end] for start, end in self.spans]
-        action: Tensor = self.mlp(torch.cat([plan, *given], dim=-1))
+        # R_0 too; in ant mazes the body alone.
+        given = condition[:, : self.condition_dim]
+        action: Tensor = self.mlp(torch.cat([plan, given], dim=-1))
         return action

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Any, ClassVar
 
 import torch
@@ -97,17 +97,15 @@ class MAGENetworks(Agent):
             "displacement": moved_dim,
             "direction": goal_dim,
         }
-        moved = sorted({entry for entry in config.plan_entries if entry < body_dim})
-        between = pairwise([-1, *moved, body_dim])
-        condition_spans: dict[str, list[tuple[int, int]]] = {
-            "none": [],
-            "state": [(0, total)],
-            "state_and_return": [(0, total + 1)],
-            "body": [(last + 1, end) for last, end in between],
+        condition_dims = {
+            "none": 0,
+            "state": total,
+            "state_and_return": total + 1,
+            "body": body_dim,
         }
         self.inverse_dynamics = InverseDynamics(
             plan_dims[config.inverse_dynamics],
-            condition_spans[config.inverse_dynamics_condition],
+            condition_dims[config.inverse_dynamics_condition],
             action_dim,
             2 * config.width,
             num_layers=config.inverse_dynamics_layers,

@@ -66,8 +66,7 @@ _DOMAINS: dict[str, dict[str, Any]] = {
     "pointmaze": _POINT,  # Table 13, where the goal is observed
     # Table 13, where rewards alone tell of the goal. The data pass it and never stay, so values
     # must not see the speed; a point at full speed takes some 23 steps to stop. How far it is
-    # after them does not tell whether it brakes now; and where the data never are, such as at
-    # walls, inverse dynamics that sees the place does not follow plans (measured).
+    # after them does not tell whether it brakes now (measured).
     "maze2d": {
         **_POINT,
         "observation_keys": (),
@@ -75,7 +74,7 @@ _DOMAINS: dict[str, dict[str, Any]] = {
         "bootstrap_steps": 23,
         "lookahead": 23,
         "inverse_dynamics_lookahead": 16,
-        "inverse_dynamics_condition": "body",
+        "inverse_dynamics_weight_decay": 0.1,
     },
     "locomotion": {  # Table 14
         **_BY_PLAN_AND_STATE,

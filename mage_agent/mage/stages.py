@@ -104,6 +104,7 @@ def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
                 loss=MAGEInverseDynamicsLoss(model),
                 steps=config.inverse_dynamics_steps,
                 columns=lambda: _with_plans(model, labelled()),
+                weight_decay=config.inverse_dynamics_weight_decay,
                 rates=warm_up_and_cosine(peak, 0.02 * peak, config.warmup_steps),
                 one_graph=True,
             )
