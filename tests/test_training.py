@@ -187,6 +187,14 @@ class TestLearning:
         assert last[-1] == pytest.approx(0.1, abs=1e-3)
         assert rates(warmup_steps=0)[0][0] == pytest.approx(1.0)
 
+    def test_inverse_dynamics_decays_by_itself(self, toy_dataset: TensorDict) -> None:
+        config = tiny_config(weight_decay=0.2, inverse_dynamics_weight_decay=0.1)
+        stages = MAGEModel.from_dataset(toy_dataset, config).stages(toy_dataset)
+        decays = {
+            stage.name: stage.make_optimizer().param_groups[0]["weight_decay"] for stage in stages
+        }
+        assert decays == {"tokenizer": 0.2, "generator": 0.2, "inverse_dynamics": 0.1}
+
     def test_steps_are_shared_out_among_the_stages(self, train: Train) -> None:
         log: list[Progress] = []
         config = {"tokenizer_steps": 10, "generator_steps": 30, "inverse_dynamics_steps": 60}
