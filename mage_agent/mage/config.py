@@ -102,7 +102,7 @@ class MAGEConfig(Config):
             beside a wall, and the agent stays there (measured).
         warmup_steps: steps of linear warm-up; the rate then falls to a tenth of learning_rate along
             a cosine.
-        weight_decay: decoupled weight decay; 0 is the paper's Adam.
+        weight_decay: decoupled weight decay of tokenizer and generator; 0 is the paper's Adam.
         gradient_clip: largest gradient norm.
         batch_size: windows per step (Tables 10-14).
         value_steps: gradient steps of values or distances, which come first where there are any.
