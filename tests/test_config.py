@@ -88,13 +88,8 @@ INVALID: list[tuple[dict[str, Any], list[str]]] = [  # changes -> what the messa
     ({"value_entries": (0,)}, ["value_entries is (0,)", "set return_expectile"]),
     ({"value_entries": (-1,)}, ["an entry of value_entries is -1", "at least 0"]),
     ({"bootstrap_steps": 8}, ["bootstrap_steps is 8", "set return_expectile"]),
-    (
-        {
-            **{"value_entries": (0,), "return_expectile": 0.9, "candidates": 4},
-            "observation_keys": ("achieved_goal", "desired_goal"),
-        },
-        ["value_entries is (0,)", "'desired_goal'", "preset 'pointmaze'"],
-    ),
+    ({"relative_plans": True, "trajectory": "A"}, ["relative_plans", "trajectory='A'", "'RS'"]),
+    ({"fourier_features": -1}, ["fourier_features is -1", "at least 0"]),
     (
         {"candidates": 4, "return_expectile": 0.9, "trajectory": "A"},
         ["candidates is 4", "trajectory='A'", "'RS'"],
@@ -262,6 +257,8 @@ ALIVE: dict[str, dict[str, Any]] = {
     "num_autoencoder_blocks": {"num_autoencoder_blocks": 2},
     "dropout": {"dropout": 0.5},
     "trajectory": {"trajectory": "S"},
+    "relative_plans": {"relative_plans": True},
+    "fourier_features": {"fourier_features": 2},
     "return_conditioning": {"return_conditioning": ()},
     "return_reweighting": {"return_reweighting": True},
     "inverse_dynamics": {"inverse_dynamics": "explicit"},

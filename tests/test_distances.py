@@ -7,6 +7,7 @@ import torch
 from tensordict import TensorDict
 
 from mage_agent import MAGEDistanceLoss, MAGEModel, MAGEValueLoss, total_loss
+from mage_agent.mage.values import label_returns
 from tests.averages import check_average_follows
 from tests.tiny import tiny_config, tiny_goal_model, tiny_model
 
@@ -84,20 +85,18 @@ def test_the_equation_row_by_row() -> None:
         later = start <= hits[0] <= last
         kinds.add(later)
         told = units(torch.cat([data["observation"][0], goal, goal]))[-2:]
-        wanted = []
-        for steps in (6, 2):
-            end = min(start + steps, last)
-            if later and hits[0] <= end:
-                wanted.append(torch.tensor([(hits[0] - start) / 6]))
-            else:
-                wanted.append((end - start) / 6 + loss.target(states[end], told))
-        error = model.goal_distance(states[start], told) - wanted[0]
+        end = min(start + 6, last)
+        if later and hits[0] <= end:
+            wanted = torch.tensor([(hits[0] - start) / 6])
+        else:
+            wanted = (end - start) / 6 + loss.target(states[end], told)
+        error = model.goal_distance(states[start], told) - wanted
         weight = 0.9 if error > 0 else 0.1
         torch.testing.assert_close(found["loss_distance"][row], (weight * error**2)[0])
-        move = states[min(start + 2, last)] - states[start]
-        moves = model.displacement(move[:2]).clamp(-5, 5)
-        after = model.goal_distance(states[start], told, moves)
-        torch.testing.assert_close(found["loss_move_distance"][row], ((after - wanted[1]) ** 2)[0])
+        after = states[min(start + 2, last)]
+        moves = model.displacement((after - states[start])[:2]).clamp(-5, 5)
+        error = model.goal_distance(states[start], told, moves)[1:] - loss.target(after, told)
+        torch.testing.assert_close(found["loss_move_distance"][row], (error**2)[0])
     assert kinds == {True, False}
 
 
@@ -132,8 +131,10 @@ def test_it_takes_goals_and_several_candidates() -> None:
 def test_moves_to_the_goal_are_worth_more() -> None:
     model = build(random_walks()).eval()
     state, moves = torch.randn(5, 6), torch.randn(5, 2)
-    distance = model.goal_distance(state[:, :4], state[:, 4:], moves)
-    torch.testing.assert_close(model.value_of_moves(state, moves), -distance)
+    distances = model.goal_distance(state[:, :4], state[:, 4:], moves)
+    torch.testing.assert_close(model.value_of_moves(state, moves), -distances[:, 1:])
+    alone = model.goal_distance(state[:, :4], state[:, 4:])
+    torch.testing.assert_close(alone, distances[:, :1])
     assert model.plan_value is model.return_value is None
     with pytest.raises(ValueError, match="distances to goals in place of values"):
         MAGEValueLoss(model)
@@ -165,14 +166,41 @@ def test_values_fall_with_the_distance() -> None:
     model = build(data).eval()
     state = torch.randn(5, 6)
     steps = 6 * model.goal_distance(state[:, :4], state[:, 4:])
+    least = int(steps.median())  # some goals are nearer than that
     returns = model.returns_to_go(data)
     low, high = returns.min(), returns.max()
-    expected = low + (high - low) * 0.99**steps
+    model.config = model.config.replace(bootstrap_steps=least)  # the best is to be as much nearer
+    expected = low + (high - low) * 0.99 ** (steps - least).clamp_min(0)
     torch.testing.assert_close(model.units.return_to_go.inverse(model.value(state)), expected)
     assert model.units.default_target == pytest.approx(1e30)
     raw = model.units.observation.inverse(state)
     _, asked = model.condition(raw, torch.full((5, 1), 1e30))
     torch.testing.assert_close(asked, model.value(model.units.observation(raw)))
+
+
+@torch.no_grad()
+def test_labels_say_how_near_the_goal_the_next_steps_lead() -> None:
+    data = random_walks()
+    data["next", "reward"][::2] = 3.0
+    model = build(data).eval()  # 3 steps are bootstrapped
+    low, high = model.units.return_range
+    state = model.units.observation(model.units.concatenate(data["next"]))
+    episode, found = data["episode"].tolist(), label_returns(model, data)
+    for row, number in enumerate(episode):
+        end = min(row + 2, len(episode) - 1 - episode[::-1].index(number))
+        steps = 6 * model.goal_distance(*model.apart(state[end]))
+        torch.testing.assert_close(found[row], low + (high - low) * 0.99**steps)
+
+
+@torch.no_grad()
+def test_distances_see_the_entries_that_are_named() -> None:
+    model = build(random_walks(), value_entries=(0, 1)).eval()
+    state = torch.randn(5, 6)
+    other = state.clone()
+    other[:, 2:4] += 1
+    assert torch.equal(model.steps_to_goal(state), model.steps_to_goal(other))
+    other[:, 0] += 1
+    assert not torch.equal(model.steps_to_goal(state), model.steps_to_goal(other))
 
 
 @pytest.mark.slow
@@ -186,7 +214,7 @@ def test_a_goal_behind_a_wall_is_far() -> None:
     # Nobody walks all of it: each episode is a part, there or back.
     parts = [part for i in range(0, 31, 5) for part in (way[i : i + 14], way[i : i + 14].flip(0))]
     data = walks([part for part in parts for _ in range(4)])
-    model = build(data, width=32, value_steps=1500, horizon=6)
+    model = build(data, width=32, value_steps=2500, horizon=6)
     stage = model.stages(data)[0]
     stage.begin()
     optimizer, batches = stage.make_optimizer(), stage.batches()
@@ -211,3 +239,32 @@ def test_goals_of_two_sizes_are_refused() -> None:
     sizes = {"observation": 2, "achieved_goal": 2, "desired_goal": 3}
     with pytest.raises(ValueError, match="achieved and desired goal must be of one size"):
         MAGEModel(config, observation_dim=sizes, action_dim=2)
+
+
+@pytest.mark.filterwarnings("ignore:the codebook has collapsed")
+@torch.no_grad()
+def test_plans_learn_from_goals_in_hindsight() -> None:
+    data = random_walks()
+    data["next", "reward"][::2] = 3.0  # which the labels do not tell
+    model = build(data, inverse_dynamics_steps=1).eval()  # 3 steps are bootstrapped
+    stages = {stage.name: stage for stage in model.stages(data)}
+    torch.manual_seed(0)
+    low, high = model.units.return_range
+    place, episode = data["achieved_goal"], data["episode"].tolist()
+    last = {number: row for row, number in enumerate(episode)}
+    for name in ("tokenizer", "generator"):
+        batch = next(stages[name].batches())
+        goal = batch["desired_goal"]
+        assert torch.equal(goal, goal[:, :1].expand_as(goal))
+        assert (goal[:, 0, None] == place).all(-1).any(-1).all()  # places that were achieved
+        rows = torch.tensor(
+            [
+                [min(row + 3, last[episode[row]]) for row in window]
+                for window in batch["index"].tolist()
+            ]
+        )
+        later = torch.cat([data["observation"][rows], place[rows], goal], dim=-1)
+        steps = model.steps_to_goal(model.units.observation(later))
+        torch.testing.assert_close(batch["return_to_go"], low + (high - low) * 0.99**steps)
+    untouched = next(stages["inverse_dynamics"].batches())
+    assert (untouched["desired_goal"] == 9).all()

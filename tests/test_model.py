@@ -414,7 +414,7 @@ class TestVariants:
         channels = model.trajectory(window)
         sizes = {"R": 1, "S": STATE, "A": ACTION}
         assert channels.shape == (6, HORIZON, sum(sizes[name] for name in trajectory))
-        parts = model.split(channels)
+        parts = model.split(channels, channels.new_zeros(6, STATE))
         assert list(parts) == list(trajectory)
         if "R" in parts:
             torch.testing.assert_close(

@@ -274,7 +274,7 @@ class TestCandidates:
 
                 here, wanted = state[row : row + 1], asked[row : row + 1]
                 _, alone = model.generate(here, wanted, choose)
-                path = model.split(model.decode(alone[-1], here, wanted, guided=True))["S"][0]
+                path = model.split(model.decode(alone[-1], here, wanted, guided=True), here)["S"][0]
                 moves = model.moves(path[5:6] - here)
                 worth = float(model.plan_value(torch.cat([here, moves], 1)))
                 scores.append((worth - float((path[0] - here[0]).square().mean()), chosen))
@@ -337,11 +337,11 @@ class TestCandidates:
         observation, target = self.ask(4, 7)
         state, asked = model.condition(observation, target)
         latent = torch.randn(4, 4, 4)
-        path = model.split(model.decode(latent, state, asked, guided=True))["G"]
+        path = model.split(model.decode(latent, state, asked, guided=True), state)["G"]
         moves = model.displacement(path[:, 5] - state[:, 3:5]).clamp(-5, 5)
-        distance = model.goal_distance(state[:, :5], state[:, 5:], moves)
+        distance = model.goal_distance(state[:, :5], state[:, 5:], moves)[:, 1]
         miss = (path[:, 0] - state[:, 3:5]).square().mean(1)
-        torch.testing.assert_close(model.judge(latent, state, asked), -distance.squeeze(1) - miss)
+        torch.testing.assert_close(model.judge(latent, state, asked), -distance - miss)
 
 
 @pytest.mark.filterwarnings("ignore:the codebook has collapsed")
@@ -384,7 +384,7 @@ class TestDisplacement:
         data = episodes(9, 3, 7)
         model = MAGEModel.from_dataset(data, tiny_config(**self.CHANGES))
         state, asked, latent = torch.randn(5, 3), torch.randn(5, 1), torch.randn(5, 4, 4)
-        path = model.split(model.decode(latent, state, asked, guided=True))["S"]
+        path = model.split(model.decode(latent, state, asked, guided=True), state)["S"]
         wanted = model.displacement((path[:, 4] - state)[:, [2, 0]]).clamp(-5, 5)
         torch.testing.assert_close(model.read_plan(latent, state, asked), wanted)
 
@@ -395,7 +395,7 @@ class TestDisplacement:
         with torch.no_grad():
             model.displacement.std.copy_(torch.tensor([0.5, 2.0]))
         state, asked, latent = torch.randn(5, 7), torch.randn(5, 1), torch.randn(5, 4, 4)
-        path = model.split(model.decode(latent, state, asked, guided=True))["G"]
+        path = model.split(model.decode(latent, state, asked, guided=True), state)["G"]
         wanted = ((path[:, 4] - state[:, 3:5]) / torch.tensor([0.5, 2.0])).clamp(-5, 5)
         torch.testing.assert_close(model.read_plan(latent, state, asked), wanted)
 
@@ -436,7 +436,7 @@ class TestDisplacement:
         model = MAGEModel.from_dataset(data, tiny_config(**changes)).eval()
         state, asked = model.condition(data["observation"], torch.zeros(len(data), 1))
         latent = torch.randn(len(data), model.config.latent_length, model.config.code_dim)
-        path = model.split(model.decode(latent, state, asked, guided=True))["S"]
+        path = model.split(model.decode(latent, state, asked, guided=True), state)["S"]
         moved = {step: model.moves((path[:, step] - state)[:, [2, 0]]) for step in (2, 4)}
         torch.testing.assert_close(model.read_plan(latent, state, asked), moved[2])
         worth = model.value_of_moves(state, moved[4]).squeeze(1)

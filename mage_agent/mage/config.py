@@ -39,6 +39,12 @@ class MAGEConfig(Config):
         dropout: dropout rate of the multi-scale transformer (Tables 10-14).
         trajectory: what a window holds: returns R, states S, actions A (Table 6), or of the states
             the achieved goal G alone (measured).
+        relative_plans: plans hold how far states are from s_0, in standard deviations of how far
+            the data get within half a window, and not where they are: in a large maze, a step is
+            small beside the spread of positions (measured).
+        fourier_features: how many learned projections of s_0 condition plans by their sines and
+            cosines, beside s_0 itself. Smooth networks plan through the walls of a large maze: the
+            places on both sides are alike to them (measured). 0 takes s_0 alone (the paper).
         return_conditioning: where the return-to-go conditions the model (Table 7); an empty tuple
             is the model without condition of Table 23.
         return_reweighting: weight the reconstruction loss of a window by its return-to-go, scaled
@@ -71,9 +77,9 @@ class MAGEConfig(Config):
             bounds what is asked for, so that no return is asked for that the data never reached
             from there; None has no values and bounds by the whole dataset only (measured). Where
             plans are judged by the distance to a goal, that distance takes the values' place.
-        value_entries: of the observation, the entries that values of states and moves see, by
-            number; empty takes all. Values know nothing of what the data never do, such as resting
-            at a goal, and where a point is tells what it is worth at any speed (measured).
+        value_entries: of the observation, the entries that values or distances of states and moves
+            see, by number; empty takes all. They know nothing of what the data never do, such as
+            resting at a goal, and where a point is tells what it is worth at any speed (measured).
         bootstrap_steps: steps n after which a step's return-to-go goes on with the value of the
             state that they lead to, so that good parts of different episodes add up; 0 takes the
             return that followed (the paper).
@@ -144,6 +150,8 @@ class MAGEConfig(Config):
     dropout: float = bounded(0.1, 0.0, 0.99)
     # What is modelled, and where the return conditions it.
     trajectory: Trajectory = "RS"
+    relative_plans: bool = False
+    fourier_features: int = bounded(0, 0)
     return_conditioning: tuple[ConditionSite, ...] = _CONDITION_SITES
     return_reweighting: bool = False
     inverse_dynamics: Literal["latent", "explicit", "displacement", "direction"] = "latent"
@@ -222,17 +230,16 @@ class MAGEConfig(Config):
                     f"{name} is {getattr(self, name)}, which takes values of states: set "
                     "return_expectile, for instance to 0.95."
                 )
-        if self.value_entries and self.judges_by_distance:
-            raise ValueError(
-                f"value_entries is {self.value_entries}, but observation_keys ends with {GOALS}, "
-                "where distances to the goal judge plans and values take no part; take the preset "
-                "'pointmaze', or set value_entries to ()."
-            )
         self._check_trajectory()
 
     def _check_trajectory(self) -> None:
         """Compare what is modelled with what actions are read off."""
         reading = self.inverse_dynamics
+        if self.relative_plans and not set("SG") & set(self.trajectory):
+            raise ValueError(
+                "relative_plans are of states, but trajectory="
+                f"{self.trajectory!r} holds none; use 'S', 'RS', 'RSA' or 'RG'."
+            )
         if reading == "explicit" and "S" not in self.trajectory:
             raise ValueError(
                 "inverse_dynamics='explicit' reads actions off decoded states, but trajectory="

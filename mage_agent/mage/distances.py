@@ -20,14 +20,49 @@ from mage_agent.mage.values import BootstrappedLoss
 if TYPE_CHECKING:
     from mage_agent.mage.model import MAGEModel
 
-__all__ = ["MAGEDistanceLoss"]
+__all__ = ["Hindsight", "MAGEDistanceLoss"]
 
-_ENDS, _PARTS = ("horizon", "lookahead"), ("ahead", "observation")
 _EXPECTILE = 0.9
 """Weight of distances that are too long; that of too short ones is what is left to 1. At 0.99,
 distances leak through the walls of the large maze (measured)."""
-_LATER = 0.5
-"""Share of the goals that lie ahead in the state's own episode; the others are any of the data."""
+_HERE, _LATER, _STEPS = 0.2, 0.5, 100.0
+"""Share of the goals in hindsight that are where the state is, and of those that lie ahead in its
+own episode, after a geometric number of steps with this mean; the others are any of the data."""
+
+
+class Hindsight:
+    """Goals in hindsight, for distances and for plans: places that the data achieved.
+
+    Args:
+        model: whose goals they are.
+        dataset: from ``load_dataset``.
+    """
+
+    def __init__(self, model: MAGEModel, dataset: TensorDictBase) -> None:
+        self.model = model
+        self.achieved = dataset["achieved_goal"].to(model.device)
+        self.last = rows_ahead(dataset["episode"], len(dataset)).to(model.device)
+        later = rows_ahead(dataset["episode"], model.config.bootstrap_steps)
+        self.later = model.units.concatenate(dataset)[later].to(model.device)
+
+    def draw(self, row: Tensor) -> Tensor:
+        """Rows (B,) of goals for rows (B,): that row, one later in its episode, or any."""
+        last = self.last[row]
+        chance, part = torch.rand(2, len(row), device=row.device)
+        later = (row - (_STEPS * torch.log1p(-part)).long()).minimum(last)
+        anywhere = torch.randint(len(self.last), (len(row),), device=row.device)
+        chosen = torch.where(chance < _HERE + _LATER, later, anywhere)
+        return torch.where(chance < _HERE, row, chosen)
+
+    @torch.no_grad()
+    def relabel(self, windows: TensorDictBase) -> TensorDictBase:
+        """Windows (B, T) with other goals, and the returns-to-go that go with these."""
+        model, index = self.model, windows["index"]
+        goal = self.achieved[self.draw(index[:, 0])][:, None].expand(*index.shape, -1)
+        then = torch.cat([self.later[index][..., : -goal.shape[-1]], goal], dim=-1)
+        label = model.nearness(model.steps_to_goal(model.units.observation(then)))
+        label = model.units.return_to_go.inverse(label)
+        return windows.update({"desired_goal": goal, "return_to_go": label})
 
 
 class MAGEDistanceLoss(BootstrappedLoss):
@@ -36,10 +71,10 @@ class MAGEDistanceLoss(BootstrappedLoss):
     The distance d(s_0, g) is regressed on k where the goal was achieved k steps later, at most n =
     ``horizon``, and else on n + d'(s_n, g), where d' is a moving average; shorter ways count
     nine times as much. Beside it, the distance after a move m within the ``lookahead`` of l steps
-    is regressed on the mean of l + d'(s_l, g). The unit is n steps. A batch holds states (B,)
-    with a ``desired_goal`` in hindsight, how many steps ahead it, the end of the horizon and that
-    of the lookahead are (B, 1), the observations at these ends (B, S), and ``moves`` (B, E), as
-    those of the stage do.
+    is regressed on the mean of d'(s_l, g), so that passing a goal is worse than stopping there. The
+    unit is n steps. A batch holds states (B,) with a ``desired_goal`` in hindsight, how many steps
+    ahead it and the end of the horizon are (B, 1), the observations at the ends of horizon and
+    lookahead (B, S), and ``moves`` (B, E), as those of the stage do.
 
     Args:
         model: the model to train.
@@ -54,7 +89,7 @@ class MAGEDistanceLoss(BootstrappedLoss):
     """
 
     trains = ("goal_distance",)
-    reads = ("goal_ahead", "moves", *(f"{end}_{part}" for end in _ENDS for part in _PARTS))
+    reads = ("goal_ahead", "horizon_ahead", "horizon_observation", "lookahead_observation", "moves")
     follows = "goal_distance"
 
     def __init__(self, model: MAGEModel, *, reduction: str | None = None) -> None:
@@ -75,49 +110,42 @@ class MAGEDistanceLoss(BootstrappedLoss):
         model, horizon = self.model, self.model.config.horizon
         distance = model.get_submodule("goal_distance")
         here, goal = model.apart(model.units.observation(self.observation(tensordict)))
-        goal_ahead, wanted = tensordict["goal_ahead"], {}
-        for end in _ENDS:
-            steps, observation = (tensordict[f"{end}_{part}"] for part in _PARTS)
-            with torch.no_grad():
-                there, _ = model.apart(model.units.observation(observation))
-                met = (goal_ahead >= 0) & (goal_ahead <= steps)
-                ahead = torch.where(met, goal_ahead, steps) / horizon
-                wanted[end] = ahead + torch.where(met, 0.0, self.target(there, goal))
-        error = distance(here, goal) - wanted["horizon"]
+        goal_ahead, steps = tensordict["goal_ahead"], tensordict["horizon_ahead"]
+        ends = [tensordict[f"{end}_observation"] for end in ("horizon", "lookahead")]
+        with torch.no_grad():
+            there, _ = model.apart(model.units.observation(torch.stack(ends)))
+            left = self.target(there, goal)
+            met = (goal_ahead >= 0) & (goal_ahead <= steps)
+            wanted = torch.where(met, goal_ahead / horizon, steps / horizon + left[0])
+        found = distance(here, goal, tensordict["moves"])
+        error = found[:, :1] - wanted
         weight = torch.where(error > 0, _EXPECTILE, 1 - _EXPECTILE)
-        after = distance(here, goal, tensordict["moves"])
         losses = {
             "loss_distance": (weight * error.square()).squeeze(-1),
-            "loss_move_distance": squared_error(after, wanted["lookahead"]),
+            "loss_move_distance": squared_error(found[:, 1:], left[1]),
         }
         return self.reduced(losses, {})
 
     def columns(self, dataset: TensorDictBase) -> TensorDictBase:
         """A dataset's columns (N,) with what is the same for every goal."""
         model, config = self.model, self.model.config
-        self.achieved = dataset["achieved_goal"].to(model.device)
-        self.last = rows_ahead(dataset["episode"], len(dataset)).to(model.device)
+        self.hindsight = Hindsight(model, dataset)
         columns = super().columns(dataset)
-        observation = model.units.concatenate(dataset)
-        rows = torch.arange(len(dataset))
-        for end in _ENDS:
-            row = rows_ahead(dataset["episode"], getattr(config, end))
-            columns[f"{end}_observation"] = observation[row]
-            columns[f"{end}_ahead"] = (row - rows).float()[:, None]
+        observation, rows = model.units.concatenate(dataset), torch.arange(len(dataset))
+        for end in ("horizon", "lookahead"):
+            ahead = rows_ahead(dataset["episode"], getattr(config, end))
+            columns[f"{end}_observation"] = observation[ahead]
+            if end == "horizon":
+                columns["horizon_ahead"] = (ahead - rows).float()[:, None]
         return columns
 
     def prepare(self, batch: TensorDictBase) -> TensorDictBase:
-        """A batch with goals in hindsight: achieved later in the episode, or anywhere.
+        """A batch with goals in hindsight: achieved now, later in the episode, or anywhere.
 
         ``goal_ahead`` is -1 where a goal is not ahead in the state's own episode.
         """
-        row = batch["index"].flatten()
-        last = self.last[row]
-        chance, part = torch.rand(2, len(row), device=row.device)
-        later = row + ((last - row + 1) * part).long()
-        anywhere = torch.randint(len(self.last), (len(row),), device=row.device)
-        chosen = torch.where(chance < _LATER, later, anywhere)
-        ahead = torch.where((chosen >= row) & (chosen <= last), chosen - row, -1)
-        return batch.update(
-            {"desired_goal": self.achieved[chosen], "goal_ahead": ahead.float()[:, None]}
-        )
+        row, hindsight = batch["index"].flatten(), self.hindsight
+        chosen = hindsight.draw(row)
+        own = (chosen >= row) & (chosen <= hindsight.last[row])
+        ahead = torch.where(own, chosen - row, -1).float()[:, None]
+        return batch.update({"desired_goal": hindsight.achieved[chosen], "goal_ahead": ahead})

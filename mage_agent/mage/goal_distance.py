@@ -1,25 +1,26 @@
-"""How far a goal is, as a length between embeddings."""
+"""How far a goal is, as the sum of absolute differences of embeddings."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from mage_agent.nn.layers import MLP
+from mage_agent.nn.layers import MLP, FourierFeatures
 
 __all__ = ["GoalDistance"]
 
 _EMBEDDING = 32
-_SCALE = 10.0
+_FEATURES = 64
+_SCALE = 2.0
 """Factor on distances, which so begin at about what the data's are: too small ones leak from goal
 to goal, and grow slowly."""
 
 
 class GoalDistance(nn.Module):
-    """``c |phi(s) - psi(g)|``, and ``c |chi(s, m) - psi(g)|`` for a move m, in horizons.
+    """``c |phi(s) - psi(g)|_1``, and ``c |chi(s, m) - psi(g)|_1`` for a move m, in horizons.
 
     Args:
-        state_dim: entries of a state, the desired goal left out.
+        state_dim: entries of a state that are seen.
         goal_dim: entries G of a goal.
         moved_dim: entries E of a move.
         width: hidden width.
@@ -27,13 +28,22 @@ class GoalDistance(nn.Module):
 
     def __init__(self, state_dim: int, goal_dim: int, moved_dim: int, width: int) -> None:
         super().__init__()
-        self.state = MLP(state_dim, width, width, _EMBEDDING)
-        self.move = MLP(state_dim + moved_dim, width, width, _EMBEDDING)
-        self.goal = MLP(goal_dim, width, width, _EMBEDDING)
+        self.state_features = FourierFeatures(state_dim, _FEATURES)
+        self.goal_features = FourierFeatures(goal_dim, _FEATURES)
+        seen = self.state_features.size
+        self.state = MLP(seen, width, width, _EMBEDDING)
+        self.move = MLP(seen + moved_dim, width, width, _EMBEDDING)
+        self.goal = MLP(self.goal_features.size, width, width, _EMBEDDING)
 
     def forward(self, state: Tensor, goal: Tensor, moves: Tensor | None = None) -> Tensor:
-        """Distance to a goal (..., G) from a state (..., S - G), or after a move, (..., 1)."""
-        here = self.state(state) if moves is None else self.move(torch.cat([state, moves], dim=-1))
-        squares = (here - self.goal(goal)).square().sum(-1, keepdim=True)
-        distance: Tensor = _SCALE * (squares + 1e-6).sqrt()  # whose slope at 0 is finite
-        return distance
+        """Distance to a goal (..., G) from a state (..., S), and after moves (..., E) from there.
+
+        Returns:
+            Shape (..., 1), with moves (..., 2).
+        """
+        seen, there = self.state_features(state), self.goal(self.goal_features(goal))
+        places = [self.state(seen)]
+        if moves is not None:
+            places.append(self.move(torch.cat([seen, moves], dim=-1)))
+        apart = [(place - there).abs().sum(-1, keepdim=True) for place in places]
+        return _SCALE * torch.cat(apart, dim=-1)

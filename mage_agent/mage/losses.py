@@ -257,8 +257,9 @@ class MAGELoss(_MAGELoss):
         """``||D'(Z)_0 - (s_0, R_0)||^2`` of each window (Eq. 7), shape (B,)."""
         model, config = self.model, self.model.config
         trajectory = model.decode(latent, state, target, guided=True)
-        first = model.split(trajectory[:, 0])
-        wanted = {"S": state, "G": state[:, model.achieved_goal]}
+        first = model.parts(trajectory[:, 0])
+        start = state if model.drift is None else torch.zeros_like(state)
+        wanted = {"S": start, "G": start[:, model.achieved_goal]}
         if "condition_loss" in config.return_conditioning:
             wanted["R"] = target
         pairs = [(first[name], wanted[name]) for name in first if name in wanted]

@@ -261,7 +261,7 @@ class MAGEModel(MAGENetworks):
         if self.config.inverse_dynamics == "displacement":
             # Deviation 30: in point mazes, inverse dynamics reads how far the plan moves.
             return self.planned_moves(trajectory, state, self.config.read_lookahead)
-        decoded = self.split(trajectory)
+        decoded = self.split(trajectory, state)
         if self.config.inverse_dynamics == "explicit":
             return decoded["S"][:, :2].flatten(1)
         # Deviation 20: in ant mazes, inverse dynamics reads the plan's direction, not its latent.
@@ -324,7 +324,7 @@ class MAGEModel(MAGENetworks):
         state, target = self.condition(observation, return_to_go)
         token_ids, sums = self.propose(state, target, temperature, generator)
         decoded = [
-            self.split(self.decode(total, state, target, guided=guided))
+            self.split(self.decode(total, state, target, guided=guided), state)
             for total in (sums if partial else sums[-1:])
         ]
         observations = tuple(self.planned_observation(part) for part in decoded)

@@ -55,6 +55,7 @@ class MAGENetworks(Agent):
         self.reach = Normalizer(goal_dim) if plans_goals else None
         sizes = {"R": 1, "S": total, "A": action_dim, "G": goal_dim}
         self.channels = [sizes[name] for name in config.trajectory]
+        self.drift = Normalizer(total) if config.relative_plans else None
         autoencoder = {
             "trajectory_dim": sum(self.channels),
             "horizon": config.horizon,
@@ -79,7 +80,7 @@ class MAGENetworks(Agent):
         sizes_until = accumulate(self.observation_sizes.values())
         end = dict(zip(self.observation_sizes, sizes_until, strict=True)).get(GOALS[1], 0)
         seen = {entry for entry in config.value_entries if end - desired <= entry < end}
-        if config.value_entries and len(seen) < desired:
+        if config.value_entries and len(seen) < desired and not config.judges_by_distance:
             raise ValueError(
                 f"value_entries is {config.value_entries}, which leaves out the desired goal, the "
                 f"entries {end - desired} to {end - 1}: values could not tell where it is. Take "
@@ -121,6 +122,7 @@ class MAGENetworks(Agent):
             num_blocks=config.num_blocks,
             num_heads=config.num_heads,
             dropout=config.dropout,
+            fourier_features=config.fourier_features,
         )
         if config.candidates > 1:  # the Gumbel noise of deterministic candidates, cut from twice it
             noise = torch.empty(2 * config.candidates * sum(config.scales) * config.codebook_size)
@@ -133,7 +135,9 @@ class MAGENetworks(Agent):
         width, judges, by_distance = config.width, config.candidates > 1, config.judges_by_distance
         by_return = config.return_expectile is not None and not by_distance
         self.goal_distance = (
-            GoalDistance(total - goal_dim, goal_dim, moved_dim, width) if by_distance else None
+            GoalDistance(len(config.value_entries) or total - goal_dim, goal_dim, moved_dim, width)
+            if by_distance
+            else None
         )
         valued_dim = len(config.value_entries) or condition_dim
         self.return_value = MLP(valued_dim, width, width, 1) if by_return else None
@@ -162,17 +166,29 @@ class MAGENetworks(Agent):
     def value(self, state: Tensor) -> Tensor:
         """The return-to-go that the data's better steps reach from a state, (B, S) to (B, 1).
 
-        At a distance d from a goal, the data's lowest return and ``discount ** d`` of what the
-        highest one is above it.
+        In goal environments, that of being ``bootstrap_steps`` nearer to the goal.
         """
         if self.goal_distance is not None:
-            steps = self.config.horizon * self.goal_distance(*self.apart(state))
-            low, high = self.units.return_range
-            worth = self.units.return_to_go(low + (high - low) * self.config.discount**steps)
-            return torch.where(torch.isfinite(worth), worth, torch.inf)  # no data, no bound
+            return self.nearness(self.steps_to_goal(state) - self.config.bootstrap_steps)
         assert self.return_value is not None, "there are values only with return_expectile"
         learned: Tensor = self.return_value(self.valued(state))
         return learned
+
+    def steps_to_goal(self, state: Tensor) -> Tensor:
+        """How far the goal is, in environment steps, (B, S) to (B, 1)."""
+        assert self.goal_distance is not None, "there are distances only where goals are observed"
+        steps: Tensor = self.config.horizon * self.goal_distance(*self.apart(state))
+        return steps
+
+    def nearness(self, steps: Tensor) -> Tensor:
+        """The return-to-go that stands for being so many steps from a goal, (B, 1) to (B, 1).
+
+        The data's lowest return, and ``discount ** steps`` of what the highest one is above it.
+        """
+        low, high = self.units.return_range
+        share = self.config.discount ** steps.clamp_min(0)
+        worth = self.units.return_to_go(low + (high - low) * share)
+        return torch.where(torch.isfinite(worth), worth, torch.inf)  # no data, no bound
 
     def value_of_moves(self, state: Tensor, moves: Tensor) -> Tensor:
         """What moving so from a state is worth, (B, S) and (B, E) to (B, 1).
@@ -180,8 +196,8 @@ class MAGENetworks(Agent):
         The return-to-go that it leads to; in goal environments, less the further the goal is then.
         """
         if self.goal_distance is not None:
-            distance: Tensor = self.goal_distance(*self.apart(state), moves)
-            return -distance
+            distances: Tensor = self.goal_distance(*self.apart(state), moves)
+            return -distances[:, 1:]
         assert self.plan_value is not None, "moves are valued only with candidates"
         worth: Tensor = self.plan_value(torch.cat([self.valued(state), moves], dim=-1))
         return worth
@@ -204,8 +220,9 @@ class MAGENetworks(Agent):
         return state[:, list(entries)] if entries else self.seen(state)
 
     def apart(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        """A standardised state (B, S) without the desired goal, and that goal, (B, G)."""
-        return state[:, : self.achieved_goal.stop], state[:, self.achieved_goal.stop :]
+        """What distances see of a standardised state (..., S), and its desired goal, (..., G)."""
+        entries = list(self.config.value_entries) or slice(0, self.achieved_goal.stop)
+        return state[..., entries], state[..., self.achieved_goal.stop :]
 
     def fit_units(self, dataset: TensorDictBase) -> None:
         """Take statistics of a dataset; where values cap what is asked for, ask for the best."""
@@ -214,6 +231,11 @@ class MAGENetworks(Agent):
             self.displacement.fit(self.displacements(dataset, self.config.lookahead))
         if self.reach is not None:
             self.reach.fit(self.ways(dataset).to(self.device))
+        if self.drift is not None:
+            state = self.units.observation(self.units.concatenate(dataset).to(self.device))
+            ahead = rows_ahead(dataset["episode"], -(-self.config.horizon // 2))
+            self.drift.fit(state[ahead] - state)
+            self.drift.mean.zero_()  # s_0 itself is 0
         if self.config.return_expectile is not None and self.config.target_quantile == 1:
             self.units.ask_for_the_best()
 
@@ -241,7 +263,7 @@ class MAGENetworks(Agent):
 
     def planned_state(self, trajectory: Tensor, state: Tensor, step: int) -> Tensor:
         """What trajectories (B, T, X) hold of the state at a step, the rest of s_0; (B, S)."""
-        decoded = self.split(trajectory)
+        decoded = self.split(trajectory, state)
         planned = state.clone()
         planned[:, self.planned_entries] = decoded["S" if "S" in decoded else "G"][:, step]
         return planned
@@ -260,16 +282,30 @@ class MAGENetworks(Agent):
     def trajectory(self, window: TrajectoryWindow) -> Tensor:
         """The modelled channels of a window, standardised and edge-padded, shape (B, T, X)."""
         units = self.units
+        states = units.observation(window.observation)
+        if self.drift is not None:
+            states = self.drift(states - states[:, :1])
         parts = {
             "R": lambda: units.return_to_go(window.return_to_go),
-            "S": lambda: units.observation(window.observation),
+            "S": lambda: states,
             "A": lambda: units.action(window.action),
-            "G": lambda: units.observation(window.observation)[..., self.achieved_goal],
+            "G": lambda: states[..., self.achieved_goal],
         }
         channels = torch.cat([parts[name]() for name in self.config.trajectory], dim=-1)
         return edge_pad(channels, window.mask)
 
-    def split(self, trajectory: Tensor) -> dict[str, Tensor]:
-        """Channels of a trajectory (B, T, X) by name: "R", "S", "A", "G"."""
+    def parts(self, trajectory: Tensor) -> dict[str, Tensor]:
+        """Channels of a trajectory (B, T, X) by name, as they are modelled: "R", "S", "A", "G"."""
         parts = trajectory.split(self.channels, dim=-1)
         return dict(zip(self.config.trajectory, parts, strict=True))
+
+    def split(self, trajectory: Tensor, state: Tensor) -> dict[str, Tensor]:
+        """Channels of a trajectory (B, T, X) from s_0, (B, S), by name, standardised."""
+        parts = self.parts(trajectory)
+        if self.drift is None:
+            return parts
+        for name, entries in (("S", slice(None)), ("G", self.achieved_goal)):
+            if name in parts:
+                way = parts[name] * self.drift.std[entries]
+                parts[name] = state[:, None, entries] + way
+        return parts

@@ -18,14 +18,20 @@ _MAZE: dict[str, Any] = {
     "observation_keys": ("observation", *GOALS),
     "inverse_dynamics_steps": 20_000,
 }
-# In point mazes, sampled plans are judged by the value of where they lead (measured).
+# In point mazes, sampled plans are judged by the value of where they lead. The data pass the goal
+# and never stay, so values must not see the speed; a point at full speed takes some 23 steps to
+# stop. How far it is after them does not tell whether it brakes now (measured).
 _POINT: dict[str, Any] = {
     **_MAZE,
     "return_expectile": 0.99,  # the way to the goal is rare in the data
-    "bootstrap_steps": 8,
+    "bootstrap_steps": 23,
     "candidates": 16,
+    "lookahead": 23,
     "inverse_dynamics": "displacement",
+    "inverse_dynamics_lookahead": 16,
+    "inverse_dynamics_weight_decay": 0.1,
     "plan_entries": (0, 1),  # the position
+    "value_entries": (0, 1),
     "inverse_dynamics_condition": "state",
     "data_scales": None,
     "codebook_size": 256,
@@ -63,19 +69,15 @@ _DOMAINS: dict[str, dict[str, Any]] = {
         "inverse_dynamics_condition": "body",
         "return_expectile": 0.9,
     },
-    "pointmaze": _POINT,  # Table 13, where the goal is observed
-    # Table 13, where rewards alone tell of the goal. The data pass it and never stay, so values
-    # must not see the speed; a point at full speed takes some 23 steps to stop. How far it is
-    # after them does not tell whether it brakes now (measured).
-    "maze2d": {
+    "pointmaze": {  # Table 13, where the goal is observed
         **_POINT,
-        "observation_keys": (),
-        "value_entries": _POINT["plan_entries"],
-        "bootstrap_steps": 23,
-        "lookahead": 23,
-        "inverse_dynamics_lookahead": 16,
-        "inverse_dynamics_weight_decay": 0.1,
+        "relative_plans": True,
+        "fourier_features": 64,
+        "inverse_dynamics_condition": "body",
+        "inverse_dynamics_lookahead": 8,
+        "inverse_dynamics_weight_decay": 0.5,
     },
+    "maze2d": {**_POINT, "observation_keys": ()},  # Table 13, where rewards alone tell of the goal
     "locomotion": {  # Table 14
         **_BY_PLAN_AND_STATE,
         "inverse_dynamics_steps": 40_000,

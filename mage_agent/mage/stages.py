@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from mage_agent.agent import evaluating
 from mage_agent.data import WindowSampler, replay_buffer
 from mage_agent.hardware import seeded
-from mage_agent.mage.distances import MAGEDistanceLoss
+from mage_agent.mage.distances import Hindsight, MAGEDistanceLoss
 from mage_agent.mage.losses import MAGEInverseDynamicsLoss, MAGELoss, MAGETokenizerLoss
 from mage_agent.mage.values import MAGEValueLoss, label_returns
 from mage_agent.stage import Stage, warm_up_and_cosine
@@ -62,6 +62,8 @@ def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
         weight_decay=config.weight_decay,
         gradient_clip=config.gradient_clip,
     )
+    if model.goal_distance is not None:
+        stage = partial(stage, prepare=Hindsight(model, dataset).relabel)
     # Deviation 10: the learning rate warms up and falls, and small presets of mazes follow Muon;
     # the paper has Adam at one rate.
     rates = warm_up_and_cosine(
@@ -102,6 +104,7 @@ def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
             stage(
                 name="inverse_dynamics",
                 loss=MAGEInverseDynamicsLoss(model),
+                prepare=lambda batch: batch,
                 steps=config.inverse_dynamics_steps,
                 columns=lambda: _with_plans(model, labelled()),
                 weight_decay=config.inverse_dynamics_weight_decay,

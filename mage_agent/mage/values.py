@@ -159,18 +159,25 @@ def label_returns(model: MAGEModel, dataset: TensorDictBase) -> Tensor:
     """The return-to-go that each step is labelled with, shape (N, 1).
 
     That of the next ``bootstrap_steps`` rewards and of the value of where they lead, so that good
-    parts of different episodes add up; the return that followed where nothing is bootstrapped.
+    parts of different episodes add up; the return that followed where nothing is bootstrapped. In
+    goal environments, how near to the goal these steps lead, whatever the rewards.
     """
     config = model.config
     if not config.bootstrap_steps:
         return model.returns_to_go(dataset)
     total, factor, last = n_step_returns(dataset, config.discount, config.bootstrap_steps)
     units = model.units
-    worth = torch.cat(
-        [
-            units.return_to_go.inverse(model.value(units.observation(each.to(model.device)))).cpu()
-            for each in units.concatenate(dataset["next"]).split(8192)
-        ]
-    )
-    returns: Tensor = total + factor * worth[last]
+
+    def worth(observation: Tensor) -> Tensor:
+        state = units.observation(observation.to(model.device))
+        if model.goal_distance is None:
+            value = model.value(state)
+        else:
+            value = model.nearness(model.steps_to_goal(state))
+        return units.return_to_go.inverse(value).cpu()
+
+    ahead = torch.cat([worth(each) for each in units.concatenate(dataset["next"]).split(8192)])
+    if model.goal_distance is not None:
+        return ahead[last]
+    returns: Tensor = total + factor * ahead[last]
     return returns

@@ -8,7 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["MLP", "Attention", "Block", "Dropout", "KeyValue", "Modulation", "edge_pad"]
+__all__ = [
+    "MLP",
+    "Attention",
+    "Block",
+    "Dropout",
+    "FourierFeatures",
+    "KeyValue",
+    "Modulation",
+    "edge_pad",
+]
 
 KeyValue = tuple[Tensor, Tensor]
 Modulation = tuple[Tensor, ...]
@@ -38,6 +47,24 @@ class MLP(nn.Sequential):
         for size_in, size_out in pairwise(sizes):
             layers += [nn.Linear(size_in, size_out), nn.GELU()]
         super().__init__(*layers[:-1])
+
+
+class FourierFeatures(nn.Module):
+    """Beside its input (..., D), sines and cosines of N learned projections of it, (..., D + 2 N).
+
+    In a large maze, what lies on both sides of a wall is near; smooth networks take it for alike.
+    """
+
+    def __init__(self, input_dim: int, count: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(input_dim, count, bias=False)
+        nn.init.normal_(self.project.weight, std=(2 / input_dim) ** 0.5)
+        self.size = input_dim + 2 * count
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Input and features, shape (..., D + 2 N)."""
+        angles = self.project(values)
+        return torch.cat([values, angles.sin(), angles.cos()], dim=-1)
 
 
 class Dropout(nn.Dropout):
