@@ -46,7 +46,13 @@ CONFIG = MAGEConfig.preset(
     temporal_stride=4,
     num_scales=6,
     codebook_size=1024,
-    optimizer="adam",  # what its results were measured with
+    # What its results were measured with.
+    relative_plans=False,
+    fourier_features=0,
+    value_entries=(),
+    inverse_dynamics_lookahead=None,
+    inverse_dynamics_weight_decay=0.0,
+    optimizer="adam",
     learning_rate=7e-4,
     warmup_steps=200,
     tokenizer_steps=6_000,

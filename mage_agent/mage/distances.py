@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import dispatch
+from torch import Tensor
 
 from mage_agent.data import rows_ahead
 from mage_agent.losses import squared_error
