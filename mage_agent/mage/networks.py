@@ -55,6 +55,8 @@ class MAGENetworks(Agent):
         self.reach = Normalizer(goal_dim) if plans_goals else None
         sizes = {"R": 1, "S": total, "A": action_dim, "G": goal_dim}
         self.channels = [sizes[name] for name in config.trajectory]
+        # Deviation 33: in point mazes with observed goals, plans hold the way from s_0, and Fourier
+        # features of s_0 condition them: in a large maze, plans of places led through walls.
         self.drift = Normalizer(total) if config.relative_plans else None
         autoencoder = {
             "trajectory_dim": sum(self.channels),
@@ -134,12 +136,11 @@ class MAGENetworks(Agent):
         # Deviation 31: in goal environments, what plans are judged by is the distance to the goal.
         width, judges, by_distance = config.width, config.candidates > 1, config.judges_by_distance
         by_return = config.return_expectile is not None and not by_distance
+        all_dim = total - goal_dim if by_distance else condition_dim
+        valued_dim = len(config.value_entries) or all_dim
         self.goal_distance = (
-            GoalDistance(len(config.value_entries) or total - goal_dim, goal_dim, moved_dim, width)
-            if by_distance
-            else None
+            GoalDistance(valued_dim, goal_dim, moved_dim, width) if by_distance else None
         )
-        valued_dim = len(config.value_entries) or condition_dim
         self.return_value = MLP(valued_dim, width, width, 1) if by_return else None
         self.plan_value = (
             MLP(valued_dim + moved_dim, width, width, 1) if judges and by_return else None
