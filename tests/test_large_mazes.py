@@ -58,10 +58,10 @@ def test_relative_plans_begin_where_the_state_is() -> None:
 
 @torch.no_grad()
 def test_fourier_features_stand_beside_the_state() -> None:
-    features = tiny_model(fourier_features=5).transformer.features
+    features = tiny_model(fourier_features=5).features
     state = torch.randn(4, STATE)
     angles = state @ features.project.weight.T
     expected = torch.cat([state, angles.sin(), angles.cos()], dim=1)
     torch.testing.assert_close(features(state), expected)
     assert expected.shape == (4, features.size)
-    assert tiny_model().transformer.features is None
+    assert torch.equal(tiny_model().features(state), state)

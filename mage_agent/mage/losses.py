@@ -164,7 +164,7 @@ class MAGELoss(_MAGELoss):
         decoder = {"adapter": ("decoder.adapters",), "decoder": ("decoder",), "none": ()}
         guidance = model.config.condition_guidance
         actor = () if model.config.inverse_dynamics_steps else ("inverse_dynamics",)
-        self.trains = ("transformer", *actor, *decoder[guidance])
+        self.trains = ("features", "transformer", *actor, *decoder[guidance])
 
     def written(self) -> list[str]:
         """Losses and metrics."""

@@ -355,11 +355,11 @@ class MAGEModel(MAGENetworks):
 
     def _embedded(self, state: Tensor, return_to_go: Tensor) -> tuple[Condition, Condition]:
         """Conditions of the first and of the finer scales (Table 7)."""
-        sites = self.config.return_conditioning
+        sites, seen = self.config.return_conditioning, self.features(self.seen(state))
 
         def embed(site: str) -> Condition:
             told = return_to_go.new_full(return_to_go.shape, float(site in sites))
-            return self.transformer.condition(self.seen(state), return_to_go, told)
+            return self.transformer.condition(seen, return_to_go, told)
 
         first = embed("first_scale")
         same = ("first_scale" in sites) == ("finer_scales" in sites)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from tensordict import TensorDictBase
-from torch import Tensor
+from torch import Tensor, nn
 
 from mage_agent.agent import Agent
 from mage_agent.data import rows_ahead
@@ -19,7 +19,7 @@ from mage_agent.mage.goal_distance import GoalDistance
 from mage_agent.mage.inverse_dynamics import InverseDynamics
 from mage_agent.mage.quantizer import MultiScaleQuantizer
 from mage_agent.mage.transformer import MultiScaleTransformer
-from mage_agent.nn.layers import MLP, edge_pad
+from mage_agent.nn.layers import MLP, FourierFeatures, edge_pad
 from mage_agent.nn.units import Normalizer
 from mage_agent.types import TrajectoryWindow
 
@@ -119,13 +119,14 @@ class MAGENetworks(Agent):
             scale_lengths=config.scales,
             codebook_size=config.codebook_size,
             code_dim=config.code_dim,
-            observation_dim=condition_dim,
+            observation_dim=condition_dim + 2 * config.fourier_features,
             width=config.width,
             num_blocks=config.num_blocks,
             num_heads=config.num_heads,
             dropout=config.dropout,
-            fourier_features=config.fourier_features,
         )
+        features = config.fourier_features
+        self.features = FourierFeatures(condition_dim, features) if features else nn.Identity()
         if config.candidates > 1:  # the Gumbel noise of deterministic candidates, cut from twice it
             noise = torch.empty(2 * config.candidates * sum(config.scales) * config.codebook_size)
             if not noise.is_meta:  # where a checkpoint's shapes are compared, nothing is drawn

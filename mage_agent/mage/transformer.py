@@ -9,7 +9,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from mage_agent.nn.layers import MLP, Block, FourierFeatures, KeyValue, Modulation
+from mage_agent.nn.layers import MLP, Block, KeyValue, Modulation
 
 __all__ = ["Condition", "MultiScaleTransformer"]
 
@@ -48,12 +48,11 @@ class MultiScaleTransformer(nn.Module):
         scale_lengths: tokens per scale, L_1 < ... < L_K.
         codebook_size: number of codes V.
         code_dim: code width C.
-        observation_dim: entries of s_0 that condition: S, or 3 G where the plan holds goals alone.
+        observation_dim: entries that condition, of s_0 and its Fourier features.
         width: width D.
         num_blocks: number of blocks.
         num_heads: attention heads.
         dropout: dropout rate.
-        fourier_features: projections of s_0 whose sines and cosines condition beside it.
     """
 
     block_causal: Tensor
@@ -69,7 +68,6 @@ class MultiScaleTransformer(nn.Module):
         num_blocks: int,
         num_heads: int,
         dropout: float,
-        fourier_features: int = 0,
     ) -> None:
         super().__init__()
         self.ends = tuple(accumulate(scale_lengths))
@@ -78,11 +76,7 @@ class MultiScaleTransformer(nn.Module):
         self.embed_code = nn.Linear(code_dim, width)
         self.position = nn.Parameter(0.02 * torch.randn(total, width))
         # s_0, R_0, and a flag that is 0 where the return is withheld.
-        self.features = (
-            FourierFeatures(observation_dim, fourier_features) if fourier_features else None
-        )
-        seen = self.features.size if self.features else observation_dim
-        self.embed_condition = MLP(seen + 2, width, width)
+        self.embed_condition = MLP(observation_dim + 2, width, width)
         modulate = nn.Linear(width, 6 * width)
         self.modulation = nn.Sequential(nn.GELU(), modulate)
         self.blocks = nn.ModuleList(Block(width, num_heads, dropout) for _ in range(num_blocks))
@@ -97,7 +91,7 @@ class MultiScaleTransformer(nn.Module):
         """Embed the condition (s_0, R_0).
 
         Args:
-            observation: s_0, shape (B, S).
+            observation: s_0 and its Fourier features, shape (B, S).
             return_to_go: R_0, shape (B, 1).
             known: 1 where the return conditions, 0 where it is withheld, shape (B, 1).
 
@@ -105,11 +99,7 @@ class MultiScaleTransformer(nn.Module):
             Embedding (B, 1, D) and modulations.
         """
         given = torch.cat([observation, return_to_go * known, known], dim=-1)
-        given = given.to(self.position.dtype)
-        if self.features is not None:
-            state, rest = given.split([observation.shape[-1], 2], dim=-1)
-            given = torch.cat([self.features(state), rest], dim=-1)
-        embedding = self.embed_condition(given)[:, None]
+        embedding = self.embed_condition(given.to(self.position.dtype))[:, None]
         shared = self.modulation(embedding).unflatten(-1, (6, -1))  # (B, 1, 6, D)
         blocks = cast(Iterable[Block], self.blocks)
         return Condition(embedding, tuple(block.modulate(shared) for block in blocks))
