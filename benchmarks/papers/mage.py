@@ -150,6 +150,10 @@ _ENVIRONMENTS = {  # what today's environments change
         "own; today's preset trains them first, asks for the best return from every state, sees "
         "how far goals are and follows Muon.",
     ),
+    "pointmaze": (
+        "PointMaze is OGBench's: the percentage of episodes, spread over its five pairs of start "
+        "and goal, that reach the goal; `benchmarks.collect` makes the data by its recipe.",
+    ),
 }
 _DATA = {  # what data that were collected anew change
     "door": (
