@@ -89,6 +89,13 @@ INVALID: list[tuple[dict[str, Any], list[str]]] = [  # changes -> what the messa
     ({"value_entries": (-1,)}, ["an entry of value_entries is -1", "at least 0"]),
     ({"bootstrap_steps": 8}, ["bootstrap_steps is 8", "set return_expectile"]),
     ({"relative_plans": True, "trajectory": "A"}, ["relative_plans", "trajectory='A'", "'RS'"]),
+    (
+        {
+            **{"discount": 1.0, "return_expectile": 0.9, "candidates": 4},
+            "observation_keys": ("observation", "achieved_goal", "desired_goal"),
+        },
+        ["discount is 1", "judge plans", "below 1"],
+    ),
     ({"fourier_features": -1}, ["fourier_features is -1", "at least 0"]),
     (
         {"candidates": 4, "return_expectile": 0.9, "trajectory": "A"},

@@ -7,6 +7,7 @@ import torch
 from tensordict import TensorDict
 
 from mage_agent import MAGEDistanceLoss, MAGEModel, MAGEValueLoss, total_loss
+from mage_agent.mage.distances import Hindsight
 from mage_agent.mage.values import label_returns
 from tests.averages import check_average_follows
 from tests.tiny import tiny_config, tiny_goal_model, tiny_model
@@ -184,10 +185,10 @@ def test_labels_say_how_near_the_goal_the_next_steps_lead() -> None:
     data["next", "reward"][::2] = 3.0
     model = build(data).eval()  # 3 steps are bootstrapped
     low, high = model.units.return_range
-    state = model.units.observation(model.units.concatenate(data["next"]))
+    state = model.units.observation(model.units.concatenate(data))
     episode, found = data["episode"].tolist(), label_returns(model, data)
     for row, number in enumerate(episode):
-        end = min(row + 2, len(episode) - 1 - episode[::-1].index(number))
+        end = min(row + 3, len(episode) - 1 - episode[::-1].index(number))
         steps = 6 * model.goal_distance(*model.apart(state[end]))
         torch.testing.assert_close(found[row], low + (high - low) * 0.99**steps)
 
@@ -198,9 +199,13 @@ def test_distances_see_the_entries_that_are_named() -> None:
     state = torch.randn(5, 6)
     other = state.clone()
     other[:, 2:4] += 1
-    assert torch.equal(model.steps_to_goal(state), model.steps_to_goal(other))
+    assert torch.equal(
+        model.steps_to_goal(*model.apart(state)), model.steps_to_goal(*model.apart(other))
+    )
     other[:, 0] += 1
-    assert not torch.equal(model.steps_to_goal(state), model.steps_to_goal(other))
+    assert not torch.equal(
+        model.steps_to_goal(*model.apart(state)), model.steps_to_goal(*model.apart(other))
+    )
 
 
 @pytest.mark.slow
@@ -264,7 +269,34 @@ def test_plans_learn_from_goals_in_hindsight() -> None:
             ]
         )
         later = torch.cat([data["observation"][rows], place[rows], goal], dim=-1)
-        steps = model.steps_to_goal(model.units.observation(later))
+        steps = model.steps_to_goal(*model.apart(model.units.observation(later)))
         torch.testing.assert_close(batch["return_to_go"], low + (high - low) * 0.99**steps)
     untouched = next(stages["inverse_dynamics"].batches())
     assert (untouched["desired_goal"] == 9).all()
+
+
+def test_goals_in_hindsight_are_here_or_ahead_or_anywhere() -> None:
+    data = walks([torch.rand(2001, 2), torch.rand(2001, 2)])
+    hindsight = Hindsight(build(data), data)
+    row = torch.full((30_000,), 2100)  # step 100 of the second episode of 2,000
+    torch.manual_seed(0)
+    ahead = hindsight.draw(row) - row
+    assert float((ahead == 0).float().mean()) == pytest.approx(0.2 + 0.5 * 0.01, abs=0.01)
+    assert float((ahead < -100).float().mean()) == pytest.approx(0.3 / 2, abs=0.01)
+    near = ahead[(ahead > 0) & (ahead < 600)].float()
+    assert float(near.mean()) == pytest.approx(110, abs=12)  # 100, and some of any
+    assert hindsight.draw(torch.full((1000,), 1999)).max() > 2000  # anywhere, past the episode
+
+
+@torch.no_grad()
+def test_returns_that_are_all_alike_still_tell_near_from_far() -> None:
+    model = build(random_walks()).eval()
+    low, high = model.units.return_range
+    assert low == high == 0
+    near, far = model.nearness(torch.tensor([[0.0], [100.0]]))
+    assert near - far == pytest.approx(1 - 0.99**100)
+
+
+def test_distances_do_not_see_the_desired_goal_twice() -> None:
+    with pytest.raises(ValueError, match=r"\(0, 1, 4\), but distances see the desired goal, from"):
+        build(random_walks(), value_entries=(0, 1, 4))

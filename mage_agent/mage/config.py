@@ -78,11 +78,13 @@ class MAGEConfig(Config):
             from there; None has no values and bounds by the whole dataset only (measured). Where
             plans are judged by the distance to a goal, that distance takes the values' place.
         value_entries: of the observation, the entries that values or distances of states and moves
-            see, by number; empty takes all. They know nothing of what the data never do, such as
-            resting at a goal, and where a point is tells what it is worth at any speed (measured).
+            see, by number; empty takes all, for distances all but the desired goal. They know
+            nothing of what the data never do, such as resting at a goal, and where a point is tells
+            what it is worth at any speed (measured).
         bootstrap_steps: steps n after which a step's return-to-go goes on with the value of the
             state that they lead to, so that good parts of different episodes add up; 0 takes the
-            return that followed (the paper).
+            return that followed (the paper). With distances, how near the goal they lead is all
+            that it holds.
         candidates: plans that are sampled for a decision, of which the one whose displacement
             within the lookahead is worth the most is acted on; 1 acts on the mean or likeliest
             codes (the paper). With observation_keys that end with the goals, it is the one that
@@ -230,6 +232,11 @@ class MAGEConfig(Config):
                     f"{name} is {getattr(self, name)}, which takes values of states: set "
                     "return_expectile, for instance to 0.95."
                 )
+        if self.judges_by_distance and self.discount == 1:
+            raise ValueError(
+                "discount is 1, but where distances to the goal judge plans, discount ** distance "
+                "is the return that conditions them; take one below 1, for instance 0.99."
+            )
         self._check_trajectory()
 
     def _check_trajectory(self) -> None:

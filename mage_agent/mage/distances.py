@@ -2,11 +2,12 @@
 
 In goal environments, the goals of the data are few beside all pairs of a state and a goal, and a
 value of the pair takes a goal behind a wall for near. Distances learn from every place that an
-episode got to, and as lengths between embeddings they hold for pairs that no episode has.
+episode got to, and as differences of embeddings they hold for pairs that no episode has.
 """
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -40,11 +41,17 @@ class Hindsight:
     """
 
     def __init__(self, model: MAGEModel, dataset: TensorDictBase) -> None:
-        self.model = model
+        self.model, self.dataset = model, dataset
         self.achieved = dataset["achieved_goal"].to(model.device)
         self.last = rows_ahead(dataset["episode"], len(dataset)).to(model.device)
-        later = rows_ahead(dataset["episode"], model.config.bootstrap_steps)
-        self.later = model.units.concatenate(dataset)[later].to(model.device)
+
+    @cached_property
+    def later(self) -> Tensor:
+        """What distances see ``bootstrap_steps`` after each step, standardised, (N, S)."""
+        model = self.model
+        rows = rows_ahead(self.dataset["episode"], model.config.bootstrap_steps)
+        observation = model.units.concatenate(self.dataset)[rows].to(model.device)
+        return model.apart(model.units.observation(observation))[0]
 
     def draw(self, row: Tensor) -> Tensor:
         """Rows (B,) of goals for rows (B,): that row, one later in its episode, or any."""
@@ -59,11 +66,13 @@ class Hindsight:
     def relabel(self, windows: TensorDictBase) -> TensorDictBase:
         """Windows (B, T) with other goals, and the returns-to-go that go with these."""
         model, index = self.model, windows["index"]
-        goal = self.achieved[self.draw(index[:, 0])][:, None].expand(*index.shape, -1)
-        then = torch.cat([self.later[index][..., : -goal.shape[-1]], goal], dim=-1)
-        label = model.nearness(model.steps_to_goal(model.units.observation(then)))
-        label = model.units.return_to_go.inverse(label)
-        return windows.update({"desired_goal": goal, "return_to_go": label})
+        goal = self.achieved[self.draw(index[:, 0])][:, None]  # (B, 1, G)
+        size, normalizer = goal.shape[-1], model.units.observation
+        wanted = (goal - normalizer.mean[-size:]) / normalizer.std[-size:]
+        label = model.nearness(model.steps_to_goal(self.later[index], wanted))
+        windows["desired_goal"] = goal.expand(*index.shape, size)
+        windows["return_to_go"] = model.units.return_to_go.inverse(label)
+        return windows
 
 
 class MAGEDistanceLoss(BootstrappedLoss):

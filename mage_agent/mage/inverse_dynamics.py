@@ -60,8 +60,8 @@ class InverseDynamics(nn.Module):
             Action in normalised units, shape (B, A).
         """
         plan = self.plan_scale * self.dropout(plan)
-        # Deviation 12: in point mazes and locomotion, inverse dynamics also sees s_0, in locomotion
-        # R_0 too; in ant mazes the body alone.
+        # Deviation 12: in Maze2D and locomotion, inverse dynamics also sees s_0, in locomotion R_0
+        # too; where goals are observed, s_0 without them.
         given = condition[:, : self.condition_dim]
         action: Tensor = self.mlp(torch.cat([plan, given], dim=-1))
         return action

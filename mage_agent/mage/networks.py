@@ -85,8 +85,14 @@ class MAGENetworks(Agent):
         if config.value_entries and len(seen) < desired and not config.judges_by_distance:
             raise ValueError(
                 f"value_entries is {config.value_entries}, which leaves out the desired goal, the "
-                f"entries {end - desired} to {end - 1}: values could not tell where it is. Take "
-                "the preset 'pointmaze', or set value_entries to () for all."
+                f"entries {end - desired} to {end - 1}: values could not tell where it is. Set "
+                "value_entries to () for all, or take the preset 'pointmaze' and its candidates, "
+                "which are judged by distances to the goal."
+            )
+        if config.judges_by_distance and max(config.value_entries, default=0) >= end - desired:
+            raise ValueError(
+                f"value_entries is {config.value_entries}, but distances see the desired goal, "
+                f"from entry {end - desired} on, apart; leave it out."
             )
         planned = self.achieved_goal if "G" in config.trajectory else slice(0, total)
         self.planned_entries = planned
@@ -171,25 +177,27 @@ class MAGENetworks(Agent):
         In goal environments, that of being ``bootstrap_steps`` nearer to the goal.
         """
         if self.goal_distance is not None:
-            return self.nearness(self.steps_to_goal(state) - self.config.bootstrap_steps)
+            left = self.steps_to_goal(*self.apart(state))
+            return self.nearness(left - self.config.bootstrap_steps)
         assert self.return_value is not None, "there are values only with return_expectile"
         learned: Tensor = self.return_value(self.valued(state))
         return learned
 
-    def steps_to_goal(self, state: Tensor) -> Tensor:
-        """How far the goal is, in environment steps, (B, S) to (B, 1)."""
+    def steps_to_goal(self, place: Tensor, goal: Tensor) -> Tensor:
+        """How far a goal (..., G) is in environment steps, (..., 1); both from ``apart``."""
         assert self.goal_distance is not None, "there are distances only where goals are observed"
-        steps: Tensor = self.config.horizon * self.goal_distance(*self.apart(state))
+        steps: Tensor = self.config.horizon * self.goal_distance(place, goal)
         return steps
 
     def nearness(self, steps: Tensor) -> Tensor:
         """The return-to-go that stands for being so many steps from a goal, (B, 1) to (B, 1).
 
-        The data's lowest return, and ``discount ** steps`` of what the highest one is above it.
+        The data's lowest return, and ``discount ** steps`` of what the highest one is above it, or
+        of 1 where all are alike.
         """
         low, high = self.units.return_range
-        share = self.config.discount ** steps.clamp_min(0)
-        worth = self.units.return_to_go(low + (high - low) * share)
+        span = torch.where(high > low, high - low, 1.0)
+        worth = self.units.return_to_go(low + span * self.config.discount ** steps.clamp_min(0))
         return torch.where(torch.isfinite(worth), worth, torch.inf)  # no data, no bound
 
     def value_of_moves(self, state: Tensor, moves: Tensor) -> Tensor:

@@ -62,8 +62,7 @@ def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
         weight_decay=config.weight_decay,
         gradient_clip=config.gradient_clip,
     )
-    if model.goal_distance is not None:
-        stage = partial(stage, prepare=Hindsight(model, dataset).relabel)
+    prepare = _as_it_is if model.goal_distance is None else Hindsight(model, dataset).relabel
     # Deviation 10: the learning rate warms up and falls, and small presets of mazes follow Muon;
     # the paper has Adam at one rate.
     rates = warm_up_and_cosine(
@@ -72,6 +71,7 @@ def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
     stages = [
         stage(
             name="tokenizer",
+            prepare=prepare,
             loss=MAGETokenizerLoss(model),
             optimizer=config.optimizer,
             steps=config.tokenizer_steps,
@@ -83,6 +83,7 @@ def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
         ),
         stage(
             name="generator",
+            prepare=prepare,
             loss=MAGELoss(model),
             optimizer=config.optimizer,
             steps=config.generator_steps,
@@ -104,7 +105,6 @@ def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
             stage(
                 name="inverse_dynamics",
                 loss=MAGEInverseDynamicsLoss(model),
-                prepare=lambda batch: batch,
                 steps=config.inverse_dynamics_steps,
                 columns=lambda: _with_plans(model, labelled()),
                 weight_decay=config.inverse_dynamics_weight_decay,
@@ -131,6 +131,10 @@ def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
             ),
         )
     return stages
+
+
+def _as_it_is(batch: TensorDictBase) -> TensorDictBase:
+    return batch
 
 
 def _with_plans(model: MAGEModel, columns: TensorDictBase) -> TensorDictBase:

@@ -14,7 +14,7 @@ from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import dispatch
 from torch import Tensor, nn
 
-from mage_agent.data import n_step_returns
+from mage_agent.data import n_step_returns, rows_ahead
 from mage_agent.losses import AgentLoss, squared_error
 
 if TYPE_CHECKING:
@@ -162,22 +162,22 @@ def label_returns(model: MAGEModel, dataset: TensorDictBase) -> Tensor:
     parts of different episodes add up; the return that followed where nothing is bootstrapped. In
     goal environments, how near to the goal these steps lead, whatever the rewards.
     """
-    config = model.config
-    if not config.bootstrap_steps:
+    config, units = model.config, model.units
+    if model.goal_distance is None and not config.bootstrap_steps:
         return model.returns_to_go(dataset)
-    total, factor, last = n_step_returns(dataset, config.discount, config.bootstrap_steps)
-    units = model.units
+    if model.goal_distance is None:
+        total, factor, last = n_step_returns(dataset, config.discount, config.bootstrap_steps)
+        later = units.concatenate(dataset["next"])[last]
+    else:
+        later = units.concatenate(dataset)[rows_ahead(dataset["episode"], config.bootstrap_steps)]
 
     def worth(observation: Tensor) -> Tensor:
         state = units.observation(observation.to(model.device))
         if model.goal_distance is None:
             value = model.value(state)
         else:
-            value = model.nearness(model.steps_to_goal(state))
+            value = model.nearness(model.steps_to_goal(*model.apart(state)))
         return units.return_to_go.inverse(value).cpu()
 
-    ahead = torch.cat([worth(each) for each in units.concatenate(dataset["next"]).split(8192)])
-    if model.goal_distance is not None:
-        return ahead[last]
-    returns: Tensor = total + factor * ahead[last]
-    return returns
+    ahead = torch.cat([worth(each) for each in later.split(8192)])
+    return ahead if model.goal_distance is not None else total + factor * ahead

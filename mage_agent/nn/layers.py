@@ -63,7 +63,9 @@ class FourierFeatures(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """Input and features, shape (..., D + 2 N)."""
-        angles = self.project(values)
+        # Cosines of large angles are not to be had in bfloat16, which autocast may have set.
+        with torch.autocast(values.device.type, enabled=False):
+            angles = self.project(values)
         return torch.cat([values, angles.sin(), angles.cos()], dim=-1)
 
 
