@@ -37,6 +37,8 @@ CORE: dict[str, Any] = {
     "bootstrap_steps": 0,
     "candidates": 1,
     "plan_entries": (),
+    "value_entries": (),
+    "inverse_dynamics_lookahead": None,
     "data_scales": 0,
     "discount": 0.99,
     "target_quantile": 1.0,
