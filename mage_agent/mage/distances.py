@@ -141,12 +141,11 @@ class MAGEDistanceLoss(BootstrappedLoss):
         model, config = self.model, self.model.config
         self.hindsight = Hindsight(model, dataset)
         columns = super().columns(dataset)
-        observation, rows = model.units.concatenate(dataset), torch.arange(len(dataset))
-        for end in ("horizon", "lookahead"):
-            ahead = rows_ahead(dataset["episode"], getattr(config, end))
-            columns[f"{end}_observation"] = observation[ahead]
-            if end == "horizon":
-                columns["horizon_ahead"] = (ahead - rows).float()[:, None]
+        observation, episode = model.units.concatenate(dataset), dataset["episode"]
+        ahead = rows_ahead(episode, config.horizon)
+        columns["horizon_ahead"] = (ahead - torch.arange(len(dataset))).float()[:, None]
+        columns["horizon_observation"] = observation[ahead]
+        columns["lookahead_observation"] = observation[rows_ahead(episode, config.lookahead)]
         return columns
 
     def prepare(self, batch: TensorDictBase) -> TensorDictBase:

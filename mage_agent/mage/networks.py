@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import accumulate
 from typing import Any, ClassVar
 
@@ -242,9 +242,7 @@ class MAGENetworks(Agent):
         if self.reach is not None:
             self.reach.fit(self.ways(dataset).to(self.device))
         if self.drift is not None:
-            state = self.units.observation(self.units.concatenate(dataset).to(self.device))
-            ahead = rows_ahead(dataset["episode"], -(-self.config.horizon // 2))
-            self.drift.fit(state[ahead] - state)
+            self.drift.fit(self.drifts(dataset, -(-self.config.horizon // 2)))
             self.drift.mean.zero_()  # s_0 itself is 0
         if self.config.return_expectile is not None and self.config.target_quantile == 1:
             self.units.ask_for_the_best()
@@ -256,10 +254,13 @@ class MAGENetworks(Agent):
 
     def displacements(self, dataset: TensorDictBase, steps: int) -> Tensor:
         """How far the data move ``moved_entries`` within some steps, (N, E), standardised."""
-        state = self.units.observation(self.units.concatenate(dataset).to(self.device))
-        ahead = rows_ahead(dataset["episode"], steps)
-        displacement: Tensor = (state[ahead] - state)[:, self.moved_entries]
+        displacement: Tensor = self.drifts(dataset, steps)[:, self.moved_entries]
         return displacement
+
+    def drifts(self, dataset: TensorDictBase, steps: int) -> Tensor:
+        """How far the data's states get within some steps, (N, S), standardised."""
+        state: Tensor = self.units.observation(self.units.concatenate(dataset).to(self.device))
+        return state[rows_ahead(dataset["episode"], steps)] - state
 
     def moves(self, displacement: Tensor) -> Tensor:
         """Displacements (N, E) in standard deviations of the lookahead's, within 5 of them."""
@@ -292,14 +293,16 @@ class MAGENetworks(Agent):
     def trajectory(self, window: TrajectoryWindow) -> Tensor:
         """The modelled channels of a window, standardised and edge-padded, shape (B, T, X)."""
         units = self.units
-        states = units.observation(window.observation)
-        if self.drift is not None:
-            states = self.drift(states - states[:, :1])
-        parts = {
+
+        def states() -> Tensor:
+            seen: Tensor = units.observation(window.observation)
+            return seen if self.drift is None else self.drift(seen - seen[:, :1])
+
+        parts: dict[str, Callable[[], Tensor]] = {
             "R": lambda: units.return_to_go(window.return_to_go),
-            "S": lambda: states,
+            "S": states,
             "A": lambda: units.action(window.action),
-            "G": lambda: states[..., self.achieved_goal],
+            "G": lambda: states()[..., self.achieved_goal],
         }
         channels = torch.cat([parts[name]() for name in self.config.trajectory], dim=-1)
         return edge_pad(channels, window.mask)

@@ -62,16 +62,17 @@ def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
         weight_decay=config.weight_decay,
         gradient_clip=config.gradient_clip,
     )
-    prepare = _as_it_is if model.goal_distance is None else Hindsight(model, dataset).relabel
+    windows = stage
+    if model.goal_distance is not None:
+        windows = partial(stage, prepare=Hindsight(model, dataset).relabel)
     # Deviation 10: the learning rate warms up and falls, and small presets of mazes follow Muon;
     # the paper has Adam at one rate.
     rates = warm_up_and_cosine(
         config.learning_rate, 0.1 * config.learning_rate, config.warmup_steps
     )
     stages = [
-        stage(
+        windows(
             name="tokenizer",
-            prepare=prepare,
             loss=MAGETokenizerLoss(model),
             optimizer=config.optimizer,
             steps=config.tokenizer_steps,
@@ -81,9 +82,8 @@ def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
             low_precision=True,
             acts=False,
         ),
-        stage(
+        windows(
             name="generator",
-            prepare=prepare,
             loss=MAGELoss(model),
             optimizer=config.optimizer,
             steps=config.generator_steps,
@@ -131,10 +131,6 @@ def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
             ),
         )
     return stages
-
-
-def _as_it_is(batch: TensorDictBase) -> TensorDictBase:
-    return batch
 
 
 def _with_plans(model: MAGEModel, columns: TensorDictBase) -> TensorDictBase:

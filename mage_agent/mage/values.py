@@ -7,6 +7,7 @@ they can lead to. What a move from a state is worth, on average, judges sampled 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -162,22 +163,23 @@ def label_returns(model: MAGEModel, dataset: TensorDictBase) -> Tensor:
     parts of different episodes add up; the return that followed where nothing is bootstrapped. In
     goal environments, how near to the goal these steps lead, whatever the rewards.
     """
-    config, units = model.config, model.units
-    if model.goal_distance is None and not config.bootstrap_steps:
+    config, concatenate = model.config, model.units.concatenate
+    if model.goal_distance is not None:
+        later = concatenate(dataset)[rows_ahead(dataset["episode"], config.bootstrap_steps)]
+        return _returns(
+            model, later, lambda state: model.nearness(model.steps_to_goal(*model.apart(state)))
+        )
+    if not config.bootstrap_steps:
         return model.returns_to_go(dataset)
-    if model.goal_distance is None:
-        total, factor, last = n_step_returns(dataset, config.discount, config.bootstrap_steps)
-        later = units.concatenate(dataset["next"])[last]
-    else:
-        later = units.concatenate(dataset)[rows_ahead(dataset["episode"], config.bootstrap_steps)]
+    total, factor, last = n_step_returns(dataset, config.discount, config.bootstrap_steps)
+    return total + factor * _returns(model, concatenate(dataset["next"])[last], model.value)
 
-    def worth(observation: Tensor) -> Tensor:
-        state = units.observation(observation.to(model.device))
-        if model.goal_distance is None:
-            value = model.value(state)
-        else:
-            value = model.nearness(model.steps_to_goal(*model.apart(state)))
-        return units.return_to_go.inverse(value).cpu()
 
-    ahead = torch.cat([worth(each) for each in later.split(8192)])
-    return ahead if model.goal_distance is not None else total + factor * ahead
+def _returns(model: MAGEModel, observation: Tensor, value: Callable[[Tensor], Tensor]) -> Tensor:
+    """Raw returns (N, 1) that a value of standardised states gives observations (N, S)."""
+    units, device = model.units, model.device
+    parts = observation.split(8192)
+    worth = [
+        units.return_to_go.inverse(value(units.observation(part.to(device)))) for part in parts
+    ]
+    return torch.cat([each.cpu() for each in worth])
