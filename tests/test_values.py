@@ -6,6 +6,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 from torchrl.objectives import LossModule
 
 from mage_agent import MAGEModel, MAGEValueLoss, dataset_from_arrays, fit
@@ -131,6 +132,22 @@ class TestLoss:
             assert (gradient != 0).any(0).tolist() == [True, False, True]
         swapped = model.return_value(state[:, [2, 0]])
         torch.testing.assert_close(model.value(state), swapped)
+
+    def test_what_states_are_indexed_by_lies_on_the_models_device(self) -> None:
+        # Indices from the host's memory are a copy, which no CUDA graph can hold.
+        model = trained(
+            episodes(6, 5),
+            candidates=2,
+            inverse_dynamics="displacement",
+            plan_entries=(2, 0),
+            value_entries=(1,),
+        )
+
+        def act(state: Tensor) -> Tensor:
+            return model.greedy_action(state, state[:, :1])
+
+        graph = make_fx(act)(torch.zeros(3, 3)).graph
+        assert not [node for node in graph.nodes if "lift_fresh" in str(node.target)]
 
     def test_values_that_could_not_see_the_goal_are_refused(self) -> None:
         keys = ("desired_goal", "observation")

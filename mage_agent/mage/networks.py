@@ -32,6 +32,8 @@ class MAGENetworks(Agent):
     config_class: ClassVar[type[MAGEConfig]] = MAGEConfig
     config: MAGEConfig
     noise: Tensor
+    moved_entries: Tensor | slice
+    valued_entries: Tensor | slice
 
     def __init__(
         self, config: MAGEConfig, *, observation_dim: int | Mapping[str, int], action_dim: int
@@ -96,7 +98,10 @@ class MAGENetworks(Agent):
             )
         planned = self.achieved_goal if "G" in config.trajectory else slice(0, total)
         self.planned_entries = planned
-        self.moved_entries = list(config.plan_entries) or planned
+        self._register_entries("moved_entries", config.plan_entries, planned)
+        self._register_entries(
+            "valued_entries", config.value_entries, slice(0, self.achieved_goal.stop)
+        )
         moved_dim = len(config.plan_entries) or planned.stop - planned.start
         if config.looks_ahead:
             self.displacement = Normalizer(moved_dim)
@@ -152,6 +157,13 @@ class MAGENetworks(Agent):
         self.plan_value = (
             MLP(valued_dim + moved_dim, width, width, 1) if judges and by_return else None
         )
+
+    def _register_entries(self, name: str, entries: tuple[int, ...], otherwise: slice) -> None:
+        """What to index states by, on the model's device: a CUDA graph can copy nothing there."""
+        if entries:
+            self.register_buffer(name, torch.tensor(entries), persistent=False)
+        else:
+            setattr(self, name, otherwise)
 
     @classmethod
     def upgrade(
@@ -226,13 +238,11 @@ class MAGENetworks(Agent):
 
     def valued(self, state: Tensor) -> Tensor:
         """What of a standardised state (B, S) values see."""
-        entries = self.config.value_entries
-        return state[:, list(entries)] if entries else self.seen(state)
+        return state[:, self.valued_entries] if self.config.value_entries else self.seen(state)
 
     def apart(self, state: Tensor) -> tuple[Tensor, Tensor]:
         """What distances see of a standardised state (..., S), and its desired goal, (..., G)."""
-        entries = list(self.config.value_entries) or slice(0, self.achieved_goal.stop)
-        return state[..., entries], state[..., self.achieved_goal.stop :]
+        return state[..., self.valued_entries], state[..., self.achieved_goal.stop :]
 
     def fit_units(self, dataset: TensorDictBase) -> None:
         """Take statistics of a dataset; where values cap what is asked for, ask for the best."""
