@@ -7,7 +7,7 @@ import torch
 from tensordict import TensorDict
 
 from mage_agent import MAGEDistanceLoss, MAGEModel, MAGEValueLoss, total_loss
-from mage_agent.mage.distances import Hindsight
+from mage_agent.mage.distances import Hindsight, spread
 from mage_agent.mage.values import label_returns
 from tests.averages import check_average_follows
 from tests.tiny import tiny_config, tiny_goal_model, tiny_model
@@ -71,9 +71,8 @@ def test_the_equation_row_by_row() -> None:
         for parameter in loss.target.parameters():
             parameter.mul_(0.7)  # d' is not d
     torch.manual_seed(0)
-    index = torch.arange(len(data)).repeat(4)
-    columns = loss.columns(data)[index]
-    batch = loss.prepare(columns.set("index", index))
+    batch = loss.prepare(loss.columns(data).repeat(4))
+    index = batch["row"].flatten()
     found = loss(batch)
     assert [*found.keys()] == loss.out_keys == ["loss_distance", "loss_move_distance"]
     units, kinds = model.units.observation, set()
@@ -119,6 +118,19 @@ def test_a_batch_of_the_stage_is_what_it_reads() -> None:
     assert all(parameter.grad is not None for parameter in loss.parameters())
     with pytest.raises(KeyError, match=r"lacks \['goal_ahead'\].*MAGEDistanceLoss reads"):
         loss(batch.exclude("goal_ahead"))
+
+
+def test_rows_are_spread_over_the_places_of_the_data() -> None:
+    generator = torch.Generator().manual_seed(0)
+    place = torch.rand(10_000, 2, generator=generator)
+    place[9_000:] += 10  # a tenth of the rows
+    place[:, 1] = 3.0  # as all of them
+    ahead = torch.randperm(10_000, generator=generator)
+    rows = spread(place, ahead)
+    assert torch.equal(rows, rows.sort().values)  # episodes stay together
+    assert torch.equal(rows, spread(place, ahead))  # a training that is resumed draws the same
+    share = (rows >= 9_000).float().mean()  # of two boxes with 9,000 and 1,000 rows
+    assert share == pytest.approx(1_000**0.5 / (1_000**0.5 + 9_000**0.5), abs=0.02)
 
 
 def test_it_takes_goals_and_several_candidates() -> None:

@@ -46,6 +46,12 @@ class Hindsight:
         self.last = rows_ahead(dataset["episode"], len(dataset)).to(model.device)
 
     @cached_property
+    def rows(self) -> Tensor:
+        """Rows (N,) that are spread over the places of the data."""
+        ahead = rows_ahead(self.dataset["episode"], self.model.config.lookahead)
+        return spread(self.dataset["achieved_goal"], ahead).to(self.model.device)
+
+    @cached_property
     def later(self) -> Tensor:
         """What distances see ``bootstrap_steps`` after each step, standardised, (N, S)."""
         model = self.model
@@ -58,7 +64,7 @@ class Hindsight:
         last = self.last[row]
         chance, part = torch.rand(2, len(row), device=row.device)
         later = (row - (_STEPS * torch.log1p(-part)).long()).minimum(last)
-        anywhere = torch.randint(len(self.last), (len(row),), device=row.device)
+        anywhere = self.rows[torch.randint(len(self.rows), (len(row),), device=row.device)]
         chosen = torch.where(chance < _HERE + _LATER, later, anywhere)
         return torch.where(chance < _HERE, row, chosen)
 
@@ -142,19 +148,41 @@ class MAGEDistanceLoss(BootstrappedLoss):
         self.hindsight = Hindsight(model, dataset)
         columns = super().columns(dataset)
         observation, episode = model.units.concatenate(dataset), dataset["episode"]
-        ahead = rows_ahead(episode, config.horizon)
-        columns["horizon_ahead"] = (ahead - torch.arange(len(dataset))).float()[:, None]
+        ahead, row = rows_ahead(episode, config.horizon), torch.arange(len(dataset))
+        columns["row"] = row[:, None]
+        columns["horizon_ahead"] = (ahead - row).float()[:, None]
         columns["horizon_observation"] = observation[ahead]
         columns["lookahead_observation"] = observation[rows_ahead(episode, config.lookahead)]
-        return columns
+        return columns[self.hindsight.rows.cpu()]
 
     def prepare(self, batch: TensorDictBase) -> TensorDictBase:
         """A batch with goals in hindsight: achieved now, later in the episode, or anywhere.
 
         ``goal_ahead`` is -1 where a goal is not ahead in the state's own episode.
         """
-        row, hindsight = batch["index"].flatten(), self.hindsight
+        row, hindsight = batch["row"].flatten(), self.hindsight
         chosen = hindsight.draw(row)
         own = (chosen >= row) & (chosen <= hindsight.last[row])
         ahead = torch.where(own, chosen - row, -1).float()[:, None]
         return batch.update({"desired_goal": hindsight.achieved[chosen], "goal_ahead": ahead})
+
+
+def spread(place: Tensor, ahead: Tensor) -> Tensor:
+    """Rows (N,) of a dataset, in order, drawn so that where the data seldom are is drawn more.
+
+    A row's chance is one over the root of how many are in the same box, whose sides are the
+    standard deviations of how far the data get. Where they seldom are, in the dead ends of a
+    maze, distances would else be taken from behind the wall (measured).
+
+    Args:
+        place: where each step is, shape (N, G).
+        ahead: of each step, the row to which it gets, shape (N,).
+    """
+    side = (place[ahead] - place).std(0)
+    boxes = torch.floor(place / torch.where(side > 0, side, 1.0)).long()
+    _, box, count = boxes.unique(dim=0, return_inverse=True, return_counts=True)
+    chances = count[box].double().rsqrt().cumsum(0)
+    draws = torch.rand(len(place), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return torch.searchsorted(chances, (draws * chances[-1]).sort().values).clamp_max(
+        len(place) - 1
+    )

@@ -31,9 +31,11 @@ class GoalDistance(nn.Module):
         self.state_features = FourierFeatures(state_dim, _FEATURES)
         self.goal_features = FourierFeatures(goal_dim, _FEATURES)
         seen = self.state_features.size
-        self.state = MLP(seen, width, width, _EMBEDDING)
-        self.move = MLP(seen + moved_dim, width, width, _EMBEDDING)
-        self.goal = MLP(self.goal_features.size, width, width, _EMBEDDING)
+        sizes = {"state": seen, "move": seen + moved_dim, "goal": self.goal_features.size}
+        # By the name of blocks, for Muon: Adam fits the rarest places last.
+        self.blocks = nn.ModuleDict(
+            {name: MLP(size, width, width, _EMBEDDING) for name, size in sizes.items()}
+        )
 
     def forward(self, state: Tensor, goal: Tensor, moves: Tensor | None = None) -> Tensor:
         """Distance to a goal (..., G) from a state (..., S), and after moves (..., E) from there.
@@ -41,9 +43,9 @@ class GoalDistance(nn.Module):
         Returns:
             Shape (..., 1), with moves (..., 2).
         """
-        seen, there = self.state_features(state), self.goal(self.goal_features(goal))
-        places = [self.state(seen)]
+        seen, there = self.state_features(state), self.blocks["goal"](self.goal_features(goal))
+        places = [self.blocks["state"](seen)]
         if moves is not None:
-            places.append(self.move(torch.cat([seen, moves], dim=-1)))
+            places.append(self.blocks["move"](torch.cat([seen, moves], dim=-1)))
         apart = [(place - there).abs().sum(-1, keepdim=True) for place in places]
         return _SCALE * torch.cat(apart, dim=-1)
