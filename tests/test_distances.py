@@ -133,6 +133,29 @@ def test_rows_are_spread_over_the_places_of_the_data() -> None:
     assert share == pytest.approx(1_000**0.5 / (1_000**0.5 + 9_000**0.5), abs=0.02)
 
 
+@torch.no_grad()
+def test_plans_that_end_where_one_cannot_get_to_in_time_are_worth_less(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = build(random_walks()).eval()
+    latent = torch.randn(3, model.config.latent_length, model.config.code_dim)
+    state, target = torch.randn(3, 6), torch.zeros(3, 1)
+    ends = model.planned_state(model.decode(latent, state, target, guided=True), state, 2)[:, 2:4]
+
+    def judged(*steps: float) -> torch.Tensor:
+        def steps_to_goal(place: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
+            torch.testing.assert_close(place, state[:, :4])
+            torch.testing.assert_close(goal, ends)
+            return torch.tensor(steps)[:, None]
+
+        monkeypatch.setattr(model, "steps_to_goal", steps_to_goal)
+        return model.judge(latent, state, target)
+
+    lookahead, horizon = model.config.lookahead, model.config.horizon
+    detour = judged(0.0, 0.0, lookahead) - judged(lookahead, lookahead + 1, lookahead + horizon)
+    torch.testing.assert_close(detour, torch.tensor([0.0, 1 / horizon, 1.0]))
+
+
 def test_it_takes_goals_and_several_candidates() -> None:
     for model in (tiny_model(), tiny_goal_model(), build(random_walks(), candidates=1)):
         assert model.goal_distance is None

@@ -208,12 +208,23 @@ class MAGEModel(MAGENetworks):
         return parts
 
     def judge(self, latent: Tensor, state: Tensor, return_to_go: Tensor) -> Tensor:
-        """Value of moving from s_0 as a plan does, less how far it begins from s_0, shape (B,)."""
-        trajectory = self.decode(latent, state, return_to_go, guided=True)
-        moves = self.planned_moves(trajectory, state, self.config.lookahead)
+        """Value of moving from s_0 as a plan does, less how far it begins from s_0, shape (B,).
+
+        Where distances judge, also less how much further its end is than it could get to.
+        """
+        trajectory, ahead = (
+            self.decode(latent, state, return_to_go, guided=True),
+            self.config.lookahead,
+        )
+        moves = self.planned_moves(trajectory, state, ahead)
         worth = self.value_of_moves(state, moves).squeeze(-1)
         off = self.planned_state(trajectory, state, 0) - state
-        return worth - off[:, self.planned_entries].square().mean(-1)
+        worth = worth - off[:, self.planned_entries].square().mean(-1)
+        if self.goal_distance is None:
+            return worth
+        end = self.planned_state(trajectory, state, ahead)[:, self.achieved_goal]
+        steps = self.steps_to_goal(self.apart(state)[0], end).squeeze(-1)
+        return worth - (steps - ahead).clamp_min(0) / self.config.horizon
 
     # ---------------------------------------------------------------- from the plan to the action
 
