@@ -101,7 +101,7 @@ class MAGEConfig(Config):
         codebook_decay: decay of the codebook's moving average, per step.
         optimizer: of tokenizer and generator: "adam" (the paper), or "muon", in which the matrices
             of the blocks follow their momentum orthogonalised: on few steps, far lower losses
-            (measured).
+            (measured). Distances always follow Muon.
         learning_rate: peak learning rate (Tables 10-14).
         inverse_dynamics_learning_rate: peak learning rate of the stage ``inverse_dynamics``
             (measured).
