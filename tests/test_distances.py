@@ -140,12 +140,14 @@ def test_plans_that_end_where_one_cannot_get_to_in_time_are_worth_less(
     model = build(random_walks()).eval()
     latent = torch.randn(3, model.config.latent_length, model.config.code_dim)
     state, target = torch.randn(3, 6), torch.zeros(3, 1)
-    ends = model.planned_state(model.decode(latent, state, target, guided=True), state, 2)[:, 2:4]
+    ends = model.planned_state(model.decode(latent, state, target, guided=True), state, 2)
+    ends = model.units.observation.inverse(ends)[:, 2:4]  # as places
 
     def judged(*steps: float) -> torch.Tensor:
         def steps_to_goal(place: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
             torch.testing.assert_close(place, state[:, :4])
-            torch.testing.assert_close(goal, ends)
+            units = model.units.observation
+            torch.testing.assert_close(goal * units.std[4:] + units.mean[4:], ends)
             return torch.tensor(steps)[:, None]
 
         monkeypatch.setattr(model, "steps_to_goal", steps_to_goal)

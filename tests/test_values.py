@@ -358,7 +358,12 @@ class TestCandidates:
         moves = model.displacement(path[:, 5] - state[:, 3:5]).clamp(-5, 5)
         distance = model.goal_distance(state[:, :5], state[:, 5:], moves)[:, 1]
         miss = (path[:, 0] - state[:, 3:5]).square().mean(1)
-        torch.testing.assert_close(model.judge(latent, state, asked), -distance - miss)
+        units = model.units.observation
+        end = path[:, 5] * units.std[3:5] + units.mean[3:5]
+        goal = (end - units.mean[5:]) / units.std[5:]
+        horizon = model.config.horizon
+        far = (model.goal_distance(state[:, :5], goal)[:, 0] - 5 / horizon).clamp_min(0)
+        torch.testing.assert_close(model.judge(latent, state, asked), -distance - miss - far)
 
 
 @pytest.mark.filterwarnings("ignore:the codebook has collapsed")

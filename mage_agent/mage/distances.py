@@ -29,7 +29,7 @@ _EXPECTILE = 0.9
 distances leak through the walls of the large maze (measured)."""
 _HERE, _LATER, _STEPS = 0.2, 0.5, 100.0
 """Share of the goals in hindsight that are where the state is, and of those that lie ahead in its
-own episode, after a geometric number of steps with this mean; the others are any of the data."""
+own episode, after a geometric number of steps with this mean; others are spread over its places."""
 
 
 class Hindsight:
@@ -60,7 +60,7 @@ class Hindsight:
         return model.apart(model.units.observation(observation))[0]
 
     def draw(self, row: Tensor) -> Tensor:
-        """Rows (B,) of goals for rows (B,): that row, one later in its episode, or any."""
+        """Rows (B,) of goals for rows (B,): that row, one later in its episode, or a spread one."""
         last = self.last[row]
         chance, part = torch.rand(2, len(row), device=row.device)
         later = (row - (_STEPS * torch.log1p(-part)).long()).minimum(last)
@@ -73,10 +73,8 @@ class Hindsight:
         """Windows (B, T) with other goals, and the returns-to-go that go with these."""
         model, index = self.model, windows["index"]
         goal = self.achieved[self.draw(index[:, 0])][:, None]  # (B, 1, G)
-        size, normalizer = goal.shape[-1], model.units.observation
-        wanted = (goal - normalizer.mean[-size:]) / normalizer.std[-size:]
-        label = model.nearness(model.steps_to_goal(self.later[index], wanted))
-        windows["desired_goal"] = goal.expand(*index.shape, size)
+        label = model.nearness(model.steps_to_goal(self.later[index], model.as_goal(goal)))
+        windows["desired_goal"] = goal.expand(*index.shape, goal.shape[-1])
         windows["return_to_go"] = model.units.return_to_go.inverse(label)
         return windows
 
@@ -88,9 +86,10 @@ class MAGEDistanceLoss(BootstrappedLoss):
     ``horizon``, and else on n + d'(s_n, g), where d' is a moving average; shorter ways count
     nine times as much. Beside it, the distance after a move m within the ``lookahead`` of l steps
     is regressed on the mean of d'(s_l, g), so that passing a goal is worse than stopping there. The
-    unit is n steps. A batch holds states (B,) with a ``desired_goal`` in hindsight, how many steps
-    ahead it and the end of the horizon are (B, 1), the observations at the ends of horizon and
-    lookahead (B, S), and ``moves`` (B, E), as those of the stage do.
+    unit is n steps. Rows are spread over the places of the data. A batch holds states (B,) with a
+    ``desired_goal`` in hindsight, how many steps ahead it and the end of the horizon are (B, 1),
+    the observations at the ends of horizon and lookahead (B, S), and ``moves`` (B, E), as those of
+    the stage do.
 
     Args:
         model: the model to train.
@@ -143,7 +142,7 @@ class MAGEDistanceLoss(BootstrappedLoss):
         return self.reduced(losses, {})
 
     def columns(self, dataset: TensorDictBase) -> TensorDictBase:
-        """A dataset's columns (N,) with what is the same for every goal."""
+        """A dataset's columns with what is the same for every goal, of spread rows, (N,)."""
         model, config = self.model, self.model.config
         self.hindsight = Hindsight(model, dataset)
         columns = super().columns(dataset)
@@ -158,13 +157,16 @@ class MAGEDistanceLoss(BootstrappedLoss):
     def prepare(self, batch: TensorDictBase) -> TensorDictBase:
         """A batch with goals in hindsight: achieved now, later in the episode, or anywhere.
 
-        ``goal_ahead`` is -1 where a goal is not ahead in the state's own episode.
+        ``index`` is the dataset's, which errors name; ``goal_ahead`` is -1 where a goal is not
+        ahead in the state's own episode.
         """
         row, hindsight = batch["row"].flatten(), self.hindsight
         chosen = hindsight.draw(row)
         own = (chosen >= row) & (chosen <= hindsight.last[row])
         ahead = torch.where(own, chosen - row, -1).float()[:, None]
-        return batch.update({"desired_goal": hindsight.achieved[chosen], "goal_ahead": ahead})
+        return batch.update(
+            {"index": row, "desired_goal": hindsight.achieved[chosen], "goal_ahead": ahead}
+        )
 
 
 def spread(place: Tensor, ahead: Tensor) -> Tensor:
@@ -172,17 +174,17 @@ def spread(place: Tensor, ahead: Tensor) -> Tensor:
 
     A row's chance is one over the root of how many are in the same box, whose sides are the
     standard deviations of how far the data get. Where they seldom are, in the dead ends of a
-    maze, distances would else be taken from behind the wall (measured).
+    maze, distances would else be taken from behind the wall (measured). The draws are the same for
+    every training; some rows come often and some never.
 
     Args:
         place: where each step is, shape (N, G).
         ahead: of each step, the row to which it gets, shape (N,).
     """
-    side = (place[ahead] - place).std(0)
+    place = place.double()
+    side = (place[ahead] - place).std(0, correction=0)
     boxes = torch.floor(place / torch.where(side > 0, side, 1.0)).long()
     _, box, count = boxes.unique(dim=0, return_inverse=True, return_counts=True)
     chances = count[box].double().rsqrt().cumsum(0)
     draws = torch.rand(len(place), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return torch.searchsorted(chances, (draws * chances[-1]).sort().values).clamp_max(
-        len(place) - 1
-    )
+    return torch.searchsorted(chances, (draws * chances[-1]).sort().values)

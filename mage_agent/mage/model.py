@@ -212,19 +212,16 @@ class MAGEModel(MAGENetworks):
 
         Where distances judge, also less how much further its end is than it could get to.
         """
-        trajectory, ahead = (
-            self.decode(latent, state, return_to_go, guided=True),
-            self.config.lookahead,
-        )
-        moves = self.planned_moves(trajectory, state, ahead)
-        worth = self.value_of_moves(state, moves).squeeze(-1)
+        trajectory = self.decode(latent, state, return_to_go, guided=True)
+        end = self.planned_state(trajectory, state, self.config.lookahead)
+        worth = self.value_of_moves(state, self.moves((end - state)[:, self.moved_entries]))
         off = self.planned_state(trajectory, state, 0) - state
-        worth = worth - off[:, self.planned_entries].square().mean(-1)
+        worth = worth.squeeze(-1) - off[:, self.planned_entries].square().mean(-1)
         if self.goal_distance is None:
             return worth
-        end = self.planned_state(trajectory, state, ahead)[:, self.achieved_goal]
-        steps = self.steps_to_goal(self.apart(state)[0], end).squeeze(-1)
-        return worth - (steps - ahead).clamp_min(0) / self.config.horizon
+        goal = self.as_goal(self.units.observation.inverse(end)[:, self.achieved_goal])
+        steps = self.steps_to_goal(self.apart(state)[0], goal).squeeze(-1)
+        return worth - (steps - self.config.lookahead).clamp_min(0) / self.config.horizon
 
     # ---------------------------------------------------------------- from the plan to the action
 

@@ -244,6 +244,11 @@ class MAGENetworks(Agent):
         """What distances see of a standardised state (..., S), and its desired goal, (..., G)."""
         return state[..., self.valued_entries], state[..., self.achieved_goal.stop :]
 
+    def as_goal(self, place: Tensor) -> Tensor:
+        """A place (..., G) in environment units, standardised as desired goals are."""
+        units, desired = self.units.observation, slice(self.achieved_goal.stop, None)
+        return (place - units.mean[desired]) / units.std[desired]
+
     def fit_units(self, dataset: TensorDictBase) -> None:
         """Take statistics of a dataset; where values cap what is asked for, ask for the best."""
         super().fit_units(dataset)
