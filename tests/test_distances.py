@@ -158,6 +158,30 @@ def test_plans_that_end_where_one_cannot_get_to_in_time_are_worth_less(
     torch.testing.assert_close(detour, torch.tensor([0.0, 1 / horizon, 1.0]))
 
 
+def test_states_and_goals_come_from_spread_rows_and_errors_name_the_datasets() -> None:
+    steps = torch.randn(3_000, 2, generator=torch.Generator().manual_seed(0))
+    data = walks([steps[:2_700].remainder(1.0), 50 + steps[2_700:].remainder(1.0)])
+    data["achieved_goal"] = data["achieved_goal"].round().long()  # integers do, too
+    model = build(walks([steps]))
+    loss = MAGEDistanceLoss(model)
+    batch = loss.prepare(loss.columns(data))
+    rows = batch["row"].flatten()
+    assert torch.equal(rows, loss.hindsight.rows)
+    assert torch.equal(batch["index"], rows)
+    assert torch.equal(batch["observation"], data["observation"][rows])
+    rare = (data["observation"][:, 0] > 40).float()
+    assert rare[rows].mean() > 2 * rare.mean()
+    dense = torch.zeros(20_000, dtype=torch.int64)  # three tenths of the goals are any place's
+    drawn = float(rare[loss.hindsight.draw(dense)].mean())
+    assert drawn == pytest.approx(0.3 * float(rare[rows].mean()), abs=0.02)
+
+
+def test_distances_follow_muon() -> None:
+    data = random_walks()
+    matrices = build(data).stages(data)[0].make_optimizer().matrices
+    assert len(matrices) == 9  # of three networks of three layers
+
+
 def test_it_takes_goals_and_several_candidates() -> None:
     for model in (tiny_model(), tiny_goal_model(), build(random_walks(), candidates=1)):
         assert model.goal_distance is None

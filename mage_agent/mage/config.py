@@ -88,7 +88,7 @@ class MAGEConfig(Config):
         candidates: plans that are sampled for a decision, of which the one whose displacement
             within the lookahead is worth the most is acted on; 1 acts on the mean or likeliest
             codes (the paper). With observation_keys that end with the goals, it is the one that
-            comes nearest to the goal.
+            comes nearest to the goal, of those that end where one can get to.
         lookahead: environment steps after which a plan is judged.
         gumbel_temperature: temperature of the straight-through samples of Algorithm 5.
         commitment_weight: weight of the commitment loss (Eq. A.2, beta).
