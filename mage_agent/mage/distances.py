@@ -106,6 +106,7 @@ class MAGEDistanceLoss(BootstrappedLoss):
     trains = ("goal_distance",)
     reads = ("goal_ahead", "horizon_ahead", "horizon_observation", "lookahead_observation", "moves")
     follows = "goal_distance"
+    stage, optimizer, learning_rate = "distances", "muon", 5e-3
 
     def __init__(self, model: MAGEModel, *, reduction: str | None = None) -> None:
         if model.goal_distance is None:

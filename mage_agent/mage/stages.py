@@ -27,8 +27,8 @@ __all__ = ["describe", "make_stages"]
 COLLAPSED = 0.1
 """Perplexity of the tokens, from 0 at one code to 1 at all alike, below which a codebook has
 collapsed; healthy ones were measured at 0.8 to 0.97."""
-_VALUE_BATCH, _VALUE_RATE, _DISTANCE_RATE = 512, 2e-3, 5e-3
-"""Transitions per step, and peak learning rates, of values and of distances."""
+_VALUE_BATCH = 512
+"""Transitions per step of values and of distances."""
 _JUDGED_WINDOWS = 512
 _ACTED_WINDOWS = 256
 """Windows, at most, whose tokens tell whether the codebook has collapsed."""
@@ -113,20 +113,19 @@ def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
             )
         )
     if config.return_expectile is not None:
-        by_distance = model.goal_distance is not None
-        loss = (MAGEDistanceLoss if by_distance else MAGEValueLoss)(model)
-        rate = _DISTANCE_RATE if by_distance else _VALUE_RATE
+        loss = (MAGEValueLoss if model.goal_distance is None else MAGEDistanceLoss)(model)
+        peak = loss.learning_rate
         stages.insert(
             0,
             Stage(
-                name="distances" if by_distance else "values",
+                name=loss.stage,
                 loss=loss,
-                optimizer="muon" if by_distance else "adam",
+                optimizer=loss.optimizer,
                 steps=config.value_steps,
                 columns=lambda: loss.columns(dataset),
                 prepare=loss.prepare,
                 batch_size=_VALUE_BATCH,
-                rates=warm_up_and_cosine(rate, 0.05 * rate, config.warmup_steps),
+                rates=warm_up_and_cosine(peak, 0.05 * peak, config.warmup_steps),
                 gradient_clip=config.gradient_clip,
                 acts=False,
                 begin=loss.begin,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -35,8 +35,12 @@ class BootstrappedLoss(AgentLoss):
         reduction: "mean" (default), "sum" or "none" (one loss per sample).
     """
 
-    follows: str
+    follows: ClassVar[str]
     """The model's network that the moving average follows."""
+    stage: ClassVar[str]
+    optimizer: ClassVar[Literal["adam", "muon"]]
+    learning_rate: ClassVar[float]
+    """At its peak."""
     model: MAGEModel
 
     def __init__(self, model: MAGEModel, *, reduction: str | None = None) -> None:
@@ -100,6 +104,7 @@ class MAGEValueLoss(BootstrappedLoss):
     trains: tuple[str, ...] = ("return_value",)
     reads: tuple[str, ...] = ("n_step_return", "n_step_factor", "n_step_observation")
     follows = "return_value"
+    stage, optimizer, learning_rate = "values", "adam", 2e-3
 
     def __init__(self, model: MAGEModel, *, reduction: str | None = None) -> None:
         expectile = model.config.return_expectile
