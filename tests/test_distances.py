@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import scipy.sparse.csgraph
 import torch
 from tensordict import TensorDict
 
@@ -151,7 +152,7 @@ def test_plans_that_end_where_one_cannot_get_to_in_time_are_worth_less(
             return torch.tensor(steps)[:, None]
 
         monkeypatch.setattr(model, "steps_to_goal", steps_to_goal)
-        return model.judge(latent, state, target)
+        return model.judge(latent, state, target)[:, 0]
 
     lookahead, horizon = model.config.lookahead, model.config.horizon
     detour = judged(0.0, 0.0, lookahead) - judged(lookahead, lookahead + 1, lookahead + horizon)
@@ -200,6 +201,63 @@ def test_moves_to_the_goal_are_worth_more() -> None:
     assert model.plan_value is model.return_value is None
     with pytest.raises(ValueError, match="distances to goals in place of values"):
         MAGEValueLoss(model)
+
+
+@torch.no_grad()
+def test_far_goals_are_reached_over_landmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+    distance = build(random_walks()).goal_distance
+    # Embeddings are the places themselves, along a horseshoe: its ends are 4 apart, 24 by walking.
+    steps = torch.arange(0.0, 24.01, 0.25)
+    way = torch.stack(
+        [(steps.clamp(0, 10) - (steps - 14).clamp(0, 10)), (steps - 10).clamp(0, 4)], -1
+    )
+
+    def embedded(place: torch.Tensor, moves: torch.Tensor | None = None) -> torch.Tensor:
+        moved = place if moves is None else place[:, None] + moves
+        return torch.nn.functional.pad(moved / 2, (0, 30))  # the factor on distances is 2
+
+    monkeypatch.setattr(distance, "here", embedded)
+    monkeypatch.setattr(distance, "there", lambda goal: embedded(goal))
+    start, goal = way[:1], way[[-1, 30]]
+    moves = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.0, 1.5]]])
+
+    def after(goal: torch.Tensor) -> list[float]:
+        return distance.after(start, goal[None], moves)[0, :, 0].tolist()
+
+    assert after(way[-1]) == pytest.approx([5, 3, 2.5])  # there are no landmarks yet
+    distance.place_landmarks(way, way)
+    assert torch.isfinite(distance.between).all()
+    found = after(way[-1])
+    assert found[0] == pytest.approx(23, abs=0.5)  # along the horseshoe
+    assert found[1:] == pytest.approx([3, 2.5])  # what is near is not looked for
+    assert after(way[30]) == pytest.approx([6.5, 8.5, 9], abs=0.5)
+    both = distance.after(start.expand(2, 2), goal, moves.expand(2, 3, 2))
+    torch.testing.assert_close(both[:1], distance.after(start, goal[:1], moves))
+    torch.testing.assert_close(both[1:], distance.after(start, goal[1:], moves))
+
+
+def test_landmarks_are_placed_where_the_data_are_when_distances_are_learned() -> None:
+    data = random_walks()
+    model = build(data)
+    stage = model.stages(data)[0]
+    distance = model.goal_distance
+    stage.columns()
+    assert torch.isinf(distance.between).all()
+    stage.end()
+    rows = stage.loss.hindsight.rows
+    rows = rows[torch.linspace(0, len(rows) - 1, len(distance.starts)).long()]
+    state = model.units.observation(model.units.concatenate(data)[rows])
+    with torch.no_grad():
+        there = distance.there(model.as_goal(data["achieved_goal"][rows]))
+        here = distance.here(state[:, :4])
+    torch.testing.assert_close(distance.starts, here)
+    torch.testing.assert_close(distance.ends, there)
+    legs = 2 * torch.cdist(here, there, p=1)
+    legs += 100 * (legs - 3).clamp_min(0)
+    shortest = scipy.sparse.csgraph.shortest_path(legs.numpy())
+    off_diagonal = ~torch.eye(len(legs), dtype=torch.bool)
+    found, wanted = distance.between, torch.from_numpy(shortest).float()
+    torch.testing.assert_close(found[off_diagonal], wanted[off_diagonal])
 
 
 @torch.no_grad()

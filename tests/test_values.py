@@ -363,7 +363,8 @@ class TestCandidates:
         goal = (end - units.mean[5:]) / units.std[5:]
         horizon = model.config.horizon
         far = (model.goal_distance(state[:, :5], goal)[:, 0] - 5 / horizon).clamp_min(0)
-        torch.testing.assert_close(model.judge(latent, state, asked), -distance - miss - far)
+        judged = model.judge(latent, state, asked)[:, 0]
+        torch.testing.assert_close(judged, -distance - miss - far)
 
 
 @pytest.mark.filterwarnings("ignore:the codebook has collapsed")
@@ -463,7 +464,7 @@ class TestDisplacement:
         torch.testing.assert_close(model.read_plan(latent, state, asked), moved[2])
         worth = model.value_of_moves(state, moved[4]).squeeze(1)
         miss = (path[:, 0] - state).square().mean(1)
-        torch.testing.assert_close(model.judge(latent, state, asked), worth - miss)
+        torch.testing.assert_close(model.judge(latent, state, asked)[:, 0], worth - miss)
         learned = model.stages(data)[-1].columns()["plan"]
         torch.testing.assert_close(learned[0], model.moves((state[2] - state[0])[None, [2, 0]])[0])
 

@@ -155,6 +155,16 @@ class MAGEDistanceLoss(BootstrappedLoss):
         columns["lookahead_observation"] = observation[rows_ahead(episode, config.lookahead)]
         return columns[self.hindsight.rows.cpu()]
 
+    def end(self) -> None:
+        """Take spread places of the data as landmarks."""
+        model, hindsight = self.model, self.hindsight
+        assert model.goal_distance is not None
+        rows = hindsight.rows.cpu()
+        observation = model.units.concatenate(hindsight.dataset[rows]).to(model.device)
+        state, _ = model.apart(model.units.observation(observation))
+        goal = model.as_goal(hindsight.achieved[hindsight.rows])
+        model.goal_distance.place_landmarks(state, goal)
+
     def prepare(self, batch: TensorDictBase) -> TensorDictBase:
         """A batch with goals in hindsight: achieved now, later in the episode, or anywhere.
 

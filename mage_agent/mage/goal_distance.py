@@ -1,4 +1,4 @@
-"""How far a goal is, as the sum of absolute differences of embeddings."""
+"""How far a goal is: the sum of absolute differences of embeddings; far ones over landmarks."""
 
 from __future__ import annotations
 
@@ -7,17 +7,26 @@ from torch import Tensor, nn
 
 from mage_agent.nn.layers import MLP, FourierFeatures
 
-__all__ = ["GoalDistance"]
+__all__ = ["GoalDistance", "beside"]
 
 _EMBEDDING = 32
 _FEATURES = 64
 _SCALE = 2.0
 """Factor on distances, which so begin at about what the data's are: too small ones leak from goal
 to goal, and grow slowly."""
+_LANDMARKS = 500
+_LEG, _DETOUR = 3.0, 100.0
+"""Horizons up to which distances are trusted, and how many of them each further one counts."""
+_CHUNK = 50
+"""Landmarks whose ways to all others are looked up at once."""
 
 
 class GoalDistance(nn.Module):
     """``c |phi(s) - psi(g)|_1``, and ``c |chi(s, m) - psi(g)|_1`` for a move m, in horizons.
+
+    Short distances are right, but far goals behind a wall are taken for nearer than they are, so
+    that some places seem nearer than all around them. Once landmarks are placed, ``after`` goes by
+    them: a far goal is as far as the shortest way to it over landmarks, of legs that are short.
 
     Args:
         state_dim: entries of a state that are seen.
@@ -25,6 +34,10 @@ class GoalDistance(nn.Module):
         moved_dim: entries E of a move.
         width: hidden width.
     """
+
+    starts: Tensor
+    ends: Tensor
+    between: Tensor
 
     def __init__(self, state_dim: int, goal_dim: int, moved_dim: int, width: int) -> None:
         super().__init__()
@@ -36,6 +49,10 @@ class GoalDistance(nn.Module):
         self.blocks = nn.ModuleDict(
             {name: MLP(size, width, width, _EMBEDDING) for name, size in sizes.items()}
         )
+        for name in ("starts", "ends"):  # phi and psi of every landmark
+            self.register_buffer(name, torch.zeros(_LANDMARKS, _EMBEDDING))
+        # From landmark to landmark, by way of others; infinite until they are placed.
+        self.register_buffer("between", torch.full((_LANDMARKS, _LANDMARKS), torch.inf))
 
     def forward(self, state: Tensor, goal: Tensor, moves: Tensor | None = None) -> Tensor:
         """Distance to a goal (..., G) from a state (..., S), and after moves (..., E) from there.
@@ -43,9 +60,75 @@ class GoalDistance(nn.Module):
         Returns:
             Shape (..., 1), with moves (..., 2).
         """
-        seen, there = self.state_features(state), self.blocks["goal"](self.goal_features(goal))
-        places = [self.blocks["state"](seen)]
+        there = self.there(goal)
+        places = [self.here(state)]
         if moves is not None:
-            places.append(self.blocks["move"](torch.cat([seen, moves], dim=-1)))
-        apart = [(place - there).abs().sum(-1, keepdim=True) for place in places]
-        return _SCALE * torch.cat(apart, dim=-1)
+            places.append(self.here(state, moves))
+        return torch.cat([_apart(place, there)[..., None] for place in places], dim=-1)
+
+    def after(self, state: Tensor, goal: Tensor, moves: Tensor) -> Tensor:
+        """Distance to a goal (B, G) after moves from a state, by landmarks where it is far.
+
+        Args:
+            state: (B, S).
+            goal: (B, G).
+            moves: (B, E), or n from each state, (B, n, E).
+
+        Returns:
+            Shape (B, 1) or (B, n, 1).
+        """
+        place, there = self.here(state, moves), self.there(goal)
+        near = _leg(_apart(self.starts, there[:, None]))  # (B, N): from landmarks to the goal
+        left = torch.full_like(near, torch.inf)
+        for chunk in range(0, _LANDMARKS, _CHUNK):
+            part = slice(chunk, chunk + _CHUNK)
+            ways = self.between[:, part] + near[:, None, part]  # (B, N, chunk)
+            left = left.minimum(ways.amin(-1))
+        if moves.dim() == 3:
+            there, left = there[:, None], left[:, None]
+        straight = _apart(place, there)
+        detour = (_leg(_SCALE * torch.cdist(place, self.ends, p=1)) + left).amin(-1)
+        nearest = torch.where(detour.isinf(), straight, detour.minimum(_leg(straight)))
+        return torch.where(straight <= _LEG, straight, nearest)[..., None]
+
+    @torch.no_grad()
+    def place_landmarks(self, state: Tensor, goal: Tensor) -> None:
+        """Take evenly spaced ones of states (N, S), which are also goals (N, G), as landmarks."""
+        rows = torch.linspace(0, len(state) - 1, _LANDMARKS, device=state.device).long()
+        self.starts.copy_(self.here(state[rows]))
+        self.ends.copy_(self.there(goal[rows]))
+        ways = _leg(_SCALE * torch.cdist(self.starts, self.ends, p=1))
+        for by in range(_LANDMARKS):  # Floyd and Warshall's shortest ways
+            torch.minimum(ways, ways[:, by, None] + ways[by], out=ways)
+        self.between.copy_(ways.fill_diagonal_(0))
+
+    def here(self, state: Tensor, moves: Tensor | None = None) -> Tensor:
+        """Embedding of states (B, S), or of where moves (B, E) or (B, n, E) from there lead."""
+        seen = self.state_features(state)
+        if moves is None:
+            place: Tensor = self.blocks["state"](seen)
+        else:
+            place = self.blocks["move"](beside(seen, moves))
+        return place
+
+    def there(self, goal: Tensor) -> Tensor:
+        """Embedding of goals (..., G)."""
+        place: Tensor = self.blocks["goal"](self.goal_features(goal))
+        return place
+
+
+def beside(seen: Tensor, moves: Tensor) -> Tensor:
+    """What is seen (B, S) beside moves (B, E), or each of n, (B, n, E); (..., S + E)."""
+    if moves.dim() > seen.dim():
+        seen = seen[:, None].expand(-1, moves.shape[1], -1)
+    return torch.cat([seen, moves], dim=-1)
+
+
+def _apart(place: Tensor, there: Tensor) -> Tensor:
+    """Distance between embeddings (..., D), in horizons."""
+    return _SCALE * (place - there).abs().sum(-1)
+
+
+def _leg(distance: Tensor) -> Tensor:
+    """What a distance counts on the way over landmarks: itself, far more where it is long."""
+    return distance + _DETOUR * (distance - _LEG).clamp_min(0)

@@ -191,7 +191,7 @@ class MAGEModel(MAGENetworks):
         # Deviation 29: of several sampled plans, the one whose move from s_0 is worth the most.
         states, returns = (part.repeat_interleave(count, 0) for part in (state, return_to_go))
         _, sums = self.generate(states, returns, choose)
-        best = self.judge(sums[-1], states, returns).view(-1, count).argmax(1)
+        best = self.judge(sums[-1], state, return_to_go).argmax(1)
         rows = best + count * torch.arange(len(state), device=state.device)
         return [each[rows] for each in token_ids], [each[rows] for each in sums]
 
@@ -208,20 +208,32 @@ class MAGEModel(MAGENetworks):
         return parts
 
     def judge(self, latent: Tensor, state: Tensor, return_to_go: Tensor) -> Tensor:
-        """Value of moving from s_0 as a plan does, less how far it begins from s_0, shape (B,).
+        """Value of moving from s_0 as a plan does, less how far it begins from s_0.
 
         Where distances judge, also less how much further its end is than it could get to.
+
+        Args:
+            latent: sum_k z_k of n plans for each s_0, shape (B * n, L_K, C).
+            state: s_0, shape (B, S).
+            return_to_go: R_0, shape (B, 1).
+
+        Returns:
+            Shape (B, n).
         """
-        trajectory = self.decode(latent, state, return_to_go, guided=True)
-        end = self.planned_state(trajectory, state, self.config.lookahead)
-        worth = self.value_of_moves(state, self.moves((end - state)[:, self.moved_entries]))
-        off = self.planned_state(trajectory, state, 0) - state
-        worth = worth.squeeze(-1) - off[:, self.planned_entries].square().mean(-1)
-        if self.goal_distance is None:
-            return worth
-        goal = self.as_goal(self.units.observation.inverse(end)[:, self.achieved_goal])
-        steps = self.steps_to_goal(self.apart(state)[0], goal).squeeze(-1)
-        return worth - (steps - self.config.lookahead).clamp_min(0) / self.config.horizon
+        count = len(latent) // len(state)
+        states, returns = (part.repeat_interleave(count, 0) for part in (state, return_to_go))
+        trajectory = self.decode(latent, states, returns, guided=True)
+        end = self.planned_state(trajectory, states, self.config.lookahead)
+        moves = self.moves((end - states)[:, self.moved_entries])
+        worth = self.value_of_moves(state, moves.unflatten(0, (-1, count))).flatten()
+        off = self.planned_state(trajectory, states, 0) - states
+        worth = worth - off[:, self.planned_entries].square().mean(-1)
+        if self.goal_distance is not None:
+            goal = self.as_goal(self.units.observation.inverse(end)[:, self.achieved_goal])
+            steps = self.steps_to_goal(self.apart(states)[0], goal).squeeze(-1)
+            late = (steps - self.config.lookahead).clamp_min(0)
+            worth = worth - late / self.config.horizon
+        return worth.view(-1, count)
 
     # ---------------------------------------------------------------- from the plan to the action
 

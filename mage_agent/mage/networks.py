@@ -15,7 +15,7 @@ from mage_agent.data import rows_ahead
 from mage_agent.mage import upgrade
 from mage_agent.mage.autoencoder import TrajectoryDecoder, TrajectoryEncoder
 from mage_agent.mage.config import GOALS, MAGEConfig
-from mage_agent.mage.goal_distance import GoalDistance
+from mage_agent.mage.goal_distance import GoalDistance, beside
 from mage_agent.mage.inverse_dynamics import InverseDynamics
 from mage_agent.mage.quantizer import MultiScaleQuantizer
 from mage_agent.mage.transformer import MultiScaleTransformer
@@ -213,15 +213,14 @@ class MAGENetworks(Agent):
         return torch.where(torch.isfinite(worth), worth, torch.inf)  # no data, no bound
 
     def value_of_moves(self, state: Tensor, moves: Tensor) -> Tensor:
-        """What moving so from a state is worth, (B, S) and (B, E) to (B, 1).
+        """What moving so from a state is worth, (B, S) and (B, E) or (B, n, E) to (..., 1).
 
         The return-to-go that it leads to; in goal environments, less the further the goal is then.
         """
         if self.goal_distance is not None:
-            distances: Tensor = self.goal_distance(*self.apart(state), moves)
-            return -distances[:, 1:]
+            return -self.goal_distance.after(*self.apart(state), moves)
         assert self.plan_value is not None, "moves are valued only with candidates"
-        worth: Tensor = self.plan_value(torch.cat([self.valued(state), moves], dim=-1))
+        worth: Tensor = self.plan_value(beside(self.valued(state), moves))
         return worth
 
     def seen(self, state: Tensor) -> Tensor:

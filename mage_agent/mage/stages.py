@@ -130,6 +130,7 @@ def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
                 acts=False,
                 begin=loss.begin,
                 after_step=loss.after_step,
+                end=loss.end,
             ),
         )
     return stages

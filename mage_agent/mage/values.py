@@ -58,6 +58,9 @@ class BootstrappedLoss(AgentLoss):
         for slow, fast in pairs:
             slow.lerp_(fast, _RATE)
 
+    def end(self) -> None:
+        """Finish the stage."""
+
     def columns(self, dataset: TensorDictBase) -> TensorDictBase:
         """A dataset's columns (N,) with what the loss reads besides."""
         model = self.model
