@@ -222,7 +222,7 @@ def test_far_goals_are_reached_over_landmarks(monkeypatch: pytest.MonkeyPatch) -
     moves = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.0, 1.5]]])
 
     def after(goal: torch.Tensor) -> list[float]:
-        return distance.after(start, goal[None], moves)[0, :, 0].tolist()
+        return distance.way(start, goal[None], moves)[0, :, 0].tolist()
 
     assert after(way[-1]) == pytest.approx([5, 3, 2.5])  # there are no landmarks yet
     distance.place_landmarks(way, way)
@@ -231,9 +231,9 @@ def test_far_goals_are_reached_over_landmarks(monkeypatch: pytest.MonkeyPatch) -
     assert found[0] == pytest.approx(23, abs=0.5)  # along the horseshoe
     assert found[1:] == pytest.approx([3, 2.5])  # what is near is not looked for
     assert after(way[30]) == pytest.approx([6.5, 8.5, 9], abs=0.5)
-    both = distance.after(start.expand(2, 2), goal, moves.expand(2, 3, 2))
-    torch.testing.assert_close(both[:1], distance.after(start, goal[:1], moves))
-    torch.testing.assert_close(both[1:], distance.after(start, goal[1:], moves))
+    both = distance.way(start.expand(2, 2), goal, moves.expand(2, 3, 2))
+    torch.testing.assert_close(both[:1], distance.way(start, goal[:1], moves))
+    torch.testing.assert_close(both[1:], distance.way(start, goal[1:], moves))
 
 
 def test_landmarks_are_placed_where_the_data_are_when_distances_are_learned() -> None:

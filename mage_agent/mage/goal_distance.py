@@ -25,8 +25,8 @@ class GoalDistance(nn.Module):
     """``c |phi(s) - psi(g)|_1``, and ``c |chi(s, m) - psi(g)|_1`` for a move m, in horizons.
 
     Short distances are right, but far goals behind a wall are taken for nearer than they are, so
-    that some places seem nearer than all around them. Once landmarks are placed, ``after`` goes by
-    them: a far goal is as far as the shortest way to it over landmarks, of legs that are short.
+    that some places seem nearer than all around them. Once landmarks are placed, there is a longer
+    ``way``: a far goal is as far as the shortest way to it over landmarks, of legs that are short.
 
     Args:
         state_dim: entries of a state that are seen.
@@ -66,8 +66,8 @@ class GoalDistance(nn.Module):
             places.append(self.here(state, moves))
         return torch.cat([_apart(place, there)[..., None] for place in places], dim=-1)
 
-    def after(self, state: Tensor, goal: Tensor, moves: Tensor) -> Tensor:
-        """Distance to a goal (B, G) after moves from a state, by landmarks where it is far.
+    def way(self, state: Tensor, goal: Tensor, moves: Tensor | None = None) -> Tensor:
+        """Distance to a goal, by landmarks where it is far, from a state or after moves from it.
 
         Args:
             state: (B, S).
@@ -75,7 +75,7 @@ class GoalDistance(nn.Module):
             moves: (B, E), or n from each state, (B, n, E).
 
         Returns:
-            Shape (B, 1) or (B, n, 1).
+            Shape (B, 1), with n moves (B, n, 1).
         """
         place, there = self.here(state, moves), self.there(goal)
         near = _leg(_apart(self.starts, there[:, None]))  # (B, N): from landmarks to the goal
@@ -84,7 +84,7 @@ class GoalDistance(nn.Module):
             part = slice(chunk, chunk + _CHUNK)
             ways = self.between[:, part] + near[:, None, part]  # (B, N, chunk)
             left = left.minimum(ways.amin(-1))
-        if moves.dim() == 3:
+        if place.dim() == 3:
             there, left = there[:, None], left[:, None]
         straight = _apart(place, there)
         detour = (_leg(_SCALE * torch.cdist(place, self.ends, p=1)) + left).amin(-1)

@@ -189,7 +189,7 @@ class MAGENetworks(Agent):
         In goal environments, that of being ``bootstrap_steps`` nearer to the goal.
         """
         if self.goal_distance is not None:
-            left = self.steps_to_goal(*self.apart(state))
+            left = self.config.horizon * self.goal_distance.way(*self.apart(state))
             return self.nearness(left - self.config.bootstrap_steps)
         assert self.return_value is not None, "there are values only with return_expectile"
         learned: Tensor = self.return_value(self.valued(state))
@@ -218,7 +218,7 @@ class MAGENetworks(Agent):
         The return-to-go that it leads to; in goal environments, less the further the goal is then.
         """
         if self.goal_distance is not None:
-            return -self.goal_distance.after(*self.apart(state), moves)
+            return -self.goal_distance.way(*self.apart(state), moves)
         assert self.plan_value is not None, "moves are valued only with candidates"
         worth: Tensor = self.plan_value(beside(self.valued(state), moves))
         return worth
