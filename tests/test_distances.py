@@ -1,5 +1,6 @@
 """Distances to goals: the equation row by row, goals in hindsight, a wall between neighbours."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,8 +8,9 @@ import scipy.sparse.csgraph
 import torch
 from tensordict import TensorDict
 
-from mage_agent import MAGEDistanceLoss, MAGEModel, MAGEValueLoss, total_loss
+from mage_agent import MAGEDistanceLoss, MAGEModel, MAGEPolicy, MAGEValueLoss, fit, total_loss
 from mage_agent.mage.distances import Hindsight, spread
+from mage_agent.mage.goal_distance import LANDMARKS
 from mage_agent.mage.values import label_returns
 from tests.averages import check_average_follows
 from tests.tiny import tiny_config, tiny_goal_model, tiny_model
@@ -152,7 +154,7 @@ def test_plans_that_end_where_one_cannot_get_to_in_time_are_worth_less(
             return torch.tensor(steps)[:, None]
 
         monkeypatch.setattr(model, "steps_to_goal", steps_to_goal)
-        return model.judge(latent, state, target)[:, 0]
+        return model.judge(latent[:, None], state, target)[:, 0]
 
     lookahead, horizon = model.config.lookahead, model.config.horizon
     detour = judged(0.0, 0.0, lookahead) - judged(lookahead, lookahead + 1, lookahead + horizon)
@@ -207,45 +209,86 @@ def test_moves_to_the_goal_are_worth_more() -> None:
 def test_far_goals_are_reached_over_landmarks(monkeypatch: pytest.MonkeyPatch) -> None:
     distance = build(random_walks()).goal_distance
     # Embeddings are the places themselves, along a horseshoe: its ends are 4 apart, 24 by walking.
-    steps = torch.arange(0.0, 24.01, 0.25)
-    way = torch.stack(
-        [(steps.clamp(0, 10) - (steps - 14).clamp(0, 10)), (steps - 10).clamp(0, 4)], -1
-    )
+    steps = torch.linspace(0, 24, LANDMARKS)
+    across = steps.clamp(0, 10) - (steps - 14).clamp(0, 10)
+    way = torch.stack([across, (steps - 10).clamp(0, 4)], -1)
 
     def embedded(place: torch.Tensor, moves: torch.Tensor | None = None) -> torch.Tensor:
         moved = place if moves is None else place[:, None] + moves
         return torch.nn.functional.pad(moved / 2, (0, 30))  # the factor on distances is 2
 
     monkeypatch.setattr(distance, "here", embedded)
-    monkeypatch.setattr(distance, "there", lambda goal: embedded(goal))
-    start, goal = way[:1], way[[-1, 30]]
-    moves = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.0, 1.5]]])
+    monkeypatch.setattr(distance, "there", embedded)
+    start, moves = way[:1], torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.0, 1.5]]])
 
-    def after(goal: torch.Tensor) -> list[float]:
-        return distance.way(start, goal[None], moves)[0, :, 0].tolist()
+    def after(row: int) -> list[float]:
+        return distance.way(start, way[[row]], moves)[0, :, 0].tolist()
 
-    assert after(way[-1]) == pytest.approx([5, 3, 2.5])  # there are no landmarks yet
+    straight = [5, 3, 2.5]
+    assert after(-1) == pytest.approx(straight)  # there are no landmarks yet
     distance.place_landmarks(way, way)
-    assert torch.isfinite(distance.between).all()
-    found = after(way[-1])
+    found = after(-1)
     assert found[0] == pytest.approx(23, abs=0.5)  # along the horseshoe
-    assert found[1:] == pytest.approx([3, 2.5])  # what is near is not looked for
-    assert after(way[30]) == pytest.approx([6.5, 8.5, 9], abs=0.5)
-    both = distance.way(start.expand(2, 2), goal, moves.expand(2, 3, 2))
-    torch.testing.assert_close(both[:1], distance.way(start, goal[:1], moves))
-    torch.testing.assert_close(both[1:], distance.way(start, goal[1:], moves))
+    assert found[1:] == pytest.approx(straight[1:])  # what is near is not looked for
+    middle = int((steps < 7.5).sum())
+    assert after(middle) == pytest.approx([6.5, 8.5, 9], abs=0.1)
+    assert float(distance.way(start, way[[-1]]).item()) == pytest.approx(24, abs=0.5)
 
 
-def test_landmarks_are_placed_where_the_data_are_when_distances_are_learned() -> None:
+@torch.no_grad()
+def test_the_way_over_landmarks_row_by_row() -> None:
+    torch.manual_seed(0)
     data = random_walks()
-    model = build(data)
-    stage = model.stages(data)[0]
-    distance = model.goal_distance
-    stage.columns()
-    assert torch.isinf(distance.between).all()
-    stage.end()
-    rows = stage.loss.hindsight.rows
-    rows = rows[torch.linspace(0, len(rows) - 1, len(distance.starts)).long()]
+    distance = build(data).goal_distance
+    for block in distance.blocks.values():
+        block[-1].weight.mul_(0.3)
+        block[-1].bias.zero_()
+    state, goal, moves = torch.randn(4, 4), 30 * torch.randn(4, 2), torch.randn(4, 3, 2)
+    there, after = distance.there(goal), distance.here(state, moves)
+    for buffer in (distance.starts, distance.ends):
+        buffer.copy_(0.05 * torch.randn_like(buffer))
+    distance.between.copy_(20 + torch.rand_like(distance.between)).fill_diagonal_(0)
+    straight = torch.cat([distance(state, goal, moves[:, n])[:, 1:] for n in range(3)], 1)
+    near, far = int(straight[:, 0].argmin()), int(straight[:, 0].argmax())
+    for row, ends, starts in ((far, slice(0, 100), slice(450, 500)), (near, 100, 449)):
+        distance.ends[ends] = after[row].mean(0) + 0.01 * distance.ends[ends]
+        distance.starts[starts] = there[row] + 0.01 * distance.starts[starts]
+    distance.between[:100, 450:] = straight[far].max() + torch.rand(100, 50)
+    distance.between[450:, :100] = 0.1  # back
+
+    def leg(steps: torch.Tensor) -> torch.Tensor:
+        return torch.where(steps <= 3, steps, steps + 100 * (steps - 3))
+
+    def found(place: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
+        straight = 2 * (place - there).abs().sum()
+        to = torch.stack([leg(2 * (place - end).abs().sum()) for end in distance.ends])
+        left = torch.stack([leg(2 * (start - there).abs().sum()) for start in distance.starts])
+        over = (to[:, None] + distance.between + left).min()
+        return straight if straight <= 3 else torch.minimum(leg(straight), over)
+
+    close = {"rtol": 1e-4, "atol": 1e-4}  # what is longer than a leg counts a hundredfold
+    here = distance.here(state)
+    for between in (distance.between.clone(), 0.0, 1e3):
+        distance.between[:] = between
+        wanted = [[found(after[row, n], there[row]) for n in range(3)] for row in range(4)]
+        ways = distance.way(state, goal, moves)
+        torch.testing.assert_close(ways[..., 0], torch.tensor(wanted), **close)
+        torch.testing.assert_close(distance.way(state, goal, moves[:, 1]), ways[:, 1], **close)
+        wanted = [[found(here[row], there[row])] for row in range(4)]
+        torch.testing.assert_close(distance.way(state, goal), torch.tensor(wanted), **close)
+
+
+@pytest.mark.filterwarnings("ignore:the codebook has collapsed")
+def test_landmarks_are_placed_where_the_data_are_and_saved(tmp_path: Path) -> None:
+    data = random_walks()
+    policy = MAGEPolicy(build(data, value_steps=3, tokenizer_steps=1, generator_steps=1))
+    model = policy.model
+    assert torch.isinf(model.goal_distance.between).all()
+    fit(model, data, progress_bar=False, device="cpu")
+    distance, loss = model.goal_distance, model.stages(data)[0].loss
+    loss.columns(data)
+    rows = loss.hindsight.rows
+    rows = rows[[n * (len(rows) - 1) // (LANDMARKS - 1) for n in range(LANDMARKS)]]
     state = model.units.observation(model.units.concatenate(data)[rows])
     with torch.no_grad():
         there = distance.there(model.as_goal(data["achieved_goal"][rows]))
@@ -254,10 +297,13 @@ def test_landmarks_are_placed_where_the_data_are_when_distances_are_learned() ->
     torch.testing.assert_close(distance.ends, there)
     legs = 2 * torch.cdist(here, there, p=1)
     legs += 100 * (legs - 3).clamp_min(0)
-    shortest = scipy.sparse.csgraph.shortest_path(legs.numpy())
-    off_diagonal = ~torch.eye(len(legs), dtype=torch.bool)
-    found, wanted = distance.between, torch.from_numpy(shortest).float()
-    torch.testing.assert_close(found[off_diagonal], wanted[off_diagonal])
+    shortest = scipy.sparse.csgraph.shortest_path(legs.fill_diagonal_(0).numpy())
+    torch.testing.assert_close(distance.between, torch.from_numpy(shortest).float())
+    policy.save(tmp_path / "policy.mage")
+    loaded = MAGEPolicy.load(tmp_path / "policy.mage").model
+    for name in ("starts", "ends", "between"):
+        assert torch.equal(getattr(loaded.goal_distance, name), getattr(distance, name))
+    assert loaded.act(torch.zeros(0, 6), torch.zeros(0)).shape == (0, 2)  # no environments
 
 
 @torch.no_grad()

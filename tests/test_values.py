@@ -346,7 +346,7 @@ class TestCandidates:
             observation, target = self.ask(50)
             state, asked = model.condition(observation, target)
             _, sums = model.propose(state, asked)
-            worth.append(float(model.judge(sums[-1], state, asked).mean()))
+            worth.append(float(model.judge(sums[-1][:, None], state, asked).mean()))
         assert worth[0] < worth[1] < worth[2]
 
     def test_plans_of_goals_are_judged_by_the_move_of_the_goal(self) -> None:
@@ -363,7 +363,7 @@ class TestCandidates:
         goal = (end - units.mean[5:]) / units.std[5:]
         horizon = model.config.horizon
         far = (model.goal_distance(state[:, :5], goal)[:, 0] - 5 / horizon).clamp_min(0)
-        judged = model.judge(latent, state, asked)[:, 0]
+        judged = model.judge(latent[:, None], state, asked)[:, 0]
         torch.testing.assert_close(judged, -distance - miss - far)
 
 
@@ -464,7 +464,7 @@ class TestDisplacement:
         torch.testing.assert_close(model.read_plan(latent, state, asked), moved[2])
         worth = model.value_of_moves(state, moved[4]).squeeze(1)
         miss = (path[:, 0] - state).square().mean(1)
-        torch.testing.assert_close(model.judge(latent, state, asked)[:, 0], worth - miss)
+        torch.testing.assert_close(model.judge(latent[:, None], state, asked)[:, 0], worth - miss)
         learned = model.stages(data)[-1].columns()["plan"]
         torch.testing.assert_close(learned[0], model.moves((state[2] - state[0])[None, [2, 0]])[0])
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mage_agent.data import rows_ahead
 from mage_agent.losses import squared_error
+from mage_agent.mage.goal_distance import LANDMARKS
 from mage_agent.mage.values import BootstrappedLoss
 
 if TYPE_CHECKING:
@@ -156,14 +157,15 @@ class MAGEDistanceLoss(BootstrappedLoss):
         return columns[self.hindsight.rows.cpu()]
 
     def end(self) -> None:
-        """Take spread places of the data as landmarks."""
+        """Take spread places of the data that ``columns`` was given as landmarks."""
         model, hindsight = self.model, self.hindsight
         assert model.goal_distance is not None
-        rows = hindsight.rows.cpu()
-        observation = model.units.concatenate(hindsight.dataset[rows]).to(model.device)
+        evenly = torch.arange(LANDMARKS) * (len(hindsight.rows) - 1) // (LANDMARKS - 1)
+        row = hindsight.rows[evenly.to(model.device)]
+        data = hindsight.dataset.select(*model.config.observation_keys)[row.cpu()]
+        observation = model.units.concatenate(data).to(model.device)
         state, _ = model.apart(model.units.observation(observation))
-        goal = model.as_goal(hindsight.achieved[hindsight.rows])
-        model.goal_distance.place_landmarks(state, goal)
+        model.goal_distance.place_landmarks(state, model.as_goal(hindsight.achieved[row]))
 
     def prepare(self, batch: TensorDictBase) -> TensorDictBase:
         """A batch with goals in hindsight: achieved now, later in the episode, or anywhere.

@@ -7,16 +7,16 @@ from torch import Tensor, nn
 
 from mage_agent.nn.layers import MLP, FourierFeatures
 
-__all__ = ["GoalDistance", "beside"]
+__all__ = ["LANDMARKS", "GoalDistance", "beside"]
 
 _EMBEDDING = 32
 _FEATURES = 64
 _SCALE = 2.0
 """Factor on distances, which so begin at about what the data's are: too small ones leak from goal
 to goal, and grow slowly."""
-_LANDMARKS = 500
+LANDMARKS = 500
 _LEG, _DETOUR = 3.0, 100.0
-"""Horizons up to which distances are trusted, and how many of them each further one counts."""
+"""Horizons up to which distances are trusted, and how many more each further one counts."""
 _CHUNK = 50
 """Landmarks whose ways to all others are looked up at once."""
 
@@ -50,9 +50,9 @@ class GoalDistance(nn.Module):
             {name: MLP(size, width, width, _EMBEDDING) for name, size in sizes.items()}
         )
         for name in ("starts", "ends"):  # phi and psi of every landmark
-            self.register_buffer(name, torch.zeros(_LANDMARKS, _EMBEDDING))
+            self.register_buffer(name, torch.zeros(LANDMARKS, _EMBEDDING))
         # From landmark to landmark, by way of others; infinite until they are placed.
-        self.register_buffer("between", torch.full((_LANDMARKS, _LANDMARKS), torch.inf))
+        self.register_buffer("between", torch.full((LANDMARKS, LANDMARKS), torch.inf))
 
     def forward(self, state: Tensor, goal: Tensor, moves: Tensor | None = None) -> Tensor:
         """Distance to a goal (..., G) from a state (..., S), and after moves (..., E) from there.
@@ -67,7 +67,9 @@ class GoalDistance(nn.Module):
         return torch.cat([_apart(place, there)[..., None] for place in places], dim=-1)
 
     def way(self, state: Tensor, goal: Tensor, moves: Tensor | None = None) -> Tensor:
-        """Distance to a goal, by landmarks where it is far, from a state or after moves from it.
+        """Distance to a goal from a state, or after moves from it, in horizons, by landmarks.
+
+        It is the straight distance up to three horizons, and where no landmarks are placed.
 
         Args:
             state: (B, S).
@@ -78,32 +80,31 @@ class GoalDistance(nn.Module):
             Shape (B, 1), with n moves (B, n, 1).
         """
         place, there = self.here(state, moves), self.there(goal)
-        near = _leg(_apart(self.starts, there[:, None]))  # (B, N): from landmarks to the goal
-        left = torch.full_like(near, torch.inf)
-        for chunk in range(0, _LANDMARKS, _CHUNK):
+        ends = _leg(_between(there, self.starts))  # (B, N): from landmarks to the goal
+        left = torch.full_like(ends, torch.inf)
+        for chunk in range(0, LANDMARKS, _CHUNK):
             part = slice(chunk, chunk + _CHUNK)
-            ways = self.between[:, part] + near[:, None, part]  # (B, N, chunk)
+            ways = self.between[:, part] + ends[:, None, part]  # (B, N, chunk)
             left = left.minimum(ways.amin(-1))
         if place.dim() == 3:
             there, left = there[:, None], left[:, None]
         straight = _apart(place, there)
-        detour = (_leg(_SCALE * torch.cdist(place, self.ends, p=1)) + left).amin(-1)
-        nearest = torch.where(detour.isinf(), straight, detour.minimum(_leg(straight)))
-        return torch.where(straight <= _LEG, straight, nearest)[..., None]
+        detour = (_leg(_between(place, self.ends)) + left).amin(-1).minimum(_leg(straight))
+        near = (straight <= _LEG) | self.between[0, 0].isinf()
+        return torch.where(near, straight, detour)[..., None]
 
     @torch.no_grad()
     def place_landmarks(self, state: Tensor, goal: Tensor) -> None:
-        """Take evenly spaced ones of states (N, S), which are also goals (N, G), as landmarks."""
-        rows = torch.linspace(0, len(state) - 1, _LANDMARKS, device=state.device).long()
-        self.starts.copy_(self.here(state[rows]))
-        self.ends.copy_(self.there(goal[rows]))
-        ways = _leg(_SCALE * torch.cdist(self.starts, self.ends, p=1))
-        for by in range(_LANDMARKS):  # Floyd and Warshall's shortest ways
+        """Take states (N, S) as landmarks, which are also goals (N, G)."""
+        self.starts.copy_(self.here(state))
+        self.ends.copy_(self.there(goal))
+        ways = _leg(_between(self.starts, self.ends))
+        for by in range(LANDMARKS):  # Floyd and Warshall's shortest ways
             torch.minimum(ways, ways[:, by, None] + ways[by], out=ways)
         self.between.copy_(ways.fill_diagonal_(0))
 
     def here(self, state: Tensor, moves: Tensor | None = None) -> Tensor:
-        """Embedding of states (B, S), or of where moves (B, E) or (B, n, E) from there lead."""
+        """Embedding of states (..., S), or of where moves lead, as ``beside`` takes both."""
         seen = self.state_features(state)
         if moves is None:
             place: Tensor = self.blocks["state"](seen)
@@ -127,6 +128,11 @@ def beside(seen: Tensor, moves: Tensor) -> Tensor:
 def _apart(place: Tensor, there: Tensor) -> Tensor:
     """Distance between embeddings (..., D), in horizons."""
     return _SCALE * (place - there).abs().sum(-1)
+
+
+def _between(places: Tensor, landmarks: Tensor) -> Tensor:
+    """Distances between embeddings (..., D) and those of landmarks (N, D), (..., N)."""
+    return _SCALE * torch.cdist(places, landmarks, p=1)
 
 
 def _leg(distance: Tensor) -> Tensor:

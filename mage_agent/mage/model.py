@@ -191,7 +191,8 @@ class MAGEModel(MAGENetworks):
         # Deviation 29: of several sampled plans, the one whose move from s_0 is worth the most.
         states, returns = (part.repeat_interleave(count, 0) for part in (state, return_to_go))
         _, sums = self.generate(states, returns, choose)
-        best = self.judge(sums[-1], state, return_to_go).argmax(1)
+        latents = sums[-1].unflatten(0, (len(state), count))
+        best = self.judge(latents, state, return_to_go).argmax(1)
         rows = best + count * torch.arange(len(state), device=state.device)
         return [each[rows] for each in token_ids], [each[rows] for each in sums]
 
@@ -213,19 +214,19 @@ class MAGEModel(MAGENetworks):
         Where distances judge, also less how much further its end is than it could get to.
 
         Args:
-            latent: sum_k z_k of n plans for each s_0, shape (B * n, L_K, C).
+            latent: sum_k z_k of n plans for each s_0, shape (B, n, L_K, C).
             state: s_0, shape (B, S).
             return_to_go: R_0, shape (B, 1).
 
         Returns:
             Shape (B, n).
         """
-        count = len(latent) // len(state)
-        states, returns = (part.repeat_interleave(count, 0) for part in (state, return_to_go))
-        trajectory = self.decode(latent, states, returns, guided=True)
+        each = latent.shape[:2]
+        states, returns = (part.repeat_interleave(each[1], 0) for part in (state, return_to_go))
+        trajectory = self.decode(latent.flatten(0, 1), states, returns, guided=True)
         end = self.planned_state(trajectory, states, self.config.lookahead)
         moves = self.moves((end - states)[:, self.moved_entries])
-        worth = self.value_of_moves(state, moves.unflatten(0, (-1, count))).flatten()
+        worth = self.value_of_moves(state, moves.unflatten(0, each)).flatten()
         off = self.planned_state(trajectory, states, 0) - states
         worth = worth - off[:, self.planned_entries].square().mean(-1)
         if self.goal_distance is not None:
@@ -233,7 +234,7 @@ class MAGEModel(MAGENetworks):
             steps = self.steps_to_goal(self.apart(states)[0], goal).squeeze(-1)
             late = (steps - self.config.lookahead).clamp_min(0)
             worth = worth - late / self.config.horizon
-        return worth.view(-1, count)
+        return worth.reshape(each)
 
     # ---------------------------------------------------------------- from the plan to the action
 
