@@ -69,7 +69,8 @@ class GoalDistance(nn.Module):
     def way(self, state: Tensor, goal: Tensor, moves: Tensor | None = None) -> Tensor:
         """Distance to a goal from a state, or after moves from it, in horizons, by landmarks.
 
-        It is the straight distance up to three horizons, and where no landmarks are placed.
+        It is the straight distance up to three horizons, and where no landmarks are placed, and
+        from six horizons on that over landmarks; in between it passes from one to the other.
 
         Args:
             state: (B, S).
@@ -90,8 +91,9 @@ class GoalDistance(nn.Module):
             there, left = there[:, None], left[:, None]
         straight = _apart(place, there)
         detour = (_leg(_between(place, self.ends)) + left).amin(-1).minimum(_leg(straight))
-        near = (straight <= _LEG) | self.between[0, 0].isinf()
-        return torch.where(near, straight, detour)[..., None]
+        share = (straight / _LEG - 1).clamp(0, 1)  # a jump would make a place seem the nearest
+        near = (share == 0) | self.between[0, 0].isinf()
+        return torch.where(near, straight, straight.lerp(detour, share))[..., None]
 
     @torch.no_grad()
     def place_landmarks(self, state: Tensor, goal: Tensor) -> None:
