@@ -87,7 +87,7 @@ class TestFiles:
         """Millions of steps with sparse rewards compress a thousandfold."""
         with h5py.File(path, "a") as file:
             zeros = np.zeros((2**24, 2), dtype="f4")
-            file.create_dataset("infos/goal", data=zeros, compression="gzip", chunks=(2**20, 2))
+            file.create_dataset("infos/qvel", data=zeros, compression="gzip", chunks=(2**20, 2))
         assert 100 * path.stat().st_size < 2**27
         check_hdf5(path)
         assert len(load_dataset(path)) == 40
@@ -199,9 +199,9 @@ class TestMemory:
         """Each value read takes its own bytes and 8 more; those not copied take only their own."""
         with h5py.File(path, "a") as file:
             del file["metadata"]
-            file["infos/goal"] = np.zeros((40, 2), "f4")
+            file["infos/goal"] = file["infos/qvel"] = np.zeros((40, 2), "f4")
             file["next_observations"] = np.roll(file["observations"][()], -1, axis=0)
-        needed = 40 * (3 * 12 + 2 * 12 + 16 + 9 + 9 + 2 * 4 + 3 * 4)
+        needed = 40 * (3 * 12 + 2 * 12 + 16 + 9 + 9 + 2 * 12 + 2 * 4 + 3 * 4)
         monkeypatch.setattr(hdf5, "available_memory", lambda: needed)
         assert len(load_dataset(path)) == 40
         monkeypatch.setattr(hdf5, "available_memory", lambda: needed - 1)

@@ -7,11 +7,12 @@ import gymnasium as gym
 import minari
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("gymnasium_robotics")
 
 from benchmarks.collect.__main__ import main
-from benchmarks.collect.maze2d import Maze2DRecipe, collect, make_env
+from benchmarks.collect.maze2d import REACHED, Maze2DRecipe, collect, make_env
 from benchmarks.collect.recipes import MAZE2D
 from benchmarks.collect.waypoints import WaypointController
 from benchmarks.datasets import hold_out
@@ -134,6 +135,12 @@ def test_maze2d_is_one_run_rewarded_before_each_step(
     np.testing.assert_array_equal(run.rewards, distance <= 0.5)
     assert 0 < run.rewards.mean() < 0.5
     assert np.abs(run.actions).max() <= 1
+    goals = run.infos["goal"]
+    arrived = (goals[1:] != goals[:-1]).any(1).nonzero()[0] + 1
+    assert len(arrived) > 10
+    reached = np.linalg.norm(run.observations[arrived, :2] - goals[arrived - 1], axis=1)
+    assert reached.max() <= REACHED, "another goal is drawn on arrival, and only then"
+    assert torch.equal(load_dataset(dataset_id)["infos", "goal"], torch.tensor(goals).float())
     env = make_environment(dataset_id)
     assert env.spec is not None
     assert env.spec.max_episode_steps == 300

@@ -1,6 +1,6 @@
 """Maze2D and Multi2D by D4RL's recipe: one endless run of a waypoint controller, rewarded later."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -104,7 +104,10 @@ def collect(recipe: Maze2DRecipe, root: Path, *, progress_bar: bool = True) -> P
         if goal is None:
             goal = targets[rng.integers(first, stop)]
         seen, done = observations[first : stop + 1], actions[first:stop]
-        episodes.append(_episode(len(episodes), recipe, seen, done, goal, point.goal_radius))
+        episode = _episode(len(episodes), recipe, seen, done, goal, point.goal_radius)
+        if recipe.task == "maze2d":  # as D4RL's files have it
+            episode = replace(episode, infos={"goal": targets[first:stop]})
+        episodes.append(episode)
     path = save_minari(
         root,
         recipe.dataset_id,

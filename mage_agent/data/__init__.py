@@ -1,7 +1,7 @@
 """Offline datasets: read from where they are, checked, and drawn from in windows."""
 
 from mage_agent.data.checks import check_dataset
-from mage_agent.data.cutting import cut_episodes, first_steps, step_limit
+from mage_agent.data.cutting import cut_episodes, first_steps, split_goals, step_limit
 from mage_agent.data.delayed import delayed_rewards
 from mage_agent.data.goals import relabel_goals
 from mage_agent.data.load import as_dataset, dataset_from_arrays, load_dataset
@@ -36,5 +36,6 @@ __all__ = [
     "replay_buffer",
     "returns_to_go",
     "rows_ahead",
+    "split_goals",
     "step_limit",
 ]

@@ -51,6 +51,7 @@ def from_arrays(
     truncations: ArrayLike,
     *,
     next_observations: ArrayLike | Mapping[str, ArrayLike] | None = None,
+    goals: ArrayLike | None = None,
     action_low: Bounds = None,
     action_high: Bounds = None,
     facts: Mapping[str, Any] | None = None,
@@ -67,6 +68,7 @@ def from_arrays(
             last row of an episode, where the log does not hold it, that row's own observation.
             This leaves returns untouched and matters only to methods that bootstrap from truncated
             steps; windows of trajectories never read it.
+        goals: (N, G), what whoever collected the data headed for, if that is known.
         action_low: Lower action bound, None for -1.
         action_high: Upper action bound, None for 1.
         facts: Further metadata.
@@ -90,6 +92,8 @@ def from_arrays(
                 f"observations are {sorted(now)}, next_observations {sorted(following)}; both need "
                 "the same names."
             )
+    if goals is not None:
+        columns["goals"] = as_float([goals], "goals")
     lengths = {
         **{name: column.shape[:1].numel() for name, column in columns.items()},
         **{f"observations of {name!r}": len(column) for name, column in now.items()},
@@ -112,6 +116,7 @@ def from_arrays(
         action_low=action_low,
         action_high=action_high,
         facts=facts or {},
+        goal=columns.get("goals"),
     )
 
 
@@ -127,9 +132,9 @@ def from_tensordict(
         source: What `env.rollout`, a collector or `load_dataset` gives: any batch size, time last.
             Read are the observations (all numbers that stand both at the root and under ``next``),
             ``action`` and under ``next`` the reward and whichever of terminated, truncated and done
-            are there. An episode ends where one of those says so, where ``episode`` or
-            ``("collector", "traj_ids")`` changes, and at the end of the time dimension. Steps that
-            ``("collector", "mask")`` marks as padding are left out.
+            are there, and ``("infos", "goal")``. An episode ends where one of the flags says so,
+            where ``episode`` or ``("collector", "traj_ids")`` changes, and at the end of the time
+            dimension. Steps that ``("collector", "mask")`` marks as padding are left out.
         action_low: Lower action bound; None for that of the metadata, or -1.
         action_high: Upper action bound; None for that of the metadata, or 1.
 
@@ -195,6 +200,7 @@ def from_tensordict(
             stacklevel=3,
         )
     now = {key: _floats(flat[key], key) for key in names}
+    goal = flat.get(("infos", "goal"), None)
     reward = as_float([following["reward"]], "next/reward")
     return assemble(
         now,
@@ -209,6 +215,7 @@ def from_tensordict(
         action_low=facts.pop("action_low", None) if action_low is None else action_low,
         action_high=facts.pop("action_high", None) if action_high is None else action_high,
         facts=facts,
+        goal=None if goal is None else as_float([goal], "infos/goal"),
     )
 
 

@@ -1,4 +1,4 @@
-"""Episodes that outlast those of an evaluation, cut to their length."""
+"""Episodes of data, cut: to the length of those of an evaluation, or by what they head for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mage_agent.data.checks import check_layout
 from mage_agent.data.d4rl_tasks import ALL_TASKS
 from mage_agent.data.ted import episode_lengths, metadata
 
-__all__ = ["cut_episodes", "first_steps", "step_limit"]
+__all__ = ["cut_episodes", "first_steps", "split_goals", "step_limit"]
 
 
 def step_limit(dataset: TensorDictBase) -> int | None:
@@ -73,6 +73,38 @@ def cut_episodes(dataset: TensorDictBase, steps: int | None = None) -> TensorDic
     cut["step_count"] = torch.where(long, place % steps, count)[:, None]
     _truncate(cut, long & (place % steps == steps - 1))
     return cut
+
+
+def split_goals(dataset: TensorDictBase) -> TensorDictBase:
+    """End episodes where what their collector headed for changes, if the data say what that is.
+
+    Args:
+        dataset: As `load_dataset` returns it; it stays as it is.
+
+    Returns:
+        A new dataset, (N,); the dataset itself where ``("infos", "goal")`` never changes within an
+        episode, or is not there.
+
+    Raises:
+        KeyError, TypeError: It is no dataset.
+    """
+    check_layout(dataset)
+    goal = dataset.get(("infos", "goal"), None)
+    if goal is None:
+        return dataset
+    done = dataset["next", "done"].flatten()
+    ends = torch.zeros_like(done)
+    ends[:-1] = (goal[1:] != goal[:-1]).any(-1) & ~done[:-1]
+    if not ends.any():
+        return dataset
+    begins = ends.roll(1)  # the last step is none of them
+    count = dataset["step_count"].flatten()
+    split: TensorDictBase = dataset.copy()
+    split["episode"] = (begins | done.roll(1)).long().cumsum(0) - int(done[-1])
+    first = torch.where(begins | done.roll(1), torch.arange(len(done)), 0).cummax(0).values
+    split["step_count"] = (count - torch.where(begins, count, 0)[first])[:, None]
+    _truncate(split, ends)
+    return split
 
 
 def first_steps(dataset: TensorDictBase, steps: int) -> TensorDictBase:

@@ -34,7 +34,7 @@ from mage_agent.data.hdf5 import open_hdf5
 from mage_agent.data.ted import Bounds
 
 REQUIRED = ("observations", "actions", "rewards", "terminals")
-COLUMNS = (*REQUIRED, "timeouts", "next_observations")
+COLUMNS = (*REQUIRED, "timeouts", "next_observations", "infos/goal")
 
 
 def read_hdf5(path: str | os.PathLike[str], *, everything: bool = False) -> dict[str, NDArray[Any]]:
@@ -46,7 +46,7 @@ def read_hdf5(path: str | os.PathLike[str], *, everything: bool = False) -> dict
 
     Returns:
         ``observations`` (N, S), ``actions`` (N, A), ``rewards`` (N,), ``terminals`` (N,), and if
-        the file has them, ``timeouts`` (N,) and ``next_observations`` (N, S).
+        the file has them, ``timeouts`` (N,), ``next_observations`` (N, S), ``infos/goal`` (N, G).
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -123,6 +123,7 @@ def read_d4rl(
         columns["terminals"],
         ends,
         next_observations=columns.get("next_observations"),
+        goals=columns.get("infos/goal"),
         action_low=action_low,
         action_high=action_high,
         facts=facts,

@@ -138,4 +138,5 @@ def _extent(dataset: h5d.DatasetID, where: str) -> tuple[int, int, tuple[int, ..
 
 def _is_copied(where: str) -> bool:
     """Whether values become part of a dataset; next observations take the place of a copy."""
-    return not any(part == "infos" or part.startswith("next_") for part in where.split("/"))
+    parts = where.removesuffix("infos/goal").split("/")
+    return not any(part == "infos" or part.startswith("next_") for part in parts)

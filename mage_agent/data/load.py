@@ -157,6 +157,7 @@ def dataset_from_arrays(
     truncations: ArrayLike,
     *,
     next_observations: ArrayLike | Mapping[str, ArrayLike] | None = None,
+    goals: ArrayLike | None = None,
     action_low: Bounds = None,
     action_high: Bounds = None,
 ) -> TensorDict:
@@ -170,6 +171,8 @@ def dataset_from_arrays(
         truncations: (N,) bool, the episode was cut off after this step.
         next_observations: Like `observations`; None takes those of the next row, and on the last
             row of an episode, where no row holds it, that row's own.
+        goals: (N, G), what whoever collected the data headed for, if that is known: GAC plans for
+            one at a time, see ``GACConfig.split_goals``.
         action_low: Lower bound of the actions, a number or one per dimension, -1 by default.
         action_high: Upper bound likewise, 1 by default.
 
@@ -196,6 +199,7 @@ def dataset_from_arrays(
         terminations,
         truncations,
         next_observations=next_observations,
+        goals=goals,
         action_low=action_low,
         action_high=action_high,
     )

@@ -130,7 +130,8 @@ def read_minari(
 
     Args:
         dataset: Any dataset with flat observations, or a dictionary of them, and continuous
-            actions. A filtered dataset gives its filtered episodes. Infos are not read.
+            actions. A filtered dataset gives its filtered episodes. Of the infos, ``goal`` is read,
+            one row per step or per observation, where every episode has it.
         action_low: Lower action bound, if not that of the dataset's action space.
         action_high: Upper action bound, likewise.
 
@@ -183,7 +184,23 @@ def read_minari(
         action_low=space.low if action_low is None else action_low,
         action_high=space.high if action_high is None else action_high,
         facts=_facts(dataset),
+        goal=_goals(episodes),
     )
+
+
+def _goals(episodes: Sequence[minari.EpisodeData]) -> Tensor | None:
+    """What each step headed for, if all episodes say so."""
+    goals = []
+    for episode in episodes:
+        goal = (episode.infos or {}).get("goal")
+        if not isinstance(goal, np.ndarray) or goal.ndim != 2:
+            return None
+        if len(goal) not in (len(episode), len(episode) + 1):
+            raise ValueError(
+                f"episode {episode.id} has {len(episode)} steps but {len(goal)} rows of infos/goal"
+            )
+        goals.append(goal[: len(episode)])
+    return as_float(goals, "infos/goal")
 
 
 def _check_lengths(episode: minari.EpisodeData, name: str) -> None:

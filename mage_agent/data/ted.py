@@ -16,6 +16,8 @@ next, reward        (N, 1)     float32
 next, terminated    (N, 1)     bool, the task ended here: there is no future reward
 next, truncated     (N, 1)     bool, only the recording ended here
 next, done          (N, 1)     bool, one of the two; True on the last step of every episode
+infos, goal         (N, G)     float32, where its source says what whoever collected the data headed
+                               for (D4RL: ``infos/goal``); no observation
 metadata            non-tensor plain dict, read with `metadata`
 =================== ========== ================================================================
 
@@ -49,7 +51,9 @@ __all__ = [
 OUTCOMES = ("reward", "terminated", "truncated", "done")
 """What stands under ``next`` besides the observations."""
 
-RESERVED = (*OUTCOMES, "action", "episode", "step_count", "return_to_go", "next", "metadata")
+_ROOT = ("action", "episode", "step_count", "return_to_go", "next", "infos", "metadata")
+
+RESERVED = (*OUTCOMES, *_ROOT)
 """Names that no observation can have."""
 
 Bounds = float | ArrayLike | None
@@ -216,6 +220,7 @@ def assemble(
     action_low: Bounds,
     action_high: Bounds,
     facts: Mapping[str, Any],
+    goal: Tensor | None = None,
 ) -> TensorDict:
     """Put columns together into the layout of this module.
 
@@ -230,6 +235,7 @@ def assemble(
         action_low: Lower action bound, as `action_bounds` takes it.
         action_high: Upper action bound likewise.
         facts: The rest of the metadata.
+        goal: (N, G), floating point, what was headed for, where that is known.
 
     Raises:
         TypeError: The actions are not floating-point numbers.
@@ -274,6 +280,8 @@ def assemble(
         },
         batch_size=[len(last)],
     )
+    if goal is not None:
+        dataset["infos", "goal"] = goal
     bounds = action_bounds(action, action_low, action_high)
     dataset.set_non_tensor("metadata", {**facts, **bounds})
     return dataset
