@@ -1,4 +1,4 @@
-"""Episodes that are cut to the length of an evaluation's."""
+"""Episodes that are cut to the length of an evaluation's, or by what they head for."""
 
 import json
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from mage_agent.data import (
     cut_episodes,
     dataset_from_arrays,
     first_steps,
+    split_goals,
     step_limit,
 )
 from tests.gac.tiny import tiny_config
@@ -70,6 +71,54 @@ def test_a_part_of_a_run_is_cut_from_where_it_begins() -> None:
     cut = cut_episodes(part, 10)
     assert cut["observation"].flatten().tolist() == list(range(13, 33))
     assert (cut["step_count"].flatten() == 0).nonzero().flatten().tolist() == [0, 10]
+
+
+def heading(goals: list[int], *lengths: int) -> TensorDict:
+    """Episodes whose steps head for goals of these numbers."""
+    dataset = endless(*lengths)
+    goal = torch.tensor(goals, dtype=torch.float32)
+    dataset["infos", "goal"] = torch.stack([torch.zeros_like(goal), goal], dim=1)
+    return dataset
+
+
+def test_episodes_end_where_the_goal_changes() -> None:
+    dataset = heading([1, 1, 2, 2, 2, 1, 1, 3, 3], 6, 3)
+    split = split_goals(dataset)
+    check_dataset(split)
+    assert split["episode"].tolist() == [0, 0, 1, 1, 1, 2, 3, 4, 4]
+    assert split["step_count"].flatten().tolist() == [0, 1, 0, 1, 2, 0, 0, 0, 1]
+    ends = torch.tensor([0, 1, 0, 0, 1, 1, 1, 0, 1], dtype=torch.bool)
+    assert torch.equal(split["next", "done"].flatten(), ends)
+    assert split["next", "terminated"].flatten().tolist() == [False] * 8 + [True]
+    assert torch.equal(
+        split["next", "truncated"], split["next", "done"] & ~split["next", "terminated"]
+    )
+    assert torch.equal(split["next", "observation"], dataset["next", "observation"])
+    assert dataset["episode"].max() == 1, "the dataset stays as it is"
+    assert split_goals(split) is split
+
+
+def test_a_part_of_a_run_is_split_from_where_it_begins() -> None:
+    split = split_goals(heading([1, 1, 1, 2, 2, 3], 6)[1:5])
+    assert split["episode"].tolist() == [0, 0, 1, 1]
+    assert split["step_count"].flatten().tolist() == [1, 2, 0, 1]
+
+
+def test_without_goals_nothing_is_split() -> None:
+    dataset = endless(5, 3)
+    assert split_goals(dataset) is dataset
+    constant = heading([1] * 5 + [2] * 3, 5, 3)
+    assert split_goals(constant) is constant
+
+
+@pytest.mark.parametrize(("split", "episodes"), [(True, 4), (False, 2)])
+def test_gac_plans_for_one_goal_at_a_time(split: bool, episodes: int) -> None:
+    from mage_agent.gac.model import GACModel
+
+    dataset = heading([1, 1, 2, 2, 2, 1, 1, 1, 1], 6, 3)
+    model = GACModel.from_dataset(dataset, tiny_config(split_goals=split), seed=0)
+    assert int(model.trajectories(dataset)["episode"][-1]) + 1 == episodes
+    assert int(model.longest) == (3 if split else 6)
 
 
 def test_the_first_steps_end_their_episode_by_truncation() -> None:

@@ -51,6 +51,9 @@ class GACConfig(Config):
         trajectory_steps: longer episodes of the data are cut into trajectories of so many steps;
             None is the step limit of the dataset's environment, if it names one (chosen: the paper
             does not say how it parts the single run that Maze2D's data are).
+        split_goals: whether a trajectory ends, too, where the goal that the data were collected for
+            changes, if the data say what that is: ``infos/goal``, as in D4RL's mazes (chosen: a
+            plan is for one goal, and goes on heading there when it has arrived).
         steps: batches of trajectories, each for ``outer_steps`` gradient steps (chosen: the paper
             trains until convergence).
         outer_steps: gradient steps of the model on the same batch (Table 6).
@@ -124,6 +127,7 @@ class GACConfig(Config):
     inner_tolerance: float = bounded(1e-4, 0.0)
     window: int | None = bounded(100, 1, 10**6)
     trajectory_steps: int | None = bounded(None, 1, 10**9)
+    split_goals: bool = True
     # Optimisation.
     steps: int = bounded(20_000, 1, 10**9)
     outer_steps: int = bounded(1, 1, 10**4)

@@ -23,13 +23,13 @@ SPAN = 10
 
 
 class Posterior(NamedTuple):
-    """q(eps) = N(mean, diag exp(log_variance)) of each row, both (B, K + 1, D)."""
+    """q(eps) = N(mean, diag exp(log_variance)) of each row, both (B, K, D)."""
 
     mean: Tensor
     log_variance: Tensor
 
     def sample(self, noise: Tensor) -> Tensor:
-        """Mean + std * noise, the reparametrisation of section 3.2, shape (B, K + 1, D)."""
+        """Mean + std * noise, the reparametrisation of section 3.2, shape (B, K, D)."""
         return self.mean + (0.5 * self.log_variance).exp() * noise
 
     def kl(self) -> Tensor:
@@ -45,7 +45,7 @@ class Ascent:
     Adam works entry by entry and every row counts its own steps, so rows never feel one another.
 
     Attributes:
-        phi: mean and log-variance, stacked, shape (B, 2, K + 1, D).
+        phi: mean and log-variance, stacked, shape (B, 2, K, D).
         first: running mean of the gradient, same shape.
         second: running mean of its square, same shape.
         count: steps taken, shape (B,).
@@ -69,7 +69,7 @@ class Ascent:
 
         Args:
             rows: number of trajectories B.
-            like: a tensor of the model whose last two axes are (K + 1, D).
+            like: a tensor of the model whose last two axes are (K, D).
             generator: None is torch's own.
         """
         size = (rows, 2, *like.shape[-2:])
@@ -111,7 +111,7 @@ class PosteriorStore(nn.Module):
 
     Args:
         rows: number of trajectories.
-        num_tokens: latents K + 1.
+        num_latents: latents K of the trajectory.
         width: width D.
         generator: of the random start.
     """
@@ -122,10 +122,10 @@ class PosteriorStore(nn.Module):
     count: Tensor
 
     def __init__(
-        self, rows: int, num_tokens: int, width: int, generator: torch.Generator | None = None
+        self, rows: int, num_latents: int, width: int, generator: torch.Generator | None = None
     ) -> None:
         super().__init__()
-        start = Ascent.random(rows, torch.empty(num_tokens, width), generator)
+        start = Ascent.random(rows, torch.empty(num_latents, width), generator)
         for name in ("phi", "first", "second", "count"):
             self.register_buffer(name, getattr(start, name))
 

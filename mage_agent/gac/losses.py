@@ -24,7 +24,7 @@ EVALUATION_STEPS = 150
 SURE = 0.5
 """Standard deviation of q below which an entry of eps counts as used."""
 POSTERIOR = "posterior"
-"""Where a batch may bring q: entries "mean" and "log_variance", each (B, K + 1, D)."""
+"""Where a batch may bring q: entries "mean" and "log_variance", each (B, K, D)."""
 
 
 class GACLoss(AgentLoss):
@@ -286,7 +286,7 @@ class GACLoss(AgentLoss):
         return rows
 
     def _like(self, trajectories: Trajectories) -> Tensor:
-        """A tensor of the shape and kind of eps, (B, K + 1, D)."""
+        """A tensor of the shape and kind of eps, (B, K, D)."""
         return trajectories.observation.new_empty(len(trajectories.length), *self.model.noise_shape)
 
 

@@ -24,7 +24,7 @@ class Memory:
     Entries, all standardised:
 
     ============ ============= ============================================================
-    noise        (B, K + 1, D) eps of the plan
+    noise        (B, K, D)     eps of the plan
     latents      (B, K + 1, D) z of the plan
     promise      (B, 1)        E[y | z] of the plan
     asked        (B, 1)        return asked for when the episode began, in units of the data
@@ -56,7 +56,7 @@ class Memory:
             size = max(size, int(model.longest) + 1)
         shapes = {
             "noise": model.noise_shape,
-            "latents": model.noise_shape,
+            "latents": (config.num_latents + 1, config.width),
             "promise": (1,),
             "asked": (1,),
             "start": (model.observation_dim,),

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from mage_agent.agent import Agent
 from mage_agent.config import LARGEST, Config
-from mage_agent.data import cut_episodes
 from mage_agent.gac import stages
 from mage_agent.gac.config import GACConfig, ReplanMode, Trigger
 from mage_agent.gac.evidence import Evidence, log_normal
@@ -82,7 +81,7 @@ class GACModel(Agent):
     ) -> None:
         super().__init__(config, observation_dim=observation_dim, action_dim=action_dim)
         config = self.config
-        size, tokens = self.observation_dim, config.num_latents + 1
+        size, tokens = self.observation_dim, config.num_latents
         width, heads = config.width, config.num_heads
         self.prior = Prior(size, tokens, width, config.num_encoder_blocks, heads)
         self.generator = Generator(
@@ -124,15 +123,15 @@ class GACModel(Agent):
 
     @property
     def noise_shape(self) -> tuple[int, int]:
-        """Shape (K + 1, D) of the eps of one plan."""
-        return self.config.num_latents + 1, self.config.width
+        """Shape (K, D) of the eps of one plan."""
+        return self.config.num_latents, self.config.width
 
     def latents(self, state: Tensor, noise: Tensor) -> Tensor:
         """Latents z = f_alpha(s_0, eps): z_y is the first latent, z_rest are the others.
 
         Args:
             state: standardised s_0, shape (B, S).
-            noise: eps, shape (B, K + 1, D).
+            noise: eps, shape (B, K, D).
 
         Returns:
             z, shape (B, K + 1, D).
@@ -177,7 +176,7 @@ class GACModel(Agent):
         Args:
             trajectories: tau and y.
             posterior: q(eps | tau, y).
-            noise: standard normal, shape (B, K + 1, D).
+            noise: standard normal, shape (B, K, D).
             steps: the steps of tau whose likelihood is computed, from ``draw``.
         """
         latents = self.latents(trajectories.observation[:, 0], posterior.sample(noise))
@@ -239,9 +238,8 @@ class GACModel(Agent):
         stages.fit_statistics(self, dataset)
 
     def trajectories(self, dataset: TensorDictBase) -> TensorDictBase:
-        """A dataset whose episodes are no longer than those that plans are made for."""
-        # Deviation 28: an endless run is cut to the length of an evaluation's episodes.
-        return cut_episodes(dataset, self.config.trajectory_steps)
+        """A dataset whose episodes head for one goal, and are no longer than an evaluation's."""
+        return stages.part(dataset, self.config)
 
     def stages(self, dataset: TensorDictBase) -> Sequence[Stage]:
         """One stage: q and the model, in turns or at once (Algorithm 1)."""

@@ -74,23 +74,24 @@ class Block(nn.Module):
 class Prior(nn.Module):
     """z = f_alpha(s_0, eps): a Transformer with a bidirectional mask (section 3.2).
 
-    It starts as the identity on eps, so that latents begin as the noise they are made of.
+    z_rest starts as the eps it is made of. z_y has no eps of its own: it reads those of z_rest, so
+    that returns and trajectories are associated here, and nowhere else.
 
     Args:
         observation_dim: observation size S.
-        num_tokens: latents K + 1.
+        num_latents: latents K of the trajectory.
         width: width D.
         num_blocks: blocks.
         num_heads: attention heads.
     """
 
     def __init__(
-        self, observation_dim: int, num_tokens: int, width: int, num_blocks: int, num_heads: int
+        self, observation_dim: int, num_latents: int, width: int, num_blocks: int, num_heads: int
     ) -> None:
         super().__init__()
         self.embed_state = nn.Linear(observation_dim, width)
         self.embed_noise = nn.Linear(width, width)
-        self.position = nn.Parameter(0.02 * torch.randn(num_tokens + 1, width))
+        self.position = nn.Parameter(0.02 * torch.randn(num_latents + 2, width))
         self.blocks = nn.ModuleList(Block(width, num_heads) for _ in range(num_blocks))
         self.norm = nn.LayerNorm(width)
         self.project = nn.Linear(width, width)
@@ -98,13 +99,15 @@ class Prior(nn.Module):
         nn.init.zeros_(self.project.bias)
 
     def forward(self, state: Tensor, noise: Tensor) -> Tensor:
-        """Make latents (B, K + 1, D) of s_0 (B, S) and eps (B, K + 1, D)."""
-        tokens = [self.embed_state(state)[:, None], self.embed_noise(noise)]
-        x = torch.cat(tokens, dim=1) + self.position
+        """Make latents (B, K + 1, D), z_y first, of s_0 (B, S) and eps (B, K, D)."""
+        # Deviation 34: z_y has no noise of its own.
+        asking = torch.zeros_like(noise[:, :1])  # the token of z_y is its position alone
+        x = torch.cat([self.embed_state(state)[:, None], asking, self.embed_noise(noise)], dim=1)
+        x = x + self.position
         for block in self.blocks:
             x = block(x)
-        latents: Tensor = noise + self.project(self.norm(x[:, 1:]))
-        return latents
+        made = self.norm(x[:, 1:])
+        return torch.cat([made[:, :1], noise + self.project(made[:, 1:])], dim=1)
 
 
 class Generator(nn.Module):
@@ -201,25 +204,25 @@ class Deviation(nn.Module):
 
 
 class Encoder(nn.Module):
-    """q(eps | tau, y) in one pass: K + 1 queries that attend to steps of the trajectory and to y.
+    """q(eps | tau, y) in one pass: K queries that attend to steps of the trajectory and to y.
 
     Not the paper's inference, which fits q to every trajectory by gradient ascent.
 
     Args:
         observation_dim: observation size S.
         action_dim: action size A.
-        num_tokens: latents K + 1.
+        num_latents: latents K of the trajectory.
         width: width D.
         num_heads: attention heads.
     """
 
     def __init__(
-        self, observation_dim: int, action_dim: int, num_tokens: int, width: int, num_heads: int
+        self, observation_dim: int, action_dim: int, num_latents: int, width: int, num_heads: int
     ) -> None:
         super().__init__()
         self.embed_step = MLP(observation_dim + action_dim + 1, width, width)
         self.embed_value = MLP(1, width, width)
-        self.queries = nn.Parameter(torch.randn(num_tokens, width))
+        self.queries = nn.Parameter(torch.randn(num_latents, width))
         self.blocks = nn.ModuleList(Block(width, num_heads, cross=True) for _ in range(2))
         self.norm = nn.LayerNorm(width)
         self.project = nn.Linear(width, 2 * width)
@@ -227,7 +230,7 @@ class Encoder(nn.Module):
         nn.init.zeros_(self.project.bias)
 
     def forward(self, observation: Tensor, action: Tensor, clock: Tensor, value: Tensor) -> Tensor:
-        """Mean and log-variance of q, stacked, shape (B, 2, K + 1, D).
+        """Mean and log-variance of q, stacked, shape (B, 2, K, D).
 
         Args:
             observation: of some steps, shape (B, L, S).

@@ -78,7 +78,7 @@ class Plan(NamedTuple):
     """What a query found.
 
     Attributes:
-        noise: eps, shape (B, K + 1, D).
+        noise: eps, shape (B, K, D).
         latents: z = f_alpha(s_0, eps), shape (B, K + 1, D).
         value: the return it promises, E[y | z], in standard deviations, shape (B,).
     """
@@ -146,7 +146,7 @@ def make_plan(
 def noise_like(
     model: GACModel, start: Tensor, *, sample: bool, generator: torch.Generator | None
 ) -> Callable[[], Tensor]:
-    """A source of standard normal eps, (B, K + 1, D).
+    """A source of standard normal eps, (B, K, D).
 
     Deterministic decisions use a stream of their own, the same for every row, call and device: what
     is decided for a row then depends on nothing but that row.
@@ -230,7 +230,7 @@ def asked_values(
 
 
 def _best(model: GACModel, start: Tensor, samples: int, noise: Callable[[], Tensor]) -> Tensor:
-    """The eps of the prior's samples with the largest E[y | z], shape (B, K + 1, D)."""
+    """The eps of the prior's samples with the largest E[y | z], shape (B, K, D)."""
     best, most = noise(), start.new_full((len(start),), -torch.inf)
     for number in range(samples):
         candidate = best if number == 0 else noise()

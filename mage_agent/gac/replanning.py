@@ -82,7 +82,7 @@ def shortfall(model: GACModel, start: Tensor, noise: Tensor, trajectories: Traje
     Args:
         model: the model.
         start: standardised s_0, shape (B, S).
-        noise: eps of the plans, shape (B, K + 1, D).
+        noise: eps of the plans, shape (B, K, D).
         trajectories: what happened since.
 
     Returns:
@@ -154,7 +154,7 @@ def explain(
     Args:
         model: whose networks stay as they are.
         start: standardised s_0, shape (B, S).
-        noise: eps of the plans, shape (B, K + 1, D).
+        noise: eps of the plans, shape (B, K, D).
         trajectories: tau_t, at least one step of each, whose returns are not read; None explains
             nothing.
         term: what the query adds, from ``query_term``; None asks for nothing.
@@ -163,7 +163,7 @@ def explain(
         generator: source of randomness; None is torch's own.
 
     Returns:
-        eps, the mean of q, shape (B, K + 1, D).
+        eps, the mean of q, shape (B, K, D).
     """
     draw = noise_like(model, start, sample=sample, generator=generator)
     windows = generator if sample else torch.Generator(start.device).manual_seed(0)

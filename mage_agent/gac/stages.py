@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mage_agent import parallel
 from mage_agent.agent import evaluating
-from mage_agent.data import WindowSampler, episode_lengths
+from mage_agent.data import WindowSampler, cut_episodes, episode_lengths, split_goals
 from mage_agent.gac.inference import infer
 from mage_agent.gac.losses import EVALUATION_STEPS, GACLoss
 from mage_agent.gac.replanning import shortfall
@@ -22,6 +22,7 @@ from mage_agent.nn.units import CONSTANT
 from mage_agent.stage import Stage, warm_up_and_cosine
 
 if TYPE_CHECKING:
+    from mage_agent.gac.config import GACConfig
     from mage_agent.gac.model import GACModel
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "fit_statistics",
     "hold_out",
     "make_stages",
+    "part",
     "sample_trajectories",
 ]
 
@@ -99,6 +101,14 @@ def make_stages(model: GACModel, dataset: TensorDictBase) -> list[Stage]:
             end=end,
         )
     ]
+
+
+def part(dataset: TensorDictBase, config: GACConfig) -> TensorDictBase:
+    """A dataset whose episodes head for one goal, and are no longer than an evaluation's."""
+    # Deviation 28: the paper does not say how it parts endless runs.
+    if config.split_goals:
+        dataset = split_goals(dataset)
+    return cut_episodes(dataset, config.trajectory_steps)
 
 
 def hold_out(dataset: TensorDictBase, share: float) -> tuple[TensorDictBase, TensorDictBase | None]:

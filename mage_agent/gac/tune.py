@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from tensordict import TensorDictBase
 
-from mage_agent.data import cut_episodes
 from mage_agent.gac.config import GACConfig
 from mage_agent.gac.model import GACModel
-from mage_agent.gac.stages import hold_out
+from mage_agent.gac.stages import hold_out, part
 from mage_agent.optional import require
 from mage_agent.stage import TrainingError
 from mage_agent.training import fit
@@ -82,7 +81,7 @@ def tune(
     """
     search: Any = require("optuna")
     fields = {**ARCHITECTURE, **OPTIMISATION} if space is None else dict(space)
-    training, judged = hold_out(cut_episodes(dataset, config.trajectory_steps), held_out)
+    training, judged = hold_out(part(dataset, config), held_out)
     if judged is None:
         raise ValueError(f"held_out is {held_out}; the search needs trajectories to judge by.")
     found: dict[int, GACConfig] = {}

@@ -30,6 +30,13 @@ class LinearGenerator(nn.Module):
         )
 
 
+class LinearPrior(nn.Module):
+    """z_rest = eps, and z_y the first of them."""
+
+    def forward(self, state: Tensor, noise: Tensor) -> Tensor:
+        return torch.cat([noise[:, :1], noise], dim=1)
+
+
 class LinearCritic(nn.Linear):
     def __init__(self, width: int) -> None:
         super().__init__(width, 1)
@@ -44,11 +51,12 @@ class Known(NamedTuple):
 
 
 def linear_model(seed: int = 0, **changes: object) -> GACModel:
-    """In double precision; z = eps, since the prior network starts as the identity."""
+    """In double precision."""
     torch.manual_seed(seed)
     small = {"width": 2, "num_latents": 2, "num_heads": 1, "window": None, "context": 1}
     config = tiny_config(**{**small, **changes})
     model = GACModel(config, observation_dim=STATE, action_dim=ACTION)
+    model.prior = LinearPrior()  # type: ignore[assignment]
     model.generator = LinearGenerator(config.num_latents * config.width)  # type: ignore[assignment]
     model.critic = LinearCritic(config.width)  # type: ignore[assignment]
     return model.double().eval()
@@ -56,13 +64,11 @@ def linear_model(seed: int = 0, **changes: object) -> GACModel:
 
 def design(model: GACModel, trajectories: Trajectories, row: int) -> tuple[Tensor, ...]:
     """y_all = X eps + b + noise of one trajectory: matrix X, target y_all - b, variances."""
-    width = model.config.width
     length = int(trajectories.length[row])
-    rest = model.config.num_latents * width
     generator, critic = model.generator, model.critic
-    action = torch.cat([torch.zeros(ACTION, width), generator.action.weight], dim=1)
-    change = torch.cat([torch.zeros(STATE, width), generator.change.weight], dim=1)
-    value = torch.cat([critic.weight, torch.zeros(1, rest)], dim=1)
+    action, change = generator.action.weight, generator.change.weight
+    others = (model.config.num_latents - 1) * model.config.width
+    value = torch.cat([critic.weight, torch.zeros(1, others)], dim=1)
     matrix = torch.cat([*[action] * length, *[change] * length, value])
     target = torch.cat(
         [

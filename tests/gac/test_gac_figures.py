@@ -154,11 +154,11 @@ def test_figure_4_asks_a_critic_that_is_not_told(
 
 def test_figure_7_follows_the_inference(trained: Trained) -> None:
     model = trained.stages[1].model
-    found = consistency.measure_growth(trained, steps=40, plans=6, increments=3)
+    found = consistency.measure_growth(trained, steps=150, plans=6, increments=3)
     std = float(model.normalize_value.std)
     assert [float(dy) for dy in found["curves"]] == pytest.approx([0, std, 2 * std], rel=1e-3)
     ends = [curve["mean"][-1] for curve in found["curves"].values()]
-    assert {len(curve["mean"]) for curve in found["curves"].values()} == {40}
+    assert {len(curve["mean"]) for curve in found["curves"].values()} == {150}
     assert ends == sorted(ends), "who asks for more is promised more"
     (axes,) = consistency.draw_growth(found).axes
     assert axes.lines[0].get_ydata()[-1] == pytest.approx(ends[0])

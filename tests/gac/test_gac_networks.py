@@ -117,11 +117,11 @@ def test_drawn_steps_are_predicted_as_in_one_pass_over_the_episode(
         torch.testing.assert_close(drawn[row][real], slow[index[row][real]])
 
 
-def test_prior_starts_as_the_identity_and_learns_of_s0() -> None:
+def test_z_rest_starts_as_its_noise_and_z_y_is_made_of_it() -> None:
     torch.manual_seed(0)
     prior = Prior(STATE, LATENTS, 8, 2, 2)
     state, noise = torch.randn(5, STATE), torch.randn(5, LATENTS, 8)
-    torch.testing.assert_close(prior(state, noise), noise)
+    torch.testing.assert_close(prior(state, noise)[:, 1:], noise)
     nn.init.normal_(prior.project.weight)
     moved = prior(state, noise)
     # Bidirectional: every latent sees s_0 and the noise of every other one.
@@ -142,7 +142,7 @@ def test_deviations_approach_their_floor_and_leave_it_again() -> None:
 def test_only_z_rest_reaches_the_trajectory_and_only_z_y_the_return() -> None:
     model = tiny_model()
     trajectories = tiny_trajectories((6, 6))
-    latents = torch.randn(2, *model.noise_shape, requires_grad=True)
+    latents = torch.randn(2, 1 + model.config.num_latents, model.config.width, requires_grad=True)
     action, state = model.log_likelihood(model.draw(trajectories), latents)
     (moved,) = torch.autograd.grad((action + state).sum(), latents)
     assert moved[:, 0].abs().sum() == 0
