@@ -105,12 +105,22 @@ _SMALL: dict[str, Any] = {
     "context": 1,
     "inference": "persistent",
     "inner_learning_rate": 0.1,
-    "window": 50,
+    "window": 12,
     "steps": 6000,
     "outer_steps": 1,
-    "batch_size": 32,
-    "learning_rate": 1e-3,
+    "batch_size": 128,
+    "optimizer": "muon",
+    "learning_rate": 3e-3,
     "weight_decay": 1e-3,
+}
+_LOCOMOTION: dict[str, Any] = {
+    **_SMALL,
+    "width": 128,
+    "window": 100,
+    "steps": 10_000,
+    "batch_size": 32,
+    "optimizer": "adam",
+    "learning_rate": 1e-3,
 }
 
 PRESETS: dict[str, dict[str, Any]] = {}
@@ -128,8 +138,6 @@ for _column, _name in enumerate(DATASETS):
         **_PAPER,
     }
     FINE_TUNING[_name] = tuple(_stage(stage, _column) for stage in (1, 2, 3))
-for _domain in ("hopper", "walker2d", "halfcheetah", "maze2d"):
-    PRESETS[f"{_domain}-small"] = dict(_SMALL)
-    if _domain != "maze2d":
-        PRESETS[f"{_domain}-small"] |= {"window": 100, "steps": 10_000, "width": 128}
-PRESETS["small"] = dict(_SMALL)
+for _domain in ("hopper", "walker2d", "halfcheetah"):
+    PRESETS[f"{_domain}-small"] = dict(_LOCOMOTION)
+PRESETS |= {"maze2d-small": dict(_SMALL), "small": dict(_SMALL)}
