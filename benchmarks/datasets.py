@@ -13,7 +13,7 @@ from minari.storage.datasets_root_dir import get_dataset_path
 from tensordict import TensorDictBase
 
 from benchmarks.domains import FINAL_RETURN, base_id
-from mage_agent import cut_episodes, delayed_rewards, first_steps, load_dataset
+from mage_agent import cut_episodes, delayed_rewards, first_steps, load_dataset, split_goals
 from mage_agent.d4rl import ALL_TASKS, make
 
 __all__ = ["check_name", "collect_missing", "fetch", "hold_out", "load_split"]
@@ -116,7 +116,7 @@ def hold_out(dataset: TensorDictBase, share: float) -> tuple[TensorDictBase, Ten
 def _open(dataset_id: str) -> TensorDictBase:
     """Load a dataset by its id on Minari, or by D4RL's; with delayed rewards if it says so."""
     if dataset_id.endswith(FINAL_RETURN):
-        return delayed_rewards(cut_episodes(_open(base_id(dataset_id))))
+        return delayed_rewards(cut_episodes(split_goals(_open(base_id(dataset_id)))))
     task = ALL_TASKS.get(dataset_id)
     if task is None or task.minari_id is not None:
         name = dataset_id if task is None else str(task.minari_id)

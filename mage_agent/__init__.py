@@ -12,6 +12,7 @@ from mage_agent.data import (
     relabel_goals,
     replay_buffer,
     returns_to_go,
+    split_goals,
     step_limit,
 )
 from mage_agent.environment import make_environment
@@ -84,6 +85,7 @@ __all__ = [
     "relabel_goals",
     "replay_buffer",
     "returns_to_go",
+    "split_goals",
     "step_limit",
     "total_loss",
 ]

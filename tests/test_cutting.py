@@ -98,10 +98,28 @@ def test_episodes_end_where_the_goal_changes() -> None:
     assert split_goals(split) is split
 
 
-def test_a_part_of_a_run_is_split_from_where_it_begins() -> None:
-    split = split_goals(heading([1, 1, 1, 2, 2, 3], 6)[1:5])
+def test_a_part_of_a_run_is_split_from_where_it_begins_to_its_last_goal() -> None:
+    split = split_goals(heading([1, 1, 1, 2, 2, 3, 3, 4], 8)[1:7])
     assert split["episode"].tolist() == [0, 0, 1, 1]
-    assert split["step_count"].flatten().tolist() == [1, 2, 0, 1]
+    assert split["step_count"].flatten().tolist() == [0, 1, 0, 1]
+    assert split["next", "done"].flatten().tolist() == [False, True, False, True]
+    kept = first_steps(heading([1, 1, 1, 2, 2, 3, 3, 4], 8), 7)  # says that it is cut off
+    assert split_goals(kept)["episode"].tolist() == [0, 0, 0, 1, 1, 2, 2]
+
+
+def test_episodes_that_are_not_split_keep_their_counts() -> None:
+    part = heading([1, 1, 1, 1, 2, 2, 3, 3], 4, 4)[1:]
+    split = split_goals(part)
+    assert split["episode"].tolist() == [0, 0, 0, 1, 1, 2, 2]
+    assert split["step_count"].flatten().tolist() == [1, 2, 3, 0, 1, 0, 1]
+
+
+def test_episodes_of_slices_stay_apart() -> None:
+    whole = heading([1, 1, 2, 2, 5, 6, 7, 7, 8, 8], 6, 4)
+    joined = torch.cat([whole[:4].exclude("metadata"), whole[6:].exclude("metadata")])
+    split = split_goals(joined)
+    assert split["episode"].tolist() == [0, 0, 2, 2, 3, 3], "the cut-off second part is dropped"
+    assert split["step_count"].flatten().tolist() == [0, 1] * 3
 
 
 def test_without_goals_nothing_is_split() -> None:

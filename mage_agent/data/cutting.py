@@ -78,12 +78,15 @@ def cut_episodes(dataset: TensorDictBase, steps: int | None = None) -> TensorDic
 def split_goals(dataset: TensorDictBase) -> TensorDictBase:
     """End episodes where what their collector headed for changes, if the data say what that is.
 
+    The steps of an episode that is split count from where its parts begin; a last part whose end a
+    slice has cut off is dropped.
+
     Args:
         dataset: As `load_dataset` returns it; it stays as it is.
 
     Returns:
-        A new dataset, (N,); the dataset itself where ``("infos", "goal")`` never changes within an
-        episode, or is not there.
+        A new dataset, (N',) with N' <= N; the dataset itself where ``("infos", "goal")`` never
+        changes within an episode, or is not there.
 
     Raises:
         KeyError, TypeError: It is no dataset.
@@ -92,19 +95,22 @@ def split_goals(dataset: TensorDictBase) -> TensorDictBase:
     goal = dataset.get(("infos", "goal"), None)
     if goal is None:
         return dataset
-    done = dataset["next", "done"].flatten()
-    ends = torch.zeros_like(done)
-    ends[:-1] = (goal[1:] != goal[:-1]).any(-1) & ~done[:-1]
-    if not ends.any():
+    number, count = dataset["episode"], dataset["step_count"].flatten()
+    last = torch.ones_like(number, dtype=torch.bool)  # steps of episodes
+    last[:-1] = number[1:] != number[:-1]
+    inner = torch.zeros_like(last)  # last steps of parts within episodes
+    inner[:-1] = (goal[1:] != goal[:-1]).any(-1) & ~last[:-1]
+    if not inner.any():
         return dataset
-    begins = ends.roll(1)  # the last step is none of them
-    count = dataset["step_count"].flatten()
+    is_split = torch.isin(number, number[inner])
+    begins = (last | inner).roll(1)
+    first = torch.where(begins, torch.arange(len(last)), 0).cummax(0).values
     split: TensorDictBase = dataset.copy()
-    split["episode"] = (begins | done.roll(1)).long().cumsum(0) - int(done[-1])
-    first = torch.where(begins | done.roll(1), torch.arange(len(done)), 0).cummax(0).values
-    split["step_count"] = (count - torch.where(begins, count, 0)[first])[:, None]
-    _truncate(split, ends)
-    return split
+    split["episode"] = begins.long().cumsum(0) - 1
+    split["step_count"] = (count - torch.where(is_split, count[first], 0))[:, None]
+    _truncate(split, inner)
+    cut_off = is_split & last & ~dataset["next", "done"].flatten()
+    return split[~torch.isin(first, first[cut_off])] if cut_off.any() else split
 
 
 def first_steps(dataset: TensorDictBase, steps: int) -> TensorDictBase:

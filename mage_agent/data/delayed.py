@@ -21,7 +21,7 @@ def delayed_rewards(dataset: TensorDictBase) -> TensorDict:
         dataset: As `load_dataset` returns it; it stays as it is.
 
     Returns:
-        A new dataset, (N,), with other rewards; all other entries are shared.
+        A new dataset, (N,), with other rewards and without ``infos``; other entries are shared.
 
     Raises:
         KeyError, TypeError: It is no dataset.
@@ -34,7 +34,8 @@ def delayed_rewards(dataset: TensorDictBase) -> TensorDict:
     total = returns_to_go(reward, dataset["episode"], 1.0)
     lengths = episode_lengths(dataset["episode"])
     ends = lengths.cumsum(0)
-    delayed: TensorDict = dataset.copy()
+    # Without the goals by which GAC would part them: these returns are of whole episodes.
+    delayed: TensorDict = dataset.exclude("infos")
     delayed["next"] = dataset["next"].copy()
     late = torch.zeros_like(reward)
     late[ends - 1] = total[ends - lengths].to(reward.dtype)

@@ -74,8 +74,8 @@ class Block(nn.Module):
 class Prior(nn.Module):
     """z = f_alpha(s_0, eps): a Transformer with a bidirectional mask (section 3.2).
 
-    z_rest starts as the eps it is made of. z_y has no eps of its own: it reads those of z_rest, so
-    that returns and trajectories are associated here, and nowhere else.
+    z_y has no eps of its own: it is read off those of z_rest, so that returns and trajectories are
+    associated here, and nowhere else.
 
     Args:
         observation_dim: observation size S.
@@ -91,23 +91,22 @@ class Prior(nn.Module):
         super().__init__()
         self.embed_state = nn.Linear(observation_dim, width)
         self.embed_noise = nn.Linear(width, width)
-        self.position = nn.Parameter(0.02 * torch.randn(num_latents + 2, width))
+        self.return_token = nn.Parameter(0.02 * torch.randn(1, width))
+        self.position = nn.Parameter(0.02 * torch.randn(num_latents + 1, width))
         self.blocks = nn.ModuleList(Block(width, num_heads) for _ in range(num_blocks))
         self.norm = nn.LayerNorm(width)
         self.project = nn.Linear(width, width)
-        nn.init.zeros_(self.project.weight)
-        nn.init.zeros_(self.project.bias)
 
     def forward(self, state: Tensor, noise: Tensor) -> Tensor:
         """Make latents (B, K + 1, D), z_y first, of s_0 (B, S) and eps (B, K, D)."""
+        known = torch.cat([self.embed_state(state)[:, None], self.embed_noise(noise)], dim=1)
         # Deviation 34: z_y has no noise of its own.
-        asking = torch.zeros_like(noise[:, :1])  # the token of z_y is its position alone
-        x = torch.cat([self.embed_state(state)[:, None], asking, self.embed_noise(noise)], dim=1)
-        x = x + self.position
+        asking = self.return_token.expand(len(noise), -1, -1)
+        x = torch.cat([asking, known + self.position], dim=1)
         for block in self.blocks:
             x = block(x)
-        made = self.norm(x[:, 1:])
-        return torch.cat([made[:, :1], noise + self.project(made[:, 1:])], dim=1)
+        value, _, rest = self.project(self.norm(x)).split([1, 1, noise.shape[1]], dim=1)
+        return torch.cat([value, noise + rest], dim=1)
 
 
 class Generator(nn.Module):

@@ -12,7 +12,13 @@ from torch import Tensor
 
 from mage_agent import parallel
 from mage_agent.agent import evaluating
-from mage_agent.data import WindowSampler, cut_episodes, episode_lengths, split_goals
+from mage_agent.data import (
+    WindowSampler,
+    cut_episodes,
+    episode_lengths,
+    split_goals,
+    step_limit,
+)
 from mage_agent.gac.inference import infer
 from mage_agent.gac.losses import EVALUATION_STEPS, GACLoss
 from mage_agent.gac.replanning import shortfall
@@ -157,6 +163,8 @@ def fit_statistics(model: GACModel, dataset: TensorDictBase) -> None:
     columns = _columns(model, dataset)
     model.normalize_value.fit(_returns(columns)[:, None])
     _take_returns(model, columns)
+    # Memories reach back to s_0 in an evaluation, which may outlast the trajectories.
+    model.longest.clamp_(min=model.config.trajectory_steps or step_limit(dataset) or 1)
 
 
 @torch.no_grad()
