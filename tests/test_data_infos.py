@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from tensordict import TensorDict
 
-from mage_agent.data import check_dataset, dataset_from_arrays, load_dataset
+from mage_agent.data import check_dataset, dataset_from_arrays, load_dataset, split_goals
 from tests.conftest import OBSERVATION_SIZE
 
 Arrays = dict[str, NDArray[Any]]
@@ -47,6 +47,9 @@ def test_of_a_tensordict(toy_dataset: TensorDict, goals: NDArray[np.float32]) ->
     assert dataset[GOAL].dtype == torch.float32
     assert dataset[GOAL].tolist() == goals.tolist()
     assert load_dataset(dataset[:10])[GOAL].tolist() == goals[:10].tolist()
+    toy_dataset["infos"] = torch.zeros(len(toy_dataset), 2)  # somebody else's
+    assert GOAL not in load_dataset(toy_dataset).keys(include_nested=True)
+    assert split_goals(toy_dataset) is toy_dataset
 
 
 def test_of_d4rls_files(
@@ -58,6 +61,13 @@ def test_of_d4rls_files(
             file[name] = column.squeeze(-1) if name in columns[2:] else column
         file["infos/goal"] = goals
     assert load_dataset(tmp_path / "toy.hdf5")[GOAL].tolist() == goals.tolist()
+    missing = goals.copy()
+    missing[3, 1] = np.nan
+    for other in (missing, goals[:, 0], np.array([b"red"] * len(goals))):  # no goals of ours
+        with h5py.File(tmp_path / "toy.hdf5", "a") as file:
+            del file["infos/goal"]
+            file["infos/goal"] = other
+        assert GOAL not in load_dataset(tmp_path / "toy.hdf5").keys(include_nested=True)
     with h5py.File(tmp_path / "toy.hdf5", "a") as file:
         del file["infos/goal"]
         file["infos/goal"] = goals[:-1]
@@ -75,7 +85,7 @@ def test_of_minari(
     goals = []
     for number, episode in enumerate(toy_episodes):
         steps = len(episode["rewards"])
-        goal = np.full((steps + more, 2), number, dtype=np.float64)
+        goal = number + np.arange(2.0 * (steps + more)).reshape(-1, 2)
         episode["infos"] = {"goal": goal, "other": np.zeros(steps)}  # type: ignore[assignment]
         goals.append(goal[:steps])
     dataset = load_dataset(make_minari(toy_episodes, space))

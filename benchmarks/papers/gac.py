@@ -77,8 +77,9 @@ PAPER = Paper(
     environments={},
     data={
         "maze2d": (
-            "Maze2D: one run without an end, cut into episodes of the environment's step limit. "
-            "The paper does not say how it parts the run.",
+            "Maze2D: one run without an end. GAC's trajectories, and all of those whose return "
+            "alone is told, end where another goal is headed for; other methods' episodes, at the "
+            "environment's step limit. The paper does not say how it parts the run.",
         )
     },
     names={method: f"GAC {query}" for method, query in METHODS.items() if method != _AGENT},

@@ -12,12 +12,13 @@ from numpy.typing import ArrayLike
 from tensordict import TensorDict, TensorDictBase, pad_sequence
 from torch import Tensor
 
-from mage_agent.data.columns import as_array, as_flags, as_float, as_single_column
+from mage_agent.data.columns import as_array, as_flags, as_float, as_goals, as_single_column
 from mage_agent.data.ted import (
     RESERVED,
     Bounds,
     assemble,
     check_contiguous,
+    goal_of,
     metadata,
 )
 
@@ -200,7 +201,6 @@ def from_tensordict(
             stacklevel=3,
         )
     now = {key: _floats(flat[key], key) for key in names}
-    goal = flat.get(("infos", "goal"), None)
     reward = as_float([following["reward"]], "next/reward")
     return assemble(
         now,
@@ -215,7 +215,7 @@ def from_tensordict(
         action_low=facts.pop("action_low", None) if action_low is None else action_low,
         action_high=facts.pop("action_high", None) if action_high is None else action_high,
         facts=facts,
-        goal=None if goal is None else as_float([goal], "infos/goal"),
+        goal=as_goals(goal_of(flat)),
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["as_array", "as_flags", "as_float", "as_single_column"]
+__all__ = ["as_array", "as_flags", "as_float", "as_goals", "as_single_column"]
 
 EXACT = {"float16", "float32", "bool", "int8", "uint8", "int16", "uint16"}
 """Types whose values float32 holds exactly."""
@@ -178,3 +178,19 @@ def _check_rounding(arrays: Sequence[NDArray[Any]], joined: NDArray[np.float32],
                 f"an offset, such as the first value",
                 stacklevel=2,
             )
+
+
+def as_goals(values: Any) -> Tensor | None:
+    """What the steps of foreign data head for, (N, G) float32.
+
+    Args:
+        values: What a source has under ``infos/goal``: an array, a tensor, or None.
+
+    Returns:
+        None where this is not one row of finite numbers a step, and so means something else.
+    """
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().float().numpy()
+    if not isinstance(values, np.ndarray) or values.ndim != 2 or values.dtype.kind not in "biuf":
+        return None
+    return as_float([values], "infos/goal") if np.isfinite(values).all() else None

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mage_agent.data.checks import check_layout
 from mage_agent.data.d4rl_tasks import ALL_TASKS
-from mage_agent.data.ted import episode_lengths, metadata
+from mage_agent.data.ted import episode_lengths, goal_of, metadata
 
 __all__ = ["cut_episodes", "first_steps", "split_goals", "step_limit"]
 
@@ -92,7 +92,7 @@ def split_goals(dataset: TensorDictBase) -> TensorDictBase:
         KeyError, TypeError: It is no dataset.
     """
     check_layout(dataset)
-    goal = dataset.get(("infos", "goal"), None)
+    goal = goal_of(dataset)
     if goal is None:
         return dataset
     number, count = dataset["episode"], dataset["step_count"].flatten()

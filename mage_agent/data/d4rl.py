@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from tensordict import TensorDict
 
 from mage_agent.data.arrays import from_arrays
-from mage_agent.data.columns import as_flags
+from mage_agent.data.columns import as_flags, as_goals
 from mage_agent.data.continuity import jumps
 from mage_agent.data.d4rl_tasks import ALL_TASKS
 from mage_agent.data.hdf5 import open_hdf5
@@ -123,7 +123,7 @@ def read_d4rl(
         columns["terminals"],
         ends,
         next_observations=columns.get("next_observations"),
-        goals=columns.get("infos/goal"),
+        goals=as_goals(columns.get("infos/goal")),
         action_low=action_low,
         action_high=action_high,
         facts=facts,

@@ -18,7 +18,7 @@ from minari.storage import get_dataset_path, hosting
 from tensordict import TensorDict
 from torch import Tensor
 
-from mage_agent.data.columns import as_flags, as_float, as_single_column
+from mage_agent.data.columns import as_flags, as_float, as_goals, as_single_column
 from mage_agent.data.d4rl_tasks import ALL_TASKS
 from mage_agent.data.hdf5 import check_hdf5
 from mage_agent.data.ted import Bounds, assemble
@@ -190,17 +190,17 @@ def read_minari(
 
 def _goals(episodes: Sequence[minari.EpisodeData]) -> Tensor | None:
     """What each step headed for, if all episodes say so."""
-    goals = []
+    goals: list[Tensor] = []
     for episode in episodes:
-        goal = (episode.infos or {}).get("goal")
-        if not isinstance(goal, np.ndarray) or goal.ndim != 2:
+        goal = as_goals((episode.infos or {}).get("goal"))
+        if goal is None or (goals and goal.shape[1:] != goals[0].shape[1:]):
             return None
         if len(goal) not in (len(episode), len(episode) + 1):
             raise ValueError(
                 f"episode {episode.id} has {len(episode)} steps but {len(goal)} rows of infos/goal"
             )
         goals.append(goal[: len(episode)])
-    return as_float(goals, "infos/goal")
+    return torch.cat(goals)
 
 
 def _check_lengths(episode: minari.EpisodeData, name: str) -> None:

@@ -41,6 +41,7 @@ from mage_agent.data.merging import distinct, merged
 __all__ = [
     "Bounds",
     "DatasetMetadata",
+    "goal_of",
     "metadata",
     "n_step_returns",
     "observation_keys",
@@ -94,6 +95,13 @@ def observation_keys(dataset: TensorDictBase) -> tuple[str, ...]:
     """
     following = dataset.get("next", TensorDict())
     return tuple(sorted(set(following.keys()) - set(OUTCOMES)))
+
+
+def goal_of(dataset: TensorDictBase) -> Tensor | None:
+    """Return ``("infos", "goal")``, None if it is not there."""
+    infos = dataset.get("infos", None)
+    goal = infos.get("goal", None) if isinstance(infos, TensorDictBase) else None
+    return goal if isinstance(goal, Tensor) else None
 
 
 def episode_lengths(episode: Tensor) -> Tensor:

@@ -117,13 +117,17 @@ def test_drawn_steps_are_predicted_as_in_one_pass_over_the_episode(
         torch.testing.assert_close(drawn[row][real], slow[index[row][real]])
 
 
-def test_z_rest_starts_as_its_noise_and_z_y_is_made_of_it() -> None:
+def test_z_rest_is_its_noise_moved_and_z_y_is_made_of_all() -> None:
     torch.manual_seed(0)
     prior = Prior(STATE, LATENTS, 8, 2, 2)
     state, noise = torch.randn(5, STATE), torch.randn(5, LATENTS, 8)
-    torch.testing.assert_close(prior(state, noise)[:, 1:], noise)
+    nn.init.zeros_(prior.project.weight)
+    made = prior(state, noise)
+    torch.testing.assert_close(made[:, 1:] - prior.project.bias, noise)
+    torch.testing.assert_close(made[:, 0], prior.project.bias.expand(5, -1))
     nn.init.normal_(prior.project.weight)
     moved = prior(state, noise)
+    assert moved.shape == (5, LATENTS + 1, 8)
     # Bidirectional: every latent sees s_0 and the noise of every other one.
     for changed in (prior(state + 1, noise), prior(state, noise + torch.eye(LATENTS)[0, :, None])):
         assert ((changed - moved).abs().amax((0, 2)) > 1e-4).all()
