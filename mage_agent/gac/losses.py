@@ -264,11 +264,16 @@ class GACLoss(AgentLoss):
         if self.reduction == "mean":
             scale = scale * len(rows)
 
+        moments = ascent.first, ascent.second, ascent.count
+
         @torch.no_grad()
-        def step(leaf: Tensor) -> None:
+        def step(
+            leaf: Tensor,
+        ) -> None:  # must not hold the leaf, which holds it: nothing frees both
             assert leaf.grad is not None
+            kept = Ascent(leaf.detach(), *moments)
             gradient = -scale * leaf.grad
-            store.write(rows, ascent.step(gradient, self.model.config.inner_learning_rate))
+            store.write(rows, kept.step(gradient, self.model.config.inner_learning_rate))
 
         phi.register_post_accumulate_grad_hook(step)
         return Posterior(*phi.unbind(1))

@@ -1,7 +1,9 @@
 """GACLoss: Eq. 6 with free bits, TorchRL's contract, and who moves in a backward pass."""
 
 import copy
+import gc
 import math
+import weakref
 from typing import Any
 
 import pytest
@@ -226,6 +228,24 @@ def test_q_moves_in_training_mode_and_in_a_backward_pass_only() -> None:
         assert torch.equal(value, after[key]), key
     assert judged["inner_steps"] > 0
     assert all(parameter.grad is not None for parameter in model.critic.parameters())
+
+
+def test_a_backward_pass_frees_what_it_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hook that holds its own tensor is never freed: a training took gigabytes."""
+    _, loss, batch = make()
+    assert loss.store is not None
+    read, held = loss.store.read, []
+
+    def watched(rows: Tensor) -> Ascent:
+        ascent = read(rows)
+        held.append(weakref.ref(ascent.phi))
+        return ascent
+
+    monkeypatch.setattr(loss.store, "read", watched)
+    total_loss(seeded_loss(loss, batch)).backward()
+    seeded_loss(loss, batch)  # without one
+    gc.collect()
+    assert [reference() for reference in held] == [None, None]
 
 
 def test_the_inner_loop_raises_the_bound_and_leaves_the_model_alone() -> None:
