@@ -15,10 +15,10 @@ ROWS, STEPS, PUSH = 64, 15, 8
 
 @pytest.fixture(scope="module")
 def model() -> GACModel:
-    """Trained on 64 episodes of the point, its limits calibrated on 16 others."""
-    dataset = tiny_dataset((STEPS,) * 80)
+    """Trained on 64 episodes of the point, its limits calibrated on 64 others."""
+    dataset = tiny_dataset((STEPS,) * 128)
     config = tiny_config(
-        steps=500, batch_size=32, held_out=0.2, context=1, replan_interval=3, replan_steps=20
+        steps=500, batch_size=32, held_out=0.5, context=1, replan_interval=3, replan_steps=20
     )
     built = GACModel.from_dataset(dataset, config, seed=0)
     fit(built, dataset, device="cpu", progress_bar=False)
