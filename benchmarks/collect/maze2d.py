@@ -1,6 +1,6 @@
 """Maze2D and Multi2D by D4RL's recipe: one endless run of a waypoint controller, rewarded later."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -103,11 +103,8 @@ def collect(recipe: Maze2DRecipe, root: Path, *, progress_bar: bool = True) -> P
         goal = point.fixed_goal
         if goal is None:
             goal = targets[rng.integers(first, stop)]
-        seen, done = observations[first : stop + 1], actions[first:stop]
-        episode = _episode(len(episodes), recipe, seen, done, goal, point.goal_radius)
-        if recipe.task == "maze2d":  # as D4RL's files have it
-            episode = replace(episode, infos={"goal": targets[first:stop]})
-        episodes.append(episode)
+        seen, done, led = observations[first : stop + 1], actions[first:stop], targets[first:stop]
+        episodes.append(_episode(len(episodes), recipe, seen, done, led, goal, point.goal_radius))
     path = save_minari(
         root,
         recipe.dataset_id,
@@ -159,15 +156,18 @@ def _episode(
     recipe: Maze2DRecipe,
     observations: Array,
     actions: npt.NDArray[np.float32],
+    targets: Array,
     goal: Array,
     radius: float,
 ) -> EpisodeBuffer:
     """Reward a part of the run for a goal, and record it."""
     position = observations[:, :2]
     seen: Any = observations
+    infos: dict[str, Array] | None = {"goal": targets}  # as D4RL's files have it
     if recipe.task == "multi2d":
         desired = np.tile(goal, (len(position), 1))
         seen = {"observation": observations, "achieved_goal": position, "desired_goal": desired}
+        infos = None
     ends = np.arange(len(actions)) == len(actions) - 1
     return EpisodeBuffer(
         id=index,
@@ -176,4 +176,5 @@ def _episode(
         rewards=(np.linalg.norm(position[:-1] - goal, axis=1) <= radius).astype(float),
         terminations=np.zeros(len(actions), dtype=bool),
         truncations=ends,
+        infos=infos,
     )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mage_agent.data.checks import check_layout
 from mage_agent.data.d4rl_tasks import ALL_TASKS
-from mage_agent.data.ted import episode_lengths, goal_of, metadata
+from mage_agent.data.ted import episode_lengths, goal_of, metadata, number_episodes
 
 __all__ = ["cut_episodes", "first_steps", "split_goals", "step_limit"]
 
@@ -103,10 +103,8 @@ def split_goals(dataset: TensorDictBase) -> TensorDictBase:
     if not inner.any():
         return dataset
     is_split = torch.isin(number, number[inner])
-    begins = (last | inner).roll(1)
-    first = torch.where(begins, torch.arange(len(last)), 0).cummax(0).values
     split: TensorDictBase = dataset.copy()
-    split["episode"] = begins.long().cumsum(0) - 1
+    split["episode"], first = number_episodes(last | inner)
     split["step_count"] = (count - torch.where(is_split, count[first], 0))[:, None]
     _truncate(split, inner)
     cut_off = is_split & last & ~dataset["next", "done"].flatten()

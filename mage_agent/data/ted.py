@@ -44,6 +44,7 @@ __all__ = [
     "goal_of",
     "metadata",
     "n_step_returns",
+    "number_episodes",
     "observation_keys",
     "returns_to_go",
     "rows_ahead",
@@ -113,6 +114,17 @@ def episode_lengths(episode: Tensor) -> Tensor:
     change = torch.nonzero(episode[1:] != episode[:-1]).flatten() + 1
     ends = torch.cat([change, change.new_tensor([len(episode)])])
     return torch.diff(ends, prepend=ends.new_zeros(1))
+
+
+def number_episodes(last: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the number of the episode of each step and the row where it began, both (N,) int64.
+
+    Args:
+        last: (N,) bool, the last steps of episodes, that of the data being one.
+    """
+    begins = last.roll(1)
+    first = torch.where(begins, torch.arange(len(last), device=last.device), 0)
+    return begins.long().cumsum(0) - 1, first.cummax(0).values
 
 
 def rows_ahead(episode: Tensor, steps: int) -> Tensor:
@@ -268,16 +280,13 @@ def assemble(
         )
     last = last | terminated
     last[-1] = True
-    first = torch.cat([last.new_ones(1), last[:-1]])
-    rows = torch.arange(len(last))
-    start = torch.where(first, rows, 0).cummax(0).values  # row where the episode of a step began
-    episode = first.long().cumsum(0) - 1
+    episode, first = number_episodes(last)
     dataset = TensorDict(
         {
             **observation,
             "action": action.float(),
             "episode": episode,
-            "step_count": (rows - start).unsqueeze(-1),
+            "step_count": (torch.arange(len(last)) - first).unsqueeze(-1),
             "next": {
                 **next_observation,
                 "reward": reward.float().unsqueeze(-1),

@@ -81,15 +81,15 @@ class GACModel(Agent):
     ) -> None:
         super().__init__(config, observation_dim=observation_dim, action_dim=action_dim)
         config = self.config
-        size, tokens = self.observation_dim, config.num_latents
+        size, latents = self.observation_dim, config.num_latents
         width, heads = config.width, config.num_heads
-        self.prior = Prior(size, tokens, width, config.num_encoder_blocks, heads)
+        self.prior = Prior(size, latents, width, config.num_encoder_blocks, heads)
         self.generator = Generator(
             size, action_dim, width, config.num_decoder_blocks, heads, config.context
         )
         self.critic = MLP(width, 2 * width, 1)
         self.encoder = (
-            Encoder(size, action_dim, tokens, width, heads)
+            Encoder(size, action_dim, latents, width, heads)
             if config.inference == "amortised"
             else None
         )

@@ -102,10 +102,10 @@ class Prior(nn.Module):
         known = torch.cat([self.embed_state(state)[:, None], self.embed_noise(noise)], dim=1)
         # Deviation 34: z_y has no noise of its own.
         asking = self.return_token.expand(len(noise), -1, -1)
-        x = torch.cat([asking, known + self.position], dim=1)
+        x = torch.cat([known + self.position, asking], dim=1)
         for block in self.blocks:
             x = block(x)
-        value, _, rest = self.project(self.norm(x)).split([1, 1, noise.shape[1]], dim=1)
+        rest, value = self.project(self.norm(x[:, 1:])).split([noise.shape[1], 1], dim=1)
         return torch.cat([value, noise + rest], dim=1)
 
 
