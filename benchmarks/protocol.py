@@ -111,7 +111,7 @@ class AgentMethod(AgentPolicy):
             log_dir=None if checkpoint_path is None else checkpoint_path.parent / "logs",
             checkpoint_path=checkpoint_path,
             checkpoint_interval=checkpoint_interval,
-            resume=True,
+            resume=checkpoint_path is not None,
             callback=report,
         )
         return self

@@ -57,6 +57,12 @@ class Agent(nn.Module, ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "name" in cls.__dict__:
+            known = _AGENTS.get(cls.name)
+            if known is not None and known.__module__.startswith("mage_agent."):
+                raise ValueError(
+                    f"{cls.__qualname__}.name is {cls.name!r}, which is the name of "
+                    f"{known.__qualname__}; choose another one."
+                )
             _AGENTS[cls.name] = cls
 
     def __init__(

@@ -64,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command line that cannot be understood raises ``SystemExit`` with status 2.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if "" not in sys.path and os.getcwd() not in sys.path:  # as python -m has it: --env my:Env-v0
+        sys.path.insert(0, os.getcwd())
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a console may know fewer letters than we write
             stream.reconfigure(errors="backslashreplace")
@@ -99,7 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"mage-agent: {message}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("mage-agent: interrupted", file=sys.stderr)
+        kept = "--checkpoint-path" in arguments  # training has written it before it stopped
+        hint = "; the same command with --resume goes on from there" if kept else ""
+        print(f"mage-agent: interrupted{hint}", file=sys.stderr)
         return 130
     return 0
 
@@ -222,6 +226,8 @@ def evaluate(
         raise ValueError("give either --dataset or --env, to say where the policy shall act.")
     loaded = AgentPolicy.load(policy, device=device)
     if query is not None:
+        if "query" not in loaded.config.to_dict():
+            raise ValueError(f"--query is {query}, but {loaded.model.name} has no queries.")
         loaded.model = loaded.model.changed(query=query)
     if weights != "float32":
         loaded = loaded.optimize_for_inference(weights)

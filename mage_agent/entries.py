@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-__all__ = ["check_spaces", "read_entries"]
+__all__ = ["check_actions", "check_observes", "check_spaces", "read_entries"]
 
 
 def read_entries(
@@ -91,6 +93,49 @@ def check_spaces(
                 f"the environment's observation space is {observation}; the policy needs the "
                 f"entries {dict(sizes)} (name: size)."
             )
+
+
+def check_observes(env: Any) -> None:
+    """Is it an environment whose observations are on the scale of those that were recorded?
+
+    Args:
+        env: of Gymnasium, or a vectorised one of Stable-Baselines3.
+
+    Raises:
+        TypeError: it is no environment.
+
+    Warns:
+        UserWarning: a wrapper normalises them: agents do so themselves, by the data's statistics.
+    """
+    if not hasattr(env, "observation_space"):
+        raise TypeError(f"env is {env!r}; it must be an environment, as gymnasium.make makes it.")
+    normalizing = gym.wrappers.NormalizeObservation
+    scaled = hasattr(env, "env_is_wrapped") and any(env.env_is_wrapped(normalizing))
+    while env is not None and not scaled:  # VecNormalize may do without
+        scaled = isinstance(env, normalizing) or getattr(env, "norm_obs", False)
+        env = env.__dict__.get("venv", env.__dict__.get("env"))
+    if scaled:
+        warnings.warn(
+            "the environment normalises its observations by statistics of its own, but the agent "
+            "does so itself, by those of its data; leave NormalizeObservation out, or set norm_obs "
+            "of VecNormalize to False, unless the data were recorded on that very scale.",
+            stacklevel=4,
+        )
+
+
+def check_actions(
+    actions: NDArray[Any], shape: tuple[int, ...], observation: Any, target_return: float
+) -> None:
+    """Refuse actions that have another shape than (number of observations, A), or are not finite.
+
+    Raises:
+        ValueError: the message names what they were made from.
+    """
+    if actions.shape != shape:
+        raise ValueError(f"decide made actions of shape {actions.shape}; needed are {shape}.")
+    if not np.isfinite(actions).all():
+        given = f"observation {observation}, target_return {target_return:g} or the state"
+        raise ValueError(f"the actions {actions} are not finite; too large is the {given}.")
 
 
 def _named(entries: Any, sizes: Mapping[str, int]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
+from torch import nn
 from tqdm import tqdm
 
 from mage_agent.bounds import clip_actions
@@ -357,10 +358,10 @@ def _as_predict(policy: Any) -> Callable[..., tuple[NDArray[Any], Any]]:
     """Return the policy's ``predict``, or one around a plain function."""
     if isinstance(policy, PredictingPolicy):
         return policy.predict
-    if not callable(policy):
+    if not callable(policy) or isinstance(policy, nn.Module):
         raise TypeError(
-            f"policy is {policy!r}; it must have predict(observation, state, episode_start, "
-            "deterministic), or be a function from observations to actions."
+            f"policy is a {type(policy).__name__}; it must have predict(observation, state, "
+            "episode_start, deterministic), or be a function from observations to actions."
         )
     return lambda observation, *_: (policy(observation), None)
 

@@ -1,4 +1,4 @@
-"""Devices, their data types, memory and seeds."""
+"""Devices, their data types, memory, seeds, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import ctypes
 import operator
 import os
 import platform
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
-__all__ = ["find_device", "has_bfloat16", "keep_freed_memory", "seeded"]
+__all__ = ["find_device", "has_bfloat16", "interrupts", "keep_freed_memory", "seeded"]
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
@@ -54,6 +57,32 @@ def keep_freed_memory() -> None:
     libc = ctypes.CDLL(None)
     libc.mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the most that glibc takes
     libc.mallopt(_M_TRIM_THRESHOLD, 2**30)
+
+
+@contextmanager
+def interrupts(*, hold: bool) -> Iterator[threading.Event]:
+    """Hold back the first Ctrl-C, for a loop that has something to save; a second one interrupts.
+
+    Yields what is set from then on. Nothing is held back where ``hold`` is False, outside the main
+    thread, or where somebody else than Python handles the signal.
+    """
+    asked = threading.Event()
+    here = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT)
+    if not (hold and here and callable(before)):
+        yield asked
+        return
+
+    def note(number: int, frame: Any) -> None:
+        if asked.is_set():
+            before(number, frame)
+        asked.set()
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
@@ -57,6 +58,8 @@ class AgentLoss(LossModule):  # type: ignore[misc]
     tensor_keys: _AcceptedKeys
     default_keys = _AcceptedKeys
     model: Agent
+    agent: ClassVar[str] = ""
+    """Name of the agent that the loss is for; empty is any."""
     trains: tuple[str, ...]
     """Names of the agent's networks that this loss trains."""
     reads: tuple[str, ...] = ()
@@ -65,6 +68,11 @@ class AgentLoss(LossModule):  # type: ignore[misc]
     """Whether to compute metrics, which are for logs only."""
 
     def __init__(self, model: Agent, *, reduction: str | None = None) -> None:
+        if not isinstance(model, Agent) or self.agent not in ("", model.name):
+            raise TypeError(
+                f"model is a {type(model).__name__}; {type(self).__name__} takes the model of "
+                f"{self.agent.upper() or 'an agent'}, such as policy.model."
+            )
         if reduction not in (None, "mean", "sum", "none"):
             raise ValueError(f"reduction is {reduction!r}; allowed: 'mean', 'sum', 'none'.")
         self._in_keys: list[NestedKey] | None = None

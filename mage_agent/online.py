@@ -121,11 +121,13 @@ def learn_online(
             f"make_env is {make_env!r}; it must be a function that makes a new environment."
         )
     quantiles = _by_stage("quantile", quantile, stages)
+    if wrong := [q for q in quantiles if q is None or not 0 <= q <= 1]:
+        raise ValueError(f"quantile is {wrong[0]} in a stage; it must lie in [0, 1].")
     increments = _by_stage("increment", increment, stages)
     agent = policy.model
     buffer = _columns(agent, agent.trajectories(dataset))
-    for change in changes:
-        agent.config.replace(**change)  # refused before the work, not after it
+    for change in changes:  # refused before the work, not after it
+        _check_change(agent, change)
     if steps is None:
         steps = max(1, sum(stage.steps for stage in agent.stages(buffer)) // 5)
     place = None if folder is None else Path(folder)
@@ -140,7 +142,7 @@ def learn_online(
             new, returns = _collect(policy, make_env, asked, seed, number, num_envs, progress_bar)
             result = OnlineStage(number=number, asked=asked, returns=returns, steps=steps)
             _keep(place, number, new, result, named)
-        buffer = _append(buffer, new)
+        buffer = _append(buffer, _columns(agent, agent.trajectories(new)))
         agent.units.widen(agent.returns_to_go(buffer).to(agent.device))
         if number <= len(changes):
             agent.config = agent.config.replace(**changes[number - 1])
@@ -153,12 +155,25 @@ def learn_online(
             device=agent.device,
             progress_bar=progress_bar,
             checkpoint_path=None if place is None else place / f"stage_{number}.training",
-            resume=True,
+            resume=place is not None,
         )
         results.append(result)
         if callback is not None:
             callback(policy, result)
     return results
+
+
+def _check_change(agent: Agent, change: Mapping[str, Any]) -> None:
+    """Refuse settings that make other networks, or discount otherwise, than the agent does."""
+    config = agent.config.replace(**change)
+    with torch.device("meta"):
+        other = type(agent)(config, **agent.sizes)
+    own, others = ({k: v.shape for k, v in a.state_dict().items()} for a in (agent, other))
+    if own != others or config.discount != agent.config.discount:
+        raise ValueError(
+            f"changes holds {dict(change)}; a stage may change only what training reads, such as "
+            "learning_rate or batch_size, not the agent's networks or what they learn from."
+        )
 
 
 def _by_stage(name: str, value: Any, stages: int) -> list[Any]:

@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
@@ -23,7 +23,7 @@ from mage_agent.checkpoint import load as load_agent
 from mage_agent.checkpoint import save as save_agent
 from mage_agent.config import Config
 from mage_agent.data import as_dataset
-from mage_agent.entries import check_spaces, read_entries
+from mage_agent.entries import check_actions, check_observes, check_spaces, read_entries
 from mage_agent.envs import ReturnToGoVecWrapper, ReturnToGoWrapper
 from mage_agent.hardware import find_device
 from mage_agent.memory import from_arrays, to_arrays
@@ -235,10 +235,12 @@ class AgentPolicy(BasePolicy):
             check_target(self.model, value)
 
     def update_return_to_go(
-        self, return_to_go: NDArray[np.float32], reward: NDArray[np.float32]
+        self, return_to_go: ArrayLike, reward: ArrayLike
     ) -> NDArray[np.float32]:
-        """Return to ask for after a reward, same shape: ``clamp((R - r) / gamma)``."""
-        return self.model.units.update_return_to_go(return_to_go, reward)
+        """``clamp((R - r) / gamma)``; rewards (num_envs,) fit returns (num_envs, 1), too."""
+        left = np.asarray(return_to_go, np.float32)
+        gained = np.asarray(reward, np.float32).reshape(left.shape)
+        return self.model.units.update_return_to_go(left, gained)
 
     def set_random_seed(self, seed: int) -> None:
         """Seed the sampling of actions."""
@@ -258,7 +260,8 @@ class AgentPolicy(BasePolicy):
         return type(self)(fast, target_return=self._target_return, seed=self.seed)
 
     def check_env(self, env: gym.Env[Any, Any] | VecEnv, target_return: float | None) -> None:
-        """Can the policy act in this environment, asked for this return? Raises as ``wrap``."""
+        """Can the policy act in this environment, asked for this return? As ``wrap`` checks it."""
+        check_observes(env)
         sizes = self.model.observation_sizes
         check_spaces(env.observation_space, env.action_space, sizes, self.action_space)
         check_target(self.model, target_return)
@@ -285,7 +288,7 @@ class AgentPolicy(BasePolicy):
 
         Raises:
             ValueError: the environment's spaces are not those the policy was made for, or the agent
-                does not heed the target.
+                does not heed the target (a warning tells of normalised observations).
         """
         self.check_env(env, target_return)
         target = self.target_return if target_return is None else target_return
@@ -330,9 +333,8 @@ class AgentPolicy(BasePolicy):
         tensors = {key: torch.as_tensor(part, device=self.device) for key, part in entries.items()}
         action, memory = self._decide(tensors, memory, deterministic)
         actions: NDArray[np.float32] = action.cpu().numpy()
-        if not np.isfinite(actions).all():
-            given = f"observation {observation}, target_return {self.target_return:g} or the state"
-            raise ValueError(f"the actions {actions} are not finite; too large is the {given}.")
+        shape = count, self.model.action_dim
+        check_actions(actions, shape, observation, self.target_return)
         following = None if memory is None else to_arrays(memory)
         return (actions[0] if single else actions), following
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import minari
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import RecordConstructorArgs
@@ -76,6 +78,15 @@ def record(
         >>> results = record(brake, make_env, "local/pendulum/brake-v0", episodes=2)
         >>> dataset = load_dataset("local/pendulum/brake-v0")
     """
+    if unknown := facts.keys() - inspect.signature(minari.create_dataset_from_buffers).parameters:
+        raise TypeError(
+            f"record takes no {sorted(unknown)}; beside its own arguments, it takes what "
+            "minari.create_dataset_from_buffers does."
+        )
+    if not callable(make_env):
+        raise TypeError(
+            f"make_env is {make_env!r}; it must be a function that makes an environment."
+        )
     folder = Path(get_dataset_path() if root is None else root)
     free_place(folder, dataset_id)  # before the work, not after it
     recorded: list[EpisodeBuffer] = []
@@ -129,12 +140,17 @@ class _Recorder(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     def __init__(self, env: gym.Env[Any, Any], recorded: list[EpisodeBuffer]) -> None:
         RecordConstructorArgs.__init__(self)
         super().__init__(env)
-        if not isinstance(env.action_space, gym.spaces.Box):
+        if not (isinstance(env.action_space, gym.spaces.Box) and _are_vectors(env.action_space)):
             raise TypeError(
                 f"the environment's action space is {env.action_space}; only continuous actions (a "
-                "gymnasium.spaces.Box) can be learned from."
+                "gymnasium.spaces.Box of one axis) can be learned from."
             )
         space = env.observation_space
+        if not _are_vectors(space):
+            raise TypeError(
+                f"the environment's observation space is {space}; only a Box of one axis, or a "
+                "Dict of such, can be learned from (gymnasium.wrappers.FlattenObservation helps)."
+            )
         if isinstance(space, gym.spaces.Dict) and "return_to_go" in space.spaces:
             raise ValueError(
                 "the environment supplies return_to_go, which is no observation of its own; record "
@@ -167,6 +183,13 @@ class _Recorder(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
                 )
             )
         return observation, reward, terminated, truncated, info
+
+
+def _are_vectors(space: gym.Space[Any]) -> bool:
+    """Whether it is a Box of one axis, or a Dict of such, nested ones too."""
+    if isinstance(space, gym.spaces.Dict):
+        return all(_are_vectors(part) for part in space.values())
+    return isinstance(space, gym.spaces.Box) and len(space.shape) == 1
 
 
 def _columns(observations: list[Any]) -> Any:

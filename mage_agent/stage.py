@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -15,7 +15,7 @@ from mage_agent.data import Batches, Starts
 from mage_agent.hardware import has_bfloat16
 from mage_agent.nn.muon import Muon
 
-__all__ = ["Stage", "TrainingError", "total_loss", "warm_up_and_cosine"]
+__all__ = ["Stage", "TrainingError", "share_out", "total_loss", "warm_up_and_cosine"]
 
 
 class TrainingError(RuntimeError):
@@ -41,6 +41,8 @@ def total_loss(losses: TensorDictBase) -> Tensor:
         A scalar.
     """
     terms = [value for key, value in losses.items() if key.startswith("loss_")]
+    if not terms:
+        raise KeyError(f"no entry of the losses begins with 'loss_'; there are {list(losses)}.")
     return torch.stack(terms).sum()
 
 
@@ -204,3 +206,18 @@ class Stage:
     def device(self) -> torch.device:
         """Where the loss's parameters are."""
         return next(self.loss.parameters()).device
+
+
+def share_out(stages: Sequence[Stage], steps: int | None) -> list[Stage]:
+    """The stages with ``steps`` steps in all; each has at least one."""
+    if steps is None:
+        return list(stages)
+    if steps < len(stages):
+        raise ValueError(f"steps is {steps}; each of {[s.name for s in stages]} needs at least 1.")
+    total, shared, left = sum(stage.steps for stage in stages), [], steps
+    for number, stage in enumerate(stages, start=1):
+        share = round(stage.steps / total * left)
+        share = min(max(1, share), left - (len(stages) - number))  # one for each that follows
+        shared.append(replace(stage, steps=share))
+        total, left = total - stage.steps, left - share
+    return shared

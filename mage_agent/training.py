@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ from mage_agent.agent import Agent
 from mage_agent.checkpoint import usable, versions
 from mage_agent.compatibility import check_fits
 from mage_agent.files import make_folder
-from mage_agent.hardware import find_device, keep_freed_memory, seeded
+from mage_agent.hardware import find_device, interrupts, keep_freed_memory, seeded
 from mage_agent.losses import AgentLoss
-from mage_agent.stage import Stage, TrainingError, total_loss
+from mage_agent.stage import Stage, TrainingError, share_out, total_loss
 
 __all__ = ["Progress", "TrainingError", "fit", "total_loss", "versions"]
 
@@ -83,7 +83,8 @@ def fit(
         progress_bar: whether to show one.
         log_dir: folder for TensorBoard logs of every loss and metric.
         checkpoint_path: file to keep the state of training in, replaced whole every
-            ``checkpoint_interval`` steps and at the end of a stage.
+            ``checkpoint_interval`` steps, at the end of a stage, and when the training of a single
+            process is interrupted by Ctrl-C (a second one does not wait for it).
         checkpoint_interval: steps between two checkpoints.
         resume: go on from ``checkpoint_path`` if it exists, to weights that equal an uninterrupted
             run's bit for bit; on a GPU only under ``torch.use_deterministic_algorithms(True)``,
@@ -104,12 +105,19 @@ def fit(
         ValueError: the dataset does not fit the agent, or the checkpoint is damaged or that of
             another configuration, seed or dataset. What ``config.ADJUSTABLE`` names, such as
             learning rates, may differ: changing it is what helps training that diverged.
+        FileExistsError: the checkpoint is there, and ``resume`` is False.
         OSError: the checkpoint cannot be written; the one before it stays as it is.
         TrainingError: a loss, its gradient or a weight is not finite.
     """
     check_fits(agent, dataset)
     if checkpoint_interval < 1:
         raise ValueError(f"checkpoint_interval is {checkpoint_interval}; it must be at least 1.")
+    if resume and checkpoint_path is None:
+        raise ValueError("resume=True needs checkpoint_path, the file to go on from.")
+    if checkpoint_path is not None and not resume and Path(checkpoint_path).exists():
+        raise FileExistsError(
+            f"{checkpoint_path} exists; go on from it with resume=True, or delete it."
+        )
     target = find_device(device)
     keep_freed_memory()
     agent.to(target)
@@ -120,8 +128,9 @@ def fit(
     with (
         seeded(seed, target),
         closing(logger.experiment) if logger is not None else nullcontext(),
+        interrupts(hold=checkpoint_path is not None and parallel.processes() == 1) as interrupted,
     ):
-        stages = _share_out(agent.stages(dataset), steps)
+        stages = share_out(agent.stages(dataset), steps)
         run = _Run(agent, stages, dataset, seed, target, checkpoint_path, compiled)
         if resume and checkpoint_path is not None and Path(checkpoint_path).is_file():
             run.restore()
@@ -147,31 +156,18 @@ def fit(
                     stop = parallel.agreed(wish is False, target)
                     run.stage.loss.train()  # whoever acted in the callback has switched it off
                 last = stop or run.step == run.stage.steps
-                due = due or run.step % checkpoint_interval == 0
+                due = due or run.step % checkpoint_interval == 0 or interrupted.is_set()
                 if last:
                     run.stage.end()
                 if last or (due and run.between_batches):
                     run.save()
                     due = False
+                    if interrupted.is_set():
+                        raise KeyboardInterrupt
                 if stop:
                     return agent.eval()
             run.number, run.step = run.number + 1, 0
     return agent.eval()
-
-
-def _share_out(stages: Sequence[Stage], steps: int | None) -> list[Stage]:
-    """The stages with ``steps`` steps in all; each has at least one."""
-    if steps is None:
-        return list(stages)
-    if steps < len(stages):
-        raise ValueError(f"steps is {steps}; each of {[s.name for s in stages]} needs at least 1.")
-    total, shared, left = sum(stage.steps for stage in stages), [], steps
-    for number, stage in enumerate(stages, start=1):
-        share = round(stage.steps / total * left)
-        share = min(max(1, share), left - (len(stages) - number))  # one for each that follows
-        shared.append(replace(stage, steps=share))
-        total, left = total - stage.steps, left - share
-    return shared
 
 
 class _Run:

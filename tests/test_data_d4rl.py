@@ -90,6 +90,13 @@ class TestRead:
         dataset = load_dataset(write(**columns))
         assert dataset["next", "truncated"][-1]
 
+    def test_a_file_that_marks_no_end_says_so(self, write: WriteFile, columns: Arrays) -> None:
+        nothing = {name: np.zeros_like(columns[name]) for name in ("terminals", "timeouts")}
+        with pytest.warns(UserWarning, match=r"mark an end: .* pass max_episode_steps"):
+            dataset = load_dataset(write(**nothing))
+        assert dataset["episode"].max() == 0
+        load_dataset(write(**nothing), max_episode_steps=20)
+
     def test_path_object_and_string(self, write: WriteFile) -> None:
         assert len(load_dataset(str(write()))) == len(load_dataset(write())) == sum(LENGTHS)
 

@@ -391,7 +391,7 @@ class TestArrays:
                 np.ones(10),
             )
 
-    @pytest.mark.parametrize("name", ["action", "return_to_go", "reward", "metadata"])
+    @pytest.mark.parametrize("name", ["action", "return_to_go", "reward", "index", "plan"])
     def test_names_of_the_layout_are_taken(self, name: str) -> None:
         columns = {"observation": np.ones((4, 2)), name: np.ones((4, 2))}
         flags = np.zeros(4, dtype=bool)

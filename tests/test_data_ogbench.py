@@ -23,6 +23,7 @@ def columns(rng: np.random.Generator) -> Arrays:
         "terminals": ENDS.astype(np.float32),
         "qpos": rng.normal(size=(9, 2)),
         "rewards": -np.ones(9),
+        "masks": np.ones(9),
     }
 
 
@@ -62,7 +63,8 @@ def test_transitions_of_one_task(write: WriteFile, columns: Arrays) -> None:
     rows = {key: column[seen] for key, column in columns.items()}
     rows["next_observations"] = columns["observations"][seen + 1]
     rows["terminals"] = np.array([0, 0, 1, 0, 0, 0, 1])
-    dataset = load_dataset(write(**rows, masks=np.array([1, 1, 1, 1, 0, 1, 1])))
+    rows["masks"] = np.array([1, 1, 1, 1, 0, 1, 1])
+    dataset = load_dataset(write(**rows))
     assert dataset["episode"].tolist() == [0, 0, 0, 1, 1, 2, 2]
     assert dataset["next", "terminated"].flatten().nonzero().flatten().tolist() == [4]
     assert np.array_equal(dataset["next", "observation"], columns["observations"][seen + 1])
@@ -87,6 +89,8 @@ def test_rows_that_stay_at_the_goal_are_no_episodes(
     [
         ({"rewards": None}, "holds no rewards, since OGBench's data serve any goal.*singletask"),
         ({"terminals": None}, "lacks terminals and has observations, actions, qpos"),
+        # A log with D4RL's columns, whose terminals mean something else.
+        ({"masks": None, "timeouts": ENDS}, "lacks masks and has .*timeouts.* dataset_from_arrays"),
         ({"actions": np.zeros((8, 1))}, "have different lengths"),
         ({"terminals": ENDS - 2}, "terminals must hold booleans"),
         ({"observations": np.zeros((9, 4, 4, 3))}, "flatten observations"),
@@ -110,6 +114,9 @@ def test_bad_files(write: WriteFile, tmp_path: Path, monkeypatch: pytest.MonkeyP
         patch.setattr(hdf5.os, "sysconf", lambda name: 2**12)  # 4096 pages of 4096 bytes
         with pytest.raises(ValueError, match=r"declares \d+ bytes .* has 16777216 bytes of memory"):
             load_dataset(path)
+    for folder in (str(tmp_path), tmp_path):
+        with pytest.raises(ValueError, match=r"is a folder; .* use dataset_from_arrays"):
+            load_dataset(folder)
     other = tmp_path / "log.pkl"
     other.write_bytes(b"\x80\x04")
     for name in (other, str(other)):

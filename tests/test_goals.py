@@ -5,7 +5,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from mage_agent.data import check_dataset, relabel_goals
+from mage_agent.data import check_dataset, relabel_goals, split_goals
 
 RADIUS = 1.5
 
@@ -70,6 +70,19 @@ def test_copies_are_rewarded_for_a_place_of_their_own(before: bool) -> None:
             assert copy == 0 or goal in own["next", "achieved_goal"]
             goals.add(float(goal))
     assert len(goals) > 4
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_a_copy_heads_for_its_goal_and_no_other(width: int) -> None:
+    data = line((8, 12))
+    heading = torch.arange(20.0)[:, None].expand(-1, width)  # a collector that changed its mind
+    data["infos"] = TensorDict({"goal": heading.clone()}, [20])
+    told = relabel_goals(data, 2)
+    copies = split_goals(told[20:])
+    assert copies["episode"].unique().numel() == 4
+    if width == 1:
+        assert torch.equal(copies["infos", "goal"], copies["desired_goal"])
+    assert torch.equal(data["infos", "goal"], heading), "the dataset stays as it is"
 
 
 def test_a_copy_ends_where_reaching_the_goal_ends_episodes() -> None:

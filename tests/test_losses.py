@@ -15,6 +15,7 @@ from mage_agent import (
     MAGEInverseDynamicsLoss,
     MAGELoss,
     MAGEModel,
+    MAGEPolicy,
     MAGETokenizerLoss,
 )
 from mage_agent.mage import losses as mage_losses
@@ -278,6 +279,23 @@ class TestContract:
         for loss in (MAGETokenizerLoss(tiny_model()), MAGELoss(tiny_model())):
             with pytest.raises(ValueError, match=rf"expected \(batch, {HORIZON}, 3\)"):
                 loss(tiny_windows(shape[0], horizon=shape[1]))
+
+    def test_windows_without_a_real_step_are_refused(self) -> None:
+        batch = tiny_windows()
+        mask = torch.ones(batch.shape, dtype=torch.bool)
+        mask[3] = False
+        batch["collector", "mask"] = mask
+        for loss in (MAGETokenizerLoss(tiny_model()), MAGELoss(tiny_model())):
+            with pytest.raises(ValueError, match=r"1 of \d+ windows begin with padding"):
+                loss(batch)
+
+    def test_other_agents_models_are_refused(self) -> None:
+        class Other(MAGELoss):
+            agent = "gac"
+
+        for make, model in ((Other, tiny_model()), (MAGELoss, MAGEPolicy(tiny_model()))):
+            with pytest.raises(TypeError, match=rf"model is a {type(model).__name__}; "):
+                make(model)
 
     @pytest.mark.parametrize("key", ["observation", "action", "return_to_go"])
     def test_a_batch_without_an_entry_is_refused_by_name(self, key: str) -> None:

@@ -221,6 +221,13 @@ def test_bad_numbers_are_named() -> None:
         run(gac_policy(), stages=0)
     with pytest.raises(ValueError, match="elite_fraction is 0"):
         run(gac_policy(), elite_fraction=0.0)
+    with pytest.raises(ValueError, match=r"quantile is 1.8 in a stage"):
+        run(gac_policy(), quantile=[0.5, 1.8], stages=2)
+
+
+def test_changes_of_what_was_learned_are_refused_before_the_work() -> None:
+    with pytest.raises(ValueError, match=r"changes holds \{'width': 32\}; a stage may change only"):
+        run(gac_policy(), changes=[{"width": 32}])
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 from stable_baselines3.common.env_util import make_vec_env
@@ -97,6 +98,21 @@ def test_it_acts_the_same_in_every_library(agent: LinearAgent) -> None:
 
     results = evaluate(policy, lambda: gym.make("Pendulum-v1"), episodes=2, progress_bar=False)
     assert [result.length for result in results] == [200, 200]
+
+
+def test_bundled_names_are_taken() -> None:
+    with pytest.raises(ValueError, match=r"Mine.name is 'mage', which is the name of MAGEModel"):
+
+        class Mine(LinearAgent):
+            name = "mage"
+
+
+def test_actions_of_another_shape_are_named(
+    agent: LinearAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent, "decide", lambda *_, **__: (torch.zeros(2, 3), None))
+    with pytest.raises(ValueError, match=r"shape \(2, 3\); needed are \(2, 1\)"):
+        AgentPolicy(agent).predict(np.zeros((2, 3), np.float32))
 
 
 def test_it_is_saved_and_loaded(agent: LinearAgent, tmp_path: Path) -> None:

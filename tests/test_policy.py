@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from stable_baselines3.common.callbacks import (
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from tensordict import TensorDict
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
@@ -242,6 +243,19 @@ class TestTarget:
         np.testing.assert_array_equal(told, alone)
         unlimited = lambda: gym.make("Pendulum-v1", max_episode_steps=3)  # noqa: E731
         assert len(evaluate(policy, unlimited, episodes=1)) == 1
+
+    def test_wrap_warns_of_observations_on_another_scale(self, policy: MAGEPolicy) -> None:
+        def make() -> gym.Env[Any, Any]:
+            return gym.make("Pendulum-v1")
+
+        def made() -> gym.Env[Any, Any]:
+            return gym.wrappers.NormalizeObservation(make())
+
+        for env in (made(), DummyVecEnv([made]), VecNormalize(DummyVecEnv([make]))):
+            with pytest.warns(UserWarning, match="normalises its observations"):
+                policy.wrap(env)
+        with warnings.catch_warnings(action="error"):
+            policy.wrap(VecNormalize(DummyVecEnv([make]), norm_obs=False))
 
     def test_wrap_refuses_other_spaces(self, policy: MAGEPolicy, goal_policy: MAGEPolicy) -> None:
         with pytest.raises(ValueError, match="Discrete"):

@@ -130,6 +130,32 @@ def test_nothing_is_saved_when_an_episode_fails(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_what_could_not_be_saved_is_refused_before_anything_is_run() -> None:
+    with pytest.raises(TypeError, match=r"record takes no \['max_episode_steps'\]"):
+        record(half, Counter, ID, episodes=1, max_episode_steps=3)
+    with pytest.raises(TypeError, match="make_env is 'Pendulum-v1'"):
+        record(half, "Pendulum-v1", ID, episodes=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        gym.spaces.Box(0, 1, (4, 4, 3)),
+        gym.spaces.Box(0, 1, ()),
+        gym.spaces.Discrete(3),
+        gym.spaces.Dict({"a": gym.spaces.Box(0, 1, (2,)), "b": gym.spaces.Discrete(2)}),
+        gym.spaces.Tuple([gym.spaces.Box(0, 1, (2,))]),
+    ],
+    ids=str,
+)
+def test_observations_that_could_not_be_loaded_are_refused(space: gym.Space[Any]) -> None:
+    class Odd(Counter):
+        observation_space = space  # type: ignore[assignment]
+
+    with pytest.raises(TypeError, match="only a Box of one axis, or a Dict of such"):
+        record(half, Odd, ID, episodes=1)
+
+
 def test_discrete_actions_are_refused() -> None:
     with pytest.raises(TypeError, match="only continuous actions"):
         record(half, lambda: gym.make("CartPole-v1"), ID, episodes=1)

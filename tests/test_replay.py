@@ -214,6 +214,11 @@ class TestReturnsToGo:
         returns = returns_to_go(torch.ones(9), episode, 1.0)
         assert returns.tolist() == [4, 3, 2, 1, 1, 4, 3, 2, 1]
 
+    def test_neighbours_of_one_number_are_refused(self, toy_dataset: TensorDict) -> None:
+        one = toy_dataset[toy_dataset["episode"] == 0].exclude("metadata")
+        with pytest.raises(ValueError, match="two episodes have one number, one after the other"):
+            replay_buffer(torch.cat([one, one]), horizon=4)
+
     def test_whole_rewards_have_returns_with_fractions(self) -> None:
         returns = returns_to_go(torch.ones(2, 1, dtype=torch.int64), torch.zeros(2), 0.5)
         assert returns.tolist() == [[1.5], [1.0]]

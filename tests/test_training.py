@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from mage_agent import (
     total_loss,
     training,
 )
+from mage_agent.checkpoint import load_tensors
 from mage_agent.data import WindowSampler, check_dataset
 from mage_agent.data.replay import MASK_KEY
 from mage_agent.mage.quantizer import MultiScaleQuantizer
@@ -372,11 +374,34 @@ class TestResuming:
         assert same(state_of(again), state_of(whole))
         assert path.read_bytes() == before
 
-    def test_without_resume_an_old_file_is_replaced(self, train: Train, tmp_path: Path) -> None:
+    def test_without_resume_an_old_file_is_kept(self, train: Train, tmp_path: Path) -> None:
         path = tmp_path / "training.mage"
-        train(checkpoint_path=path, config={"learning_rate": 1e-3})
-        anew = train(checkpoint_path=path)
-        assert same(state_of(anew), state_of(train()))
+        train(checkpoint_path=path)
+        before = path.read_bytes()
+        with pytest.raises(FileExistsError, match="exists; go on from it with resume=True"):
+            train(checkpoint_path=path, config={"learning_rate": 1e-3})
+        assert path.read_bytes() == before
+        with pytest.raises(ValueError, match="resume=True needs checkpoint_path"):
+            train(resume=True)
+
+    def test_ctrl_c_keeps_the_step_that_was_taken(self, train: Train, tmp_path: Path) -> None:
+        path = tmp_path / "training.mage"
+        whole = state_of(train())
+        steps = []
+
+        def press(progress: Progress) -> None:
+            steps.append(progress.done)
+            signal.raise_signal(signal.SIGINT)
+
+        with pytest.raises(KeyboardInterrupt):
+            train(checkpoint_path=path, callback=press)
+        assert len(steps) == 1, "the loop stops at the next chance"
+        _, header = load_tensors(path)
+        assert header["training"]["step"] == steps[0]
+        assert same(state_of(train(checkpoint_path=path, resume=True)), whole)
+        with pytest.raises(KeyboardInterrupt):  # nothing to keep, nothing to wait for
+            train(callback=press)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
     def test_another_run_is_refused_with_what_differs(self, train: Train, tmp_path: Path) -> None:
         path = tmp_path / "training.mage"

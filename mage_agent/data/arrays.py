@@ -27,6 +27,10 @@ NOT_OBSERVATIONS = {*RESERVED, "episode_reward", "target_return"} | {
     "index",
     "is_init",
     "masks",
+    "time_policy",
+    "time_reset",
+    "time_step",
+    "traj_count",
 }
 """What TorchRL's collectors, buffers and transforms put beside the observations."""
 

@@ -156,7 +156,15 @@ def timeouts(
         ValueError: There are no ``timeouts``, and no step limit of at least 1.
     """
     if "timeouts" in columns:
-        return as_flags(columns["timeouts"], "timeouts")
+        marked = as_flags(columns["timeouts"], "timeouts")
+        ends = marked.any() or np.any(columns["terminals"])
+        if len(marked) and not ends and "infos/goal" not in columns:
+            warnings.warn(
+                f"in {name!r}, neither 'terminals' nor 'timeouts' mark an end: its {len(marked)} "
+                "steps are one episode; pass max_episode_steps to count its episodes",
+                stacklevel=3,
+            )
+        return marked
     if max_episode_steps is None:
         raise ValueError(
             f"{name!r} has no 'timeouts', so nothing says where its episodes end; pass "

@@ -12,7 +12,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from mage_agent.data.checks import check_layout
-from mage_agent.data.ted import episode_lengths, metadata
+from mage_agent.data.ted import episode_lengths, goal_of, metadata
 
 __all__ = ["relabel_goals"]
 
@@ -70,6 +70,7 @@ def relabel_goals(
     generator = torch.Generator().manual_seed(operator.index(seed))
     lengths = episode_lengths(dataset["episode"])
     first = lengths.cumsum(0) - lengths
+    recorded = goal_of(dataset)
     parts = [dataset]
     for number in range(1, copies + 1):
         drawn = first + (torch.rand(len(lengths), generator=generator) * lengths).long()
@@ -79,6 +80,13 @@ def relabel_goals(
         copy[_DESIRED], copy["next", _DESIRED] = goal, goal.clone()
         given = rule(copy)
         copy["next", "reward"] = given.to(rewarded.dtype)
+        if recorded is not None:  # by which episodes are split
+            copy["infos"] = dataset["infos"].copy()
+            copy["infos", "goal"] = (
+                goal.to(recorded)
+                if goal.shape == recorded.shape
+                else recorded[first.repeat_interleave(lengths)]
+            )
         copy["episode"] = dataset["episode"] + number * (int(dataset["episode"].max()) + 1)
         reached = given == torch.maximum(highest, given.max())
         parts.append(_ended(copy, reached, failed) if terminal else copy)

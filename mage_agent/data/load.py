@@ -18,7 +18,7 @@ from mage_agent.data.arrays import from_arrays, from_tensordict
 from mage_agent.data.checks import check_dataset
 from mage_agent.data.d4rl import read_d4rl, refuse_limit
 from mage_agent.data.hdf5 import available_memory
-from mage_agent.data.minari import open_minari, read_minari
+from mage_agent.data.minari import open_minari, read_minari, refuse_folder
 from mage_agent.data.ogbench import read_ogbench
 from mage_agent.data.robomimic import is_robomimic, read_robomimic
 from mage_agent.data.ted import Bounds
@@ -79,6 +79,8 @@ def load_dataset(
     with _naming(source):
         if isinstance(source, str) and not is_file_name(source):
             source = open_minari(source, download=download)
+        elif isinstance(source, os.PathLike):
+            refuse_folder(source)
         if isinstance(source, minari.MinariDataset):
             refuse_limit(max_episode_steps, "a Minari dataset")
             dataset = read_minari(source, **bounds)

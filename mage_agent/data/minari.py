@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,15 @@ LARGEST_SPACE = 10**7
 """Numbers in one observation or action."""
 
 
+def refuse_folder(path: str | os.PathLike[str]) -> None:
+    """Say what to do with a folder of logs, if it is one."""
+    if Path(path).is_dir():
+        raise IsADirectoryError(
+            f"{str(path)!r} is a folder; read its files with numpy.load, join them with "
+            f"numpy.concatenate, and use dataset_from_arrays"
+        )
+
+
 def open_minari(dataset_id: str, *, download: bool = True) -> minari.MinariDataset:
     """Open a Minari dataset by its id: the local copy, or else the one Minari downloads.
 
@@ -41,6 +51,7 @@ def open_minari(dataset_id: str, *, download: bool = True) -> minari.MinariDatas
     try:
         parse_dataset_id(dataset_id)
     except (ValueError, TypeError) as error:  # TypeError if there is no version
+        refuse_folder(dataset_id)
         raise FileNotFoundError(
             f"{dataset_id!r} is neither the id of a Minari dataset, such as D4RL/pen/human-v2 with "
             f"its version, nor the path of an .hdf5 or .npz file"

@@ -202,6 +202,12 @@ def replay_buffer(
             raise ValueError(f"discount must lie in (0, 1], got {discount}")
         returns = returns_to_go(dataset["next", "reward"], episode, discount)
         dataset = dataset.copy().set("return_to_go", returns)
+    done = dataset.get(("next", "done"), None)
+    if done is not None and (done.flatten()[:-1] & (episode[1:] == episode[:-1])).any():
+        raise ValueError(
+            "two episodes have one number, one after the other; where datasets were joined, "
+            "load_dataset(tensordict) numbers their episodes on"
+        )
     columns = (dataset if keys is None else dataset.select(*keys)).exclude("metadata")
     generator = torch.Generator()
     if seed is None:

@@ -58,6 +58,9 @@ _ROOT = ("action", "episode", "step_count", "return_to_go", "next", "infos", "me
 RESERVED = (*OUTCOMES, *_ROOT)
 """Names that no observation can have."""
 
+_OF_BATCHES = ("collector", "index", "plan", "posterior", "gac")
+"""Nor these, under which batches hold what samplers, losses and actors add to them."""
+
 Bounds = float | ArrayLike | None
 """One number for all action dimensions, one number each, or the default."""
 
@@ -258,11 +261,13 @@ def assemble(
         goal: (N, G), floating point, what was headed for, where that is known.
 
     Raises:
-        TypeError: The actions are not floating-point numbers.
+        TypeError: The actions are not floating-point numbers, or a name is no string.
         ValueError: There are no steps, the actions are not (N, A), the bounds do not fit them, or
             an observation has a name that the layout gives to something else.
     """
-    if taken := sorted(set(observation) & set(RESERVED)):
+    if unnamed := [name for name in observation if not isinstance(name, str)]:
+        raise TypeError(f"observation entries are named {unnamed}; names must be strings")
+    if taken := sorted(set(observation) & {*RESERVED, *_OF_BATCHES}):
         raise ValueError(
             f"there are observation entries {taken}, but a dataset keeps something else under "
             f"these names; rename them, or leave them out"
@@ -324,7 +329,8 @@ def action_bounds(action: Tensor, low: Bounds, high: Bounds) -> dict[str, list[f
     def expand(name: str, bound: Bounds, default: float, extreme: Tensor) -> NDArray[np.float64]:
         values = np.asarray(default if bound is None else bound, dtype=np.float64).reshape(-1)
         if len(values) not in (1, size):
-            raise ValueError(f"{name} has {len(values)} values; 1 or {size} are needed")
+            needed = "1 is" if size == 1 else f"1 or {size} are"
+            raise ValueError(f"{name} has {len(values)} values; {needed} needed")
         if np.isnan(values).any():
             raise ValueError(f"{name} is {values.tolist()}; a bound is a number, or infinite")
         return np.where(np.isfinite(values), values, extreme.double().numpy())

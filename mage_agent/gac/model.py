@@ -257,17 +257,22 @@ class GACModel(Agent):
         return self.query.kind == "target" and self.query.asked_return is None
 
     def asks(self) -> dict[str, Any]:
-        """The query."""
-        return asdict(self.query)
+        """The query, and what makes plans anew."""
+        told = {name: getattr(self, name) for name in ("trigger", "remembers_episodes")}
+        return {**asdict(self.query), **told}
 
     def ask(self, saved: dict[str, Any]) -> None:
         """Ask what ``asks`` returned."""
+        saved = dict(saved)
+        self.trigger = saved.pop("trigger", self.trigger)
+        self.remembers_episodes |= saved.pop("remembers_episodes", False)
         self.query = replace(self.query, **saved)
 
     def changed(self, **settings: Any) -> Self:
-        """A copy with other settings; what the query was set to stays, but for these."""
+        """A copy with other settings; what query and trigger were set to stays, but for these."""
         copy = super().changed(**settings)
-        copy.query = replace(self.query, **copy.query.among(settings))
+        own = {"trigger": copy.trigger} if "trigger" in settings else {}
+        copy.ask({**self.asks(), **copy.query.among(settings), **own})
         return copy
 
     @contextmanager

@@ -52,8 +52,11 @@ class Query:
     tolerance: float = 1e-5
 
     def __post_init__(self) -> None:
-        """Refuse what the configuration would refuse."""
-        GACConfig(**{_IN_CONFIG.get(name, name): value for name, value in vars(self).items()})
+        """Refuse what the configuration would refuse, and keep what it would keep."""
+        names = {name: _IN_CONFIG.get(name, name) for name in vars(self)}
+        config = GACConfig(**{names[name]: value for name, value in vars(self).items()})
+        for name, in_config in names.items():  # plain numbers, not NumPy's
+            object.__setattr__(self, name, getattr(config, in_config))
 
     def among(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The numbers of the query that the names of a configuration's settings stand for."""

@@ -26,6 +26,7 @@ class _MAGELoss(AgentLoss):
     """How the three losses read their batches."""
 
     model: MAGEModel
+    agent = "mage"
 
     def window(self, tensordict: TensorDictBase) -> TrajectoryWindow:
         """Read a window batch.
@@ -48,11 +49,17 @@ class _MAGELoss(AgentLoss):
         mask = tensordict.get(keys.mask, None)
         if mask is None:
             mask = torch.ones(observation.shape[:2], dtype=torch.bool, device=observation.device)
+        mask = mask.view(observation.shape[:2]).bool()  # TensorDict.double() casts it, too
+        if not torch.compiler.is_compiling() and (empty := ~mask[:, 0]).any():
+            raise ValueError(
+                f"{int(empty.sum())} of {len(mask)} windows begin with padding; a window begins at "
+                "a real step."
+            )
         return TrajectoryWindow(
             observation=observation,
             action=tensordict.get(keys.action),
             return_to_go=tensordict.get(keys.return_to_go),
-            mask=mask.view(observation.shape[:2]).bool(),  # TensorDict.double() casts it, too
+            mask=mask,
         )
 
 

@@ -1,9 +1,12 @@
 """The queries of Algorithm 3 and Eq. 3, against closed forms where the networks are linear."""
 
+import json
 import warnings
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -47,6 +50,12 @@ def test_a_query_takes_what_the_configuration_takes(values: dict[str, Any], name
         Query(**values)
     with pytest.raises(ValueError, match=named):
         tiny_config(**{named.split()[0]: list(values.values())[-1]})
+
+
+def test_a_query_keeps_plain_numbers() -> None:
+    asked = Query(kind="target", asked_return=np.float32(2.5), steps=np.int64(7))  # type: ignore[arg-type]
+    assert json.loads(json.dumps(asdict(asked)))["asked_return"] == 2.5
+    assert asked == Query(kind="target", asked_return=2.5, steps=7)
 
 
 LONG = {"steps": 600, "learning_rate": 0.05, "tolerance": 0.0}

@@ -94,6 +94,18 @@ def test_a_policy_is_saved_without_its_posteriors_and_acts_the_same(tmp_path: Pa
     assert not any("store" in key for key in loaded.model.state_dict())
 
 
+def test_a_policy_keeps_the_trigger_that_was_set(tmp_path: Path) -> None:
+    policy = GACPolicy(trained())
+    policy.model.trigger = "surprise"
+    policy.save(tmp_path / "policy")
+    loaded = GACPolicy.load(tmp_path / "policy", device="cpu").model
+    assert isinstance(loaded, GACModel)
+    for kept in (loaded, policy.model.changed(query_steps=3)):
+        assert kept.trigger == "surprise"
+        assert kept.remembers_episodes
+    assert policy.model.changed(trigger="promise", held_out=0.1).trigger == "promise"
+
+
 def test_a_policy_keeps_the_query_that_was_set(tmp_path: Path) -> None:
     policy = GACPolicy(trained())
     policy.query = Query(kind="target", asked_return=-2.0, steps=7)
