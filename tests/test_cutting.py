@@ -98,6 +98,23 @@ def test_episodes_end_where_the_goal_changes() -> None:
     assert split_goals(split) is split
 
 
+def test_who_has_arrived_stays_for_the_rest_of_an_evaluation() -> None:
+    dataset = heading([1, 1, 2, 2, 2, 3, 3, 3, 3], 9)
+    dataset["next", "reward"] = torch.tensor([0, 2, 0, 0, -1, 1, 1, 1, 1.0])[:, None]
+    kept = dataset["next", "reward"].clone()
+    split = split_goals(dataset, 4)
+    # Of 4 steps, the first part's last one stands for 3, the second's for 2, the run's for itself.
+    assert split["next", "reward"].flatten().tolist() == [0, 6, 0, 0, -2, 1, 1, 1, 1]
+    assert torch.equal(dataset["next", "reward"], kept), "the dataset stays as it is"
+    assert torch.equal(split_goals(dataset)["next", "reward"], kept), "it names no limit"
+    facts = dataset.get_non_tensor("metadata") | {"env_spec": json.dumps({"max_episode_steps": 4})}
+    named = dataset.exclude("metadata").set_non_tensor("metadata", facts)
+    assert torch.equal(split_goals(named)["next", "reward"], split["next", "reward"])
+    assert torch.equal(split_goals(dataset, 2)["next", "reward"], kept), "nothing is left"
+    with pytest.raises(ValueError, match="steps is 0"):
+        split_goals(dataset, 0)
+
+
 def test_a_part_of_a_run_is_split_from_where_it_begins_to_its_last_goal() -> None:
     split = split_goals(heading([1, 1, 1, 2, 2, 3, 3, 4], 8)[1:7])
     assert split["episode"].tolist() == [0, 0, 1, 1]

@@ -75,14 +75,19 @@ def cut_episodes(dataset: TensorDictBase, steps: int | None = None) -> TensorDic
     return cut
 
 
-def split_goals(dataset: TensorDictBase) -> TensorDictBase:
+def split_goals(dataset: TensorDictBase, steps: int | None = None) -> TensorDictBase:
     """End episodes where what their collector headed for changes, if the data say what that is.
+
+    A part that ends so has arrived, and goes on elsewhere for another goal's sake. Its return is
+    that of staying: the reward of its last step counts for all that is left of `steps`.
 
     The steps of an episode that is split count from where its parts begin; a last part whose end a
     slice has cut off is dropped.
 
     Args:
         dataset: As `load_dataset` returns it; it stays as it is.
+        steps: How long whoever has arrived may stay, counted from the beginning of a part, at
+            least 1; None is the environment's `step_limit`, and without one nobody stays.
 
     Returns:
         A new dataset, (N',) with N' <= N; the dataset itself where ``("infos", "goal")`` never
@@ -90,8 +95,11 @@ def split_goals(dataset: TensorDictBase) -> TensorDictBase:
 
     Raises:
         KeyError, TypeError: It is no dataset.
+        ValueError: `steps` is below 1.
     """
     check_layout(dataset)
+    steps = step_limit(dataset) if steps is None else steps
+    _check_steps(1 if steps is None else steps)
     goal = goal_of(dataset)
     if goal is None:
         return dataset
@@ -107,6 +115,11 @@ def split_goals(dataset: TensorDictBase) -> TensorDictBase:
     split["episode"], first = number_episodes(last | inner)
     split["step_count"] = (count - torch.where(is_split, count[first], 0))[:, None]
     _truncate(split, inner)
+    if steps is not None:
+        times = (steps - split["step_count"]).clamp_min(1)  # that a last reward counts
+        reward = split["next", "reward"]
+        stays = inner[:, None] & ~split["next", "terminated"]
+        split["next", "reward"] = torch.where(stays, reward * times, reward)
     cut_off = is_split & last & ~dataset["next", "done"].flatten()
     return split[~torch.isin(first, first[cut_off])] if cut_off.any() else split
 

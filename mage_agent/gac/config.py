@@ -53,7 +53,8 @@ class GACConfig(Config):
             does not say how it parts the single run that Maze2D's data are).
         split_goals: whether a trajectory ends, too, where the goal that the data were collected for
             changes, if the data say what that is: ``infos/goal``, as in D4RL's mazes (chosen: a
-            plan is for one goal, and goes on heading there when it has arrived).
+            plan is for one goal, and its return that of staying there; see ``split_goals`` of the
+            package).
         steps: batches of trajectories, each for ``outer_steps`` gradient steps (chosen: the paper
             trains until convergence).
         outer_steps: gradient steps of the model on the same batch (Table 6).

@@ -30,9 +30,9 @@ POSTERIOR = "posterior"
 class GACLoss(AgentLoss):
     r"""The evidence lower bound of trajectories and returns, with free bits (Eq. 6).
 
-    Per trajectory of T steps, ``loss_action``, ``loss_state``, ``loss_return`` and ``loss_kl`` sum
-    to ``-J / T`` with ``J = E_q[log p(tau, y | s_0, eps)] - (eta + softplus(KL - eta))``, estimated
-    with one sample of q and ``config.window`` steps.
+    Per trajectory, ``loss_action``, ``loss_state``, ``loss_return`` and ``loss_kl`` sum to ``-J``,
+    ``J = E_q[log p(tau, y | s_0, eps)] - (eta + softplus(KL - eta))``, divided by the mean length
+    of the batch's trajectories; estimated with one sample of q and ``config.window`` steps.
 
     Where q(eps | tau, y) comes from is ``config.inference``. With "persistent", the module keeps
     its parameters for every trajectory; in training mode, the backward pass that gives the model
@@ -81,6 +81,7 @@ class GACLoss(AgentLoss):
     tensor_keys: _AcceptedKeys
     default_keys = _AcceptedKeys
     model: GACModel
+    agent = "gac"
 
     def __init__(
         self,
@@ -213,7 +214,7 @@ class GACLoss(AgentLoss):
         posterior = self._posterior(tensordict, trajectories)
         noise = torch.randn_like(posterior.mean)
         evidence = model.evidence(trajectories, posterior, noise, model.draw(trajectories))
-        length = trajectories.length.to(noise.dtype)
+        length = trajectories.length.to(noise.dtype).mean()
         losses = {
             "loss_action": -evidence.action / length,
             "loss_state": -evidence.state / length,
@@ -259,8 +260,8 @@ class GACLoss(AgentLoss):
         assert store is not None
         ascent = store.read(rows)
         phi = ascent.phi.requires_grad_()
-        # The loss is -J / T, averaged over the batch; q learns by J itself.
-        scale = length.to(phi.dtype)[:, None, None, None]
+        # The loss is -J by the batch's mean T, averaged over the batch; q learns by J itself.
+        scale = length.to(phi.dtype).mean()
         if self.reduction == "mean":
             scale = scale * len(rows)
 

@@ -130,13 +130,10 @@ FINE_TUNING: dict[str, tuple[dict[str, Any], ...]] = {}
 """Name to what changes in stages 1, 2 and 3 of online fine-tuning (Tables 6 and 7)."""
 
 for _column, _name in enumerate(DATASETS):
-    _own: dict[str, Any] = {"asked_return": float(ASKED_RETURN[_column])}
-    if _name.startswith("maze2d"):  # Table 7 asks for returns of whole evaluations
-        _own["split_goals"] = False
     PRESETS[_name] = {
         **{name: row[_column] for name, row in ARCHITECTURE.items()},
         **_stage(0, _column),
-        **_own,
+        "asked_return": float(ASKED_RETURN[_column]),
         **_PAPER,
     }
     FINE_TUNING[_name] = tuple(_stage(stage, _column) for stage in (1, 2, 3))

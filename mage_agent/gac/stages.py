@@ -113,7 +113,7 @@ def part(dataset: TensorDictBase, config: GACConfig) -> TensorDictBase:
     """A dataset whose episodes head for one goal, and are no longer than an evaluation's."""
     # Deviation 28: the paper does not say how it parts endless runs.
     if config.split_goals:
-        dataset = split_goals(dataset)
+        dataset = split_goals(dataset, config.trajectory_steps)
     return cut_episodes(dataset, config.trajectory_steps)
 
 
