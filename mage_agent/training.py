@@ -335,7 +335,7 @@ class _Run:
             raise ValueError(
                 f"{self.path} comes from another run: seed {theirs.get('seed')} against "
                 f"{self.seed}, {'other' if 'dataset' in changed else 'the same'} data, differing "
-                f"configuration {differing}. Use another file, or resume=False."
+                f"configuration {differing}. Use another file, or delete this one."
             )
         with usable(self.path, "state of training"):
             self.agent.load_state_dict(_of(tensors, "model."))

@@ -28,6 +28,13 @@ def same(one: Any, other: Any) -> bool:
     return bool((one.exclude("metadata") == other.exclude("metadata")).all())
 
 
+def test_mistaken_columns_are_named() -> None:
+    with pytest.raises(TypeError, match=r"is a dictionary with the entries \['x'\]"):
+        changed(observations={"a": {"x": np.ones((20, 1))}})
+    with pytest.raises(ValueError, match="truncations is None; give a truth value for each step"):
+        changed(truncations=None)
+
+
 class TestFlags:
     @pytest.mark.parametrize("kind", [bool, int, float, object, np.uint8, np.float16])
     def test_zero_and_one_are_booleans(self, kind: type) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -39,6 +39,11 @@ def as_array(values: Any, name: str) -> NDArray[Any]:
         TypeError: These are no numbers.
         ValueError: The rows have different shapes.
     """
+    if isinstance(values, Mapping):
+        raise TypeError(
+            f"{name} is a dictionary with the entries {list(values)}; give each its own name, such "
+            f"as {name}_{next(iter(values), '')}"
+        )
     if isinstance(values, Tensor):
         values = values.detach().cpu()
         values = values.float() if values.dtype == torch.bfloat16 else values
@@ -81,6 +86,8 @@ def as_flags(values: Any, name: str) -> NDArray[np.bool_]:
     """
     if isinstance(values, Tensor):
         values = values.detach().cpu().numpy()
+    if values is None:
+        raise ValueError(f"{name} is None; give a truth value for each step")
     array = np.asarray(values)
     if array.dtype == bool:
         return array

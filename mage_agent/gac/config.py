@@ -60,8 +60,8 @@ class GACConfig(Config):
         outer_steps: gradient steps of the model on the same batch (Table 6).
         batch_size: trajectories per batch, without repetition; no more than there are (Table 6).
         optimizer: of the model: "adam" (the paper's AdamW), or "muon", in which the matrices of the
-            blocks follow their momentum orthogonalised: on few steps, far higher evidence, but no
-            better plans (measured).
+            blocks follow their momentum orthogonalised: on few steps, far higher evidence, and in
+            mazes better plans (measured).
         learning_rate: its peak rate (Table 6).
         weight_decay: decoupled weight decay (Table 6).
         warmup_steps: gradient steps of linear warm-up; the rate then falls to a tenth along a
