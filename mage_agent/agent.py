@@ -57,8 +57,8 @@ class Agent(nn.Module, ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "name" in cls.__dict__:
-            known = _AGENTS.get(cls.name)
-            if known is not None and known.__module__.startswith("mage_agent."):
+            known = _AGENTS.get(cls.name, cls)
+            if known.__module__.startswith("mage_agent.") and known.__module__ != cls.__module__:
                 raise ValueError(
                     f"{cls.__qualname__}.name is {cls.name!r}, which is the name of "
                     f"{known.__qualname__}; choose another one."

@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"mage-agent: {message}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        kept = "--checkpoint-path" in arguments  # training has written it before it stopped
+        kept = any(word.startswith("--checkpoint-path") for word in arguments)  # by training
         hint = "; the same command with --resume goes on from there" if kept else ""
         print(f"mage-agent: interrupted{hint}", file=sys.stderr)
         return 130
