@@ -564,8 +564,15 @@ def test_budgets_are_not_mixed(tmp_path: Path) -> None:
     ]
     html = page(records, tmp_path)
     assert "nothing to compare yet" in html
-    assert Cells(html).row("x/a (standard, 20 min)", 2)[0].startswith("51.0")
+    assert Cells(html).row("x/a", 2)[0].startswith("51.0")
     assert Cells(html).row("x/a (paper)", 2)[1].startswith("91.0")
+    more = [*records, *cells("mage", "x/a-v0", 40, 41, 42, budget="quick", minutes=2)]
+    rows = Cells(page(more, tmp_path / "more"))
+    for name, score in (("x/a (standard, 20 min)", "51.0"), ("x/a (quick, 2 min)", "41.0")):
+        assert rows.row(name, 2)[0].startswith(score)
+    tables = (tmp_path / "more" / "report.md").read_text().split("In the long run; where")
+    assert "x/a (paper)" in tables[1]
+    assert "x/a (quick, 2 min)" not in tables[1].split("\n\n")[1]
 
 
 def test_a_finished_training_replaces_its_failure() -> None:

@@ -12,7 +12,7 @@ from benchmarks.budgets import MINUTES
 from benchmarks.papers import Paper
 from benchmarks.report import details, scores
 from benchmarks.report.document import Block, Entry, Paragraph, Points, Section, Table, render
-from benchmarks.report.results import Results, Task, Trainings, display_name, numbers
+from benchmarks.report.results import LONG, Results, Task, Trainings, display_name, numbers
 
 __all__ = ["write_page"]
 
@@ -59,14 +59,15 @@ def _caveats(results: Results) -> list[str]:
     facts = results.paper.differences({d: name for d, name in names.items() if name is not None})
     shares = defaultdict(list)
     for record in results.records:
-        if record.get("steps") and record.get("published_steps") and not record["variant"]:
+        counts = record.get("steps") and record.get("published_steps") and not record["variant"]
+        if counts and record["budget"] not in LONG:
             shares[record["method"]].append(record["steps"] / record["published_steps"])
     short = [m for m in results.methods if m in shares and max(shares[m]) < 0.1]
     if short:
         facts.insert(
             0,
             f"{', '.join(map(display_name, short))} took less than a tenth of their published "
-            "steps, so their scores say little about what they can do.",
+            "steps at equal time, so their scores say little about what they can do.",
         )
     return facts
 

@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.papers import PAPERS, Paper, find_paper
 from benchmarks.records import Record, read
 
-__all__ = ["Results", "Task", "Trainings", "display_name", "read_records", "stage_of"]
+__all__ = ["LONG", "Results", "Task", "Trainings", "display_name", "read_records", "stage_of"]
 
 NAMES = {  # the order of the tables, and what the methods are called there
     **{paper.agent: paper.title for paper in PAPERS.values()},
@@ -62,6 +62,10 @@ def read_records(path: Path) -> list[Record]:
     return [record for file in files for record in read(file)]
 
 
+LONG = ("long", "paper")
+"""Budgets that give every method as long as it needs, not the same minutes."""
+
+
 @dataclass(frozen=True, order=True)
 class Task:
     """What methods are compared on: a dataset, at one budget of training.
@@ -79,7 +83,7 @@ class Task:
     @property
     def long(self) -> bool:
         """Whether methods were given as long as they need, not the same minutes."""
-        return self.budget in ("long", "paper")
+        return self.budget in LONG
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +216,8 @@ class Results:
         short = _short(task.dataset)
         ids = {other.dataset for other in self.tasks if _short(other.dataset) == short}
         name = short if len(ids) == 1 else task.dataset
-        if len({(other.budget, other.minutes) for other in self.tasks}) > 1:
+        usual = {(other.budget, other.minutes) for other in self.tasks if not other.long}
+        if len(usual) > 1 or (usual and task.long):
             minutes = f"{task.minutes:g} min" if task.minutes else ""
             details = ", ".join(part for part in (task.budget, minutes) if part)
             name += f" ({details or 'no budget'})"

@@ -155,13 +155,16 @@ def score_section(results: Results) -> Section:
     methods = [method for method in results.methods if any(c.method == method for c in main)]
     seeds = usual_seeds(main)
     rows: list[list[Entry | str]] = []
+    later: list[list[Entry | str]] = []
     for task in results.tasks:
         competing = results.competing(task)
         marked = best_and_tied(competing) if len(competing) > 1 else []  # alone is not best
         cells = {method: results.cell(task, method) for method in methods} | competing
         if any(cells.values()):
             row = [score_entry(cells[m], seeds, bold=m in marked, task=task) for m in methods]
-            rows.append([results.label(task), *row])
+            (later if task.long else rows).append([results.label(task), *row])
+    if not rows:
+        rows, later = later, rows
     if not rows:
         return section
     caption = (
@@ -180,6 +183,9 @@ def score_section(results: Results) -> Section:
             caption += f" {mark}: {meaning}."
     header = ["dataset", *(display_name(method) for method in methods)]
     section.blocks = [Table(caption=caption, header=header, rows=rows)]
+    if later:
+        caption = "In the long run; where a method has no longer training, its usual one stands."
+        section.blocks.append(Table(caption=caption, header=header, rows=later))
     return section
 
 
