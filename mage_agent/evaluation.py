@@ -361,7 +361,8 @@ def _as_predict(policy: Any) -> Callable[..., tuple[NDArray[Any], Any]]:
     if not callable(policy) or isinstance(policy, nn.Module):
         raise TypeError(
             f"policy is a {type(policy).__name__}; it must have predict(observation, state, "
-            "episode_start, deterministic), or be a function from observations to actions."
+            "episode_start, deterministic), as policies have it and agents do not, or be a "
+            "function from observations to actions, such as lambda observation: ..."
         )
     return lambda observation, *_: (policy(observation), None)
 

@@ -68,7 +68,8 @@ class AgentLoss(LossModule):  # type: ignore[misc]
     """Whether to compute metrics, which are for logs only."""
 
     def __init__(self, model: Agent, *, reduction: str | None = None) -> None:
-        if not isinstance(model, Agent) or self.agent not in ("", model.name):
+        names = {"", *(getattr(each, "name", "") for each in type(model).__mro__)}
+        if not isinstance(model, Agent) or self.agent not in names:
             raise TypeError(
                 f"model is a {type(model).__name__}; {type(self).__name__} takes the model of "
                 f"{self.agent.upper() or 'an agent'}, such as policy.model."

@@ -239,7 +239,8 @@ class AgentPolicy(BasePolicy):
     ) -> NDArray[np.float32]:
         """``clamp((R - r) / gamma)``; rewards (num_envs,) fit returns (num_envs, 1), too."""
         left = np.asarray(return_to_go, np.float32)
-        gained = np.asarray(reward, np.float32).reshape(left.shape)
+        gained = np.asarray(reward, np.float32)
+        gained = gained.reshape(left.shape) if gained.size == left.size else gained
         return self.model.units.update_return_to_go(left, gained)
 
     def set_random_seed(self, seed: int) -> None:

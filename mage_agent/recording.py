@@ -26,6 +26,10 @@ from mage_agent.types import PredictingPolicy
 __all__ = ["free_place", "minari_root", "record", "save_minari"]
 
 
+_OWN = {"dataset_id", "buffer", "env", "eval_env", "observation_space", "action_space"}
+"""What `record` itself tells Minari."""
+
+
 def record(
     policy: PredictingPolicy | Callable[[Any], Any],
     make_env: Callable[[], gym.Env[Any, Any]],
@@ -78,7 +82,8 @@ def record(
         >>> results = record(brake, make_env, "local/pendulum/brake-v0", episodes=2)
         >>> dataset = load_dataset("local/pendulum/brake-v0")
     """
-    if unknown := facts.keys() - inspect.signature(minari.create_dataset_from_buffers).parameters:
+    taken = set(inspect.signature(minari.create_dataset_from_buffers).parameters) - _OWN
+    if unknown := facts.keys() - taken:
         raise TypeError(
             f"record takes no {sorted(unknown)}; beside its own arguments, it takes what "
             "minari.create_dataset_from_buffers does."

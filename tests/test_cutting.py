@@ -14,6 +14,7 @@ from mage_agent.data import (
     cut_episodes,
     dataset_from_arrays,
     first_steps,
+    returns_to_go,
     split_goals,
     step_limit,
 )
@@ -113,6 +114,18 @@ def test_who_has_arrived_stays_for_the_rest_of_an_evaluation() -> None:
     assert torch.equal(split_goals(dataset, 2)["next", "reward"], kept), "nothing is left"
     with pytest.raises(ValueError, match="steps is 0"):
         split_goals(dataset, 0)
+    assert torch.equal(split_goals(dataset, 1)["next", "reward"], kept)
+
+
+def test_all_parts_of_an_episode_are_on_one_scale() -> None:
+    dataset = heading([1, 1, 2, 2, 3, 1, 1, 2, 2, 5, 5], 5, 4, 2)
+    dataset["next", "reward"] = -torch.ones(11, 1)
+    split = split_goals(dataset, 10)
+    count = split["episode"].unique(return_counts=True)[1]
+    returns = returns_to_go(split["next", "reward"], split["episode"], 1.0)
+    firsts = returns[split["step_count"].flatten() == 0].flatten().tolist()
+    assert count.tolist() == [2, 2, 1, 2, 2, 2]
+    assert firsts == [-10, -10, -10, -10, -10, -2], "the last one terminates"
 
 
 def test_a_part_of_a_run_is_split_from_where_it_begins_to_its_last_goal() -> None:

@@ -297,6 +297,12 @@ class TestContract:
             with pytest.raises(TypeError, match=rf"model is a {type(model).__name__}; "):
                 make(model)
 
+        class Mine(MAGEModel):
+            name = "mine"
+
+        model = Mine(tiny_model().config, observation_dim=STATE, action_dim=ACTION)
+        assert MAGELoss(model).model is model
+
     @pytest.mark.parametrize("key", ["observation", "action", "return_to_go"])
     def test_a_batch_without_an_entry_is_refused_by_name(self, key: str) -> None:
         for loss in (MAGETokenizerLoss(tiny_model()), MAGELoss(tiny_model())):

@@ -570,6 +570,9 @@ def test_budgets_are_not_mixed(tmp_path: Path) -> None:
     rows = Cells(page(more, tmp_path / "more"))
     for name, score in (("x/a (standard, 20 min)", "51.0"), ("x/a (quick, 2 min)", "41.0")):
         assert rows.row(name, 2)[0].startswith(score)
+    both = [r for m in (30, 60) for r in cells("bc", "x/a-v0", 1, 2, budget="long", minutes=m)]
+    results = Results.of(both)
+    assert len({results.label(task) for task in results.tasks}) == 2
     tables = (tmp_path / "more" / "report.md").read_text().split("In the long run; where")
     assert "x/a (paper)" in tables[1]
     assert "x/a (quick, 2 min)" not in tables[1].split("\n\n")[1]

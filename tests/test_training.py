@@ -31,6 +31,7 @@ from mage_agent import (
 from mage_agent.checkpoint import load_tensors
 from mage_agent.data import WindowSampler, check_dataset
 from mage_agent.data.replay import MASK_KEY
+from mage_agent.hardware import interrupts
 from mage_agent.mage.quantizer import MultiScaleQuantizer
 from tests.tiny import ACTION, HORIZON, STATE, tiny_config
 
@@ -401,6 +402,15 @@ class TestResuming:
         assert same(state_of(train(checkpoint_path=path, resume=True)), whole)
         with pytest.raises(KeyboardInterrupt):  # nothing to keep, nothing to wait for
             train(callback=press)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        with pytest.raises(KeyboardInterrupt), interrupts(hold=True):
+            signal.raise_signal(signal.SIGINT)  # that nobody heeds
+        with interrupts(hold=True) as outer, interrupts(hold=True) as inner:
+            assert inner is outer
+            signal.raise_signal(signal.SIGINT)
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            outer.clear()
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
     def test_another_run_is_refused_with_what_differs(self, train: Train, tmp_path: Path) -> None:

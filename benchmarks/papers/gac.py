@@ -66,6 +66,8 @@ PAPER = Paper(
         "Simulators differ: D4RL ran on mujoco-py, today's environments run on MuJoCo 3.",
         "The paper's settings were searched for each dataset, by the evidence lower bound; ours "
         "are one per domain, unless the budget is the paper's.",
+        "Where data say what they head for, trajectories of the trajectory-return-only setting end "
+        "on arrival, and their return is that of staying, for every method.",
         "Errors in the paper are standard deviations over 100 episodes; ours are standard errors.",
         "Baselines fine-tune online by the same stages and the same number of episodes as GAC, "
         "not by the algorithms that the paper cites for them.",

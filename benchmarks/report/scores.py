@@ -76,7 +76,8 @@ def sentence(results: Results, verdicts: Sequence[Verdict]) -> str:
 
 
 def _power(verdicts: Sequence[Verdict]) -> str:
-    gaps = [verdict.difference for verdict in verdicts if verdict.difference]
+    usual = [v for v in verdicts if not v.task.long] or verdicts  # long ones repeat some of them
+    gaps = [verdict.difference for verdict in usual if verdict.difference]
     text = (
         "The test is Welch's t test (5%, two-sided, no correction for multiple tests, since a "
         "correction would only call more methods tied) on the mean scores of the training seeds. "

@@ -78,8 +78,9 @@ def cut_episodes(dataset: TensorDictBase, steps: int | None = None) -> TensorDic
 def split_goals(dataset: TensorDictBase, steps: int | None = None) -> TensorDictBase:
     """End episodes where what their collector headed for changes, if the data say what that is.
 
-    A part that ends so has arrived, and goes on elsewhere for another goal's sake. Its return is
-    that of staying: the reward of its last step counts for all that is left of `steps`.
+    A part that ends so has usually arrived, and goes on elsewhere for another goal's sake. So the
+    return of every part is that of staying: unless it terminates, the reward of its last step
+    counts for all that is left of `steps`.
 
     The steps of an episode that is split count from where its parts begin; a last part whose end a
     slice has cut off is dropped.
@@ -87,7 +88,8 @@ def split_goals(dataset: TensorDictBase, steps: int | None = None) -> TensorDict
     Args:
         dataset: As `load_dataset` returns it; it stays as it is.
         steps: How long whoever has arrived may stay, counted from the beginning of a part, at
-            least 1; None is the environment's `step_limit`, and without one nobody stays.
+            least 1; None is the environment's `step_limit`, and without one nobody stays. With 1,
+            all rewards are what they were.
 
     Returns:
         A new dataset, (N',) with N' <= N; the dataset itself where ``("infos", "goal")`` never
@@ -118,7 +120,7 @@ def split_goals(dataset: TensorDictBase, steps: int | None = None) -> TensorDict
     if steps is not None:
         times = (steps - split["step_count"]).clamp_min(1)  # that a last reward counts
         reward = split["next", "reward"]
-        stays = inner[:, None] & ~split["next", "terminated"]
+        stays = is_split[:, None] & split["next", "truncated"]
         split["next", "reward"] = torch.where(stays, reward * times, reward)
     cut_off = is_split & last & ~dataset["next", "done"].flatten()
     return split[~torch.isin(first, first[cut_off])] if cut_off.any() else split

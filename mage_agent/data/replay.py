@@ -203,7 +203,7 @@ def replay_buffer(
         returns = returns_to_go(dataset["next", "reward"], episode, discount)
         dataset = dataset.copy().set("return_to_go", returns)
     done = dataset.get(("next", "done"), None)
-    if done is not None and (done.flatten()[:-1] & (episode[1:] == episode[:-1])).any():
+    if done is not None and (done.flatten()[:-1].bool() & (episode[1:] == episode[:-1])).any():
         raise ValueError(
             "two episodes have one number, one after the other; where datasets were joined, "
             "load_dataset(tensordict) numbers their episodes on"

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from tensordict import NestedKey, TensorDictBase
+from tensordict import NestedKey, TensorDict, TensorDictBase
 from tensordict.nn import dispatch
 from torch import Tensor
 
+from mage_agent import parallel
 from mage_agent.gac.inference import Ascent, Posterior, PosteriorStore, infer
 from mage_agent.gac.trajectory import Trajectories
 from mage_agent.losses import AgentLoss
@@ -214,7 +215,7 @@ class GACLoss(AgentLoss):
         posterior = self._posterior(tensordict, trajectories)
         noise = torch.randn_like(posterior.mean)
         evidence = model.evidence(trajectories, posterior, noise, model.draw(trajectories))
-        length = trajectories.length.to(noise.dtype).mean()
+        length = self._mean(trajectories.length.to(noise.dtype))
         losses = {
             "loss_action": -evidence.action / length,
             "loss_state": -evidence.state / length,
@@ -231,6 +232,12 @@ class GACLoss(AgentLoss):
                 "active_dims": used.sum((1, 2)).to(noise.dtype).mean(),
             }
         return self.reduced(losses, metrics)
+
+    def _mean(self, length: Tensor) -> Tensor:
+        """Mean length of the trajectories of a batch, of which other processes may have a share."""
+        mean = length.mean()
+        shared = self.training and torch.is_grad_enabled()
+        return parallel.average(TensorDict({"mean": mean}))["mean"] if shared else mean
 
     def _posterior(self, tensordict: TensorDictBase, trajectories: Trajectories) -> Posterior:
         """Q of a batch: what it brings, what is kept of it, the encoder's, or a new one."""

@@ -12,6 +12,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torch.nn import functional as F
 
+from mage_agent import parallel
 from mage_agent.gac.inference import Ascent, Posterior
 from mage_agent.gac.losses import GACLoss
 from mage_agent.gac.model import GACModel
@@ -91,6 +92,15 @@ def test_the_parts_are_those_of_eq_6_written_out() -> None:
         expected = [part / mean_length for part in (-action, -state, -value, free)]
         found = [float(losses[key][row]) for key in PARTS]
         assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_mean_length_is_that_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, loss, batch = make(inference="amortised")
+    alone = total_loss(seeded_loss(loss, batch).detach())
+    monkeypatch.setattr(parallel, "average", lambda lengths: lengths * 2.0)
+    assert float(total_loss(seeded_loss(loss, batch).detach())) == pytest.approx(float(alone) / 2)
+    with torch.no_grad():  # who judges alone waits for nobody
+        assert float(total_loss(seeded_loss(loss, batch))) == pytest.approx(float(alone))
 
 
 def test_free_bits_leave_a_small_kl_alone() -> None:
