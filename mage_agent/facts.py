@@ -91,7 +91,7 @@ def checkpoint_facts(path: str | Path) -> dict[str, str]:
         f"{_bound(units.action_high.tolist())}",
         "asks for return": f"{asked_for(units.default_target if target is None else target)} "
         f"(discounted; the data holds {low:.4g} to {high:.4g})",
-        **{f"acts with {name}": str(value) for name, value in model.asks().items()},
+        **{f"asks for {name}": str(value) for name, value in model.asks().items()},
         "versions": ", ".join(f"{k} {v}" for k, v in header.get("versions", {}).items()),
         "configuration": model.config.digest,
         **{f"  {key}": str(value) for key, value in model.config.to_dict().items()},

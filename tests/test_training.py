@@ -385,7 +385,11 @@ class TestResuming:
         with pytest.raises(ValueError, match="resume=True needs checkpoint_path"):
             train(resume=True)
 
-    def test_ctrl_c_keeps_the_step_that_was_taken(self, train: Train, tmp_path: Path) -> None:
+    def test_ctrl_c_keeps_the_step_that_was_taken(
+        self, train: Train, tmp_path: Path, request: pytest.FixtureRequest
+    ) -> None:
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
+        request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
         path = tmp_path / "training.mage"
         whole = state_of(train())
         steps = []
