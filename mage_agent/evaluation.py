@@ -29,6 +29,7 @@ __all__ = [
     "ReturnConditionedPolicy",
     "evaluate",
     "is_told_return",
+    "new_env",
     "normalized_score",
 ]
 
@@ -243,12 +244,7 @@ class _Runner:
     """One environment, and the episode it is in."""
 
     def __init__(self, make_env: Callable[[], gym.Env[Any, Any]], seed: int, limit: int) -> None:
-        env = make_env() if callable(make_env) else make_env
-        if not callable(make_env) or not isinstance(env, gym.Env):
-            raise TypeError(
-                f"make_env is {make_env!r}; it must be a function that makes a new gymnasium.Env, "
-                'such as lambda: gymnasium.make("Pendulum-v1").'
-            )
+        env = new_env(make_env)
         check_own_rewards(env)
         self.env = env
         self.first_seed = operator.index(seed)
@@ -342,6 +338,21 @@ class _Runner:
                 f"{self._where()}; a simulation that diverges cannot be scored."
             )
         return value
+
+
+def new_env(make_env: Callable[[], gym.Env[Any, Any]]) -> gym.Env[Any, Any]:
+    """What a user's function makes.
+
+    Raises:
+        TypeError: it is no function, or makes something else.
+    """
+    env = make_env() if callable(make_env) else make_env
+    if not callable(make_env) or not isinstance(env, gym.Env):
+        raise TypeError(
+            f"make_env is {make_env!r}; it must be a function that makes a new gymnasium.Env, "
+            'such as lambda: gymnasium.make("Pendulum-v1").'
+        )
+    return env
 
 
 def _check_separate(env: gym.Env[Any, Any], runners: Sequence[_Runner]) -> None:

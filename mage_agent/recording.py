@@ -19,7 +19,7 @@ from minari.data_collector import EpisodeBuffer
 from minari.storage.datasets_root_dir import get_dataset_path
 
 from mage_agent.data.storage import free_place, minari_root, save_minari
-from mage_agent.evaluation import EpisodeResult, evaluate
+from mage_agent.evaluation import EpisodeResult, evaluate, new_env
 from mage_agent.rewards import single_reward
 from mage_agent.types import PredictingPolicy
 
@@ -88,17 +88,13 @@ def record(
             f"record takes no {sorted(unknown)}; beside its own arguments, it takes what "
             "minari.create_dataset_from_buffers does."
         )
-    if not callable(make_env):
-        raise TypeError(
-            f"make_env is {make_env!r}; it must be a function that makes an environment."
-        )
     folder = Path(get_dataset_path() if root is None else root)
     free_place(folder, dataset_id)  # before the work, not after it
     recorded: list[EpisodeBuffer] = []
     recorders: list[_Recorder] = []
 
     def make_recorder() -> gym.Env[Any, Any]:
-        recorders.append(_Recorder(make_env(), recorded))
+        recorders.append(_Recorder(new_env(make_env), recorded))
         return recorders[-1]
 
     results = evaluate(

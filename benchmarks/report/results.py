@@ -216,9 +216,9 @@ class Results:
         short = _short(task.dataset)
         ids = {other.dataset for other in self.tasks if _short(other.dataset) == short}
         name = short if len(ids) == 1 else task.dataset
-        budgets = {(other.budget, other.minutes, other.long) for other in self.tasks}
-        alike = {other for other in budgets if other[2] == task.long}
-        if len(alike) > 1 or (task.long and len(budgets) > 1):
+        alike = [other for other in self.tasks if other.long == task.long]
+        budgets = {(other.budget, other.minutes) for other in alike}
+        if len(budgets) > 1 or (task.long and len(alike) < len(self.tasks)):
             minutes = f"{task.minutes:g} min" if task.minutes else ""
             details = ", ".join(part for part in (task.budget, minutes) if part)
             name += f" ({details or 'no budget'})"

@@ -268,7 +268,7 @@ class GACLoss(AgentLoss):
         ascent = store.read(rows)
         phi = ascent.phi.requires_grad_()
         # The loss is -J by the batch's mean T, averaged over the batch; q learns by J itself.
-        scale = length.to(phi.dtype).mean()
+        scale = self._mean(length.to(phi.dtype))
         if self.reduction == "mean":
             scale = scale * len(rows)
 
