@@ -8,11 +8,13 @@ objective, statistics and units stay those of its offline training.
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import gymnasium as gym
 import numpy as np
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 
 __all__ = ["OnlineStage", "learn_online"]
 
+_BEGAN: WeakKeyDictionary[Agent, dict[Path, str]] = WeakKeyDictionary()
+"""Agents in memory: which weights their run in a folder began with."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class OnlineStage:
@@ -44,12 +49,14 @@ class OnlineStage:
         asked: discounted returns asked for, shape (episodes,).
         returns: undiscounted returns of the collected episodes, shape (episodes,).
         steps: gradient steps taken.
+        data: the collected episodes, a dataset such as ``load_dataset`` returns.
     """
 
     number: int
     asked: NDArray[np.float64]
     returns: NDArray[np.float64]
     steps: int
+    data: TensorDict = field(repr=False, compare=False)
 
 
 @dataclass(kw_only=True)
@@ -99,8 +106,9 @@ def learn_online(
             ``mage_agent.gac.presets``; only of what training reads.
         num_envs: environments to run side by side.
         seed: of the environments, of what is asked for, and of training.
-        folder: keeps the state: whoever calls again with the same arguments goes on where the last
-            call was stopped, at the last checkpoint of a stage's training.
+        folder: keeps the state: whoever calls again with the same policy and arguments goes on
+            where the last call was stopped, at the last checkpoint of a stage's training or among
+            the episodes that it collects.
         progress_bar: whether to show one.
         callback: called after each stage, for instance to evaluate.
 
@@ -130,18 +138,26 @@ def learn_online(
         _check_change(agent, change)
     if steps is None:
         steps = max(1, sum(stage.steps for stage in agent.stages(buffer)) // 5)
-    place = None if folder is None else Path(folder)
+    place = None if folder is None else Path(folder).absolute()
+    began = None
+    if place is not None:
+        of_agent = _BEGAN.setdefault(agent, {})
+        began = of_agent.setdefault(place, _digest(agent))
     results = []
     for number in range(1, stages + 1):
         asking = {"quantile": quantiles[number - 1], "increment": increments[number - 1]}
         counts = {"episodes": int(episodes), "seed": int(seed)}
-        named = {**counts, "elite_fraction": float(elite_fraction), **asking}
-        new, result = _collected(place, number, named)
-        if new is None or result is None:
-            asked = _asked(agent, buffer, episodes, seed=seed + 1000 * number, **asking)
-            new, returns = _collect(policy, make_env, asked, seed, number, num_envs, progress_bar)
-            result = OnlineStage(number=number, asked=asked, returns=returns, steps=steps)
-            _keep(place, number, new, result, named)
+        named = {**counts, "elite_fraction": float(elite_fraction), **asking, "weights": began}
+        new, returns = _collected(place, number, named)
+        asked = _asked(agent, buffer, episodes, seed=seed + 1000 * number, **asking)
+        while len(returns) < episodes:  # some at a time, so that few are lost
+            first = 10**6 * number + seed + len(returns)  # other starts than an evaluation's
+            some = asked[len(returns) :][: 4 * num_envs]
+            more, earned = _collect(policy, make_env, some, first, num_envs, progress_bar)
+            new, returns = _append(new, more), np.concatenate([returns, earned])
+            _keep(place, number, new, returns, named)
+        assert new is not None
+        result = OnlineStage(number=number, asked=asked, returns=returns, steps=steps, data=new)
         buffer = _append(buffer, _columns(agent, agent.trajectories(new)))
         agent.units.widen(agent.returns_to_go(buffer).to(agent.device))
         if number <= len(changes):
@@ -206,14 +222,16 @@ def _collect(
     policy: AgentPolicy,
     make_env: Callable[[], gym.Env[Any, Any]],
     asked: NDArray[np.float64],
-    seed: int,
-    stage: int,
+    first: int,
     num_envs: int,
     progress_bar: bool,
 ) -> tuple[TensorDict, NDArray[np.float64]]:
-    """Run an episode for each return that is asked for; the data, and what they came to."""
+    """Run an episode for each return that is asked for, by the seeds from ``first`` on.
+
+    Returns:
+        The data, and what the episodes came to.
+    """
     agent = policy.model
-    first = 10**6 * stage + seed  # other starts than those of an evaluation
     recorded: dict[int, _Episode] = {}
 
     def make() -> gym.Env[Any, Any]:
@@ -337,8 +355,10 @@ def _elite(agent: Agent, buffer: TensorDict, share: float) -> TensorDict:
     return buffer[chosen.repeat_interleave(lengths)]
 
 
-def _append(buffer: TensorDict, new: TensorDict) -> TensorDict:
+def _append(buffer: TensorDict | None, new: TensorDict) -> TensorDict:
     """Both, the new episodes last and numbered on."""
+    if buffer is None:
+        return new
     later = new.exclude("metadata")
     later["episode"] = later["episode"] + int(buffer["episode"].max()) + 1
     joined: TensorDict = torch.cat([buffer.exclude("metadata"), later])
@@ -346,31 +366,38 @@ def _append(buffer: TensorDict, new: TensorDict) -> TensorDict:
     return joined
 
 
+def _digest(agent: Agent) -> str:
+    """A name of an agent's weights."""
+    digest = hashlib.sha256()
+    for name, value in agent.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:12]
+
+
 def _keep(
-    place: Path | None, number: int, new: TensorDict, result: OnlineStage, run: dict[str, Any]
+    place: Path | None,
+    number: int,
+    new: TensorDict,
+    returns: NDArray[np.float64],
+    run: dict[str, Any],
 ) -> None:
-    """Write what a stage collected in a run with these arguments, whole or not at all."""
+    """Write what a stage has collected in a run with these arguments, whole or not at all."""
     if place is None:
         return
     flat = new.exclude("metadata").flatten_keys("/")
     tensors: dict[str, Tensor] = {key: flat[key] for key in flat.keys()}  # noqa: SIM118
-    header = {
-        "asked": result.asked.tolist(),
-        "returns": result.returns.tolist(),
-        "steps": result.steps,
-        "metadata": dict(metadata(new)),
-        "run": run,
-    }
+    header = {"returns": returns.tolist(), "metadata": dict(metadata(new)), "run": run}
     save_tensors(tensors, place / f"stage_{number}.episodes", header)
 
 
 def _collected(
     place: Path | None, number: int, run: dict[str, Any]
-) -> tuple[TensorDict | None, OnlineStage | None]:
+) -> tuple[TensorDict | None, NDArray[np.float64]]:
     """What a stage collected in an earlier call with the same arguments, or nothing."""
     path = None if place is None else place / f"stage_{number}.episodes"
     if path is None or not path.is_file():
-        return None, None
+        return None, np.zeros(0)
     tensors, header = load_tensors(path)
     for name, value in header.get("run", run).items():
         if value != run[name]:
@@ -378,12 +405,6 @@ def _collected(
                 f"{str(path)!r} comes from another run: {name} was {value} and is {run[name]}; "
                 "give the same, or another folder."
             )
-    count = len(tensors["action"])
-    new = TensorDict(tensors, batch_size=[count]).unflatten_keys("/")
+    new = TensorDict(tensors, batch_size=[len(tensors["action"])]).unflatten_keys("/")
     new.set_non_tensor("metadata", header["metadata"])
-    return new, OnlineStage(
-        number=number,
-        asked=np.array(header["asked"]),
-        returns=np.array(header["returns"]),
-        steps=header["steps"],
-    )
+    return new, np.array(header["returns"])

@@ -1,5 +1,6 @@
 """Algorithm 2: what is asked for, what is collected, and that a killed run loses nothing."""
 
+import contextlib
 import functools
 import itertools
 from pathlib import Path
@@ -152,13 +153,45 @@ def test_a_run_killed_within_a_stage_loses_nothing(
         killing.setattr(owner, "step", die)
         with pytest.raises(KeyboardInterrupt):
             run(policy, folder=tmp_path / "killed")
-    again = gac_policy()
-    found = run(again, folder=tmp_path / "killed")
-    for one, other in zip(expected, found, strict=True):
-        np.testing.assert_array_equal(one.asked, other.asked)
-        np.testing.assert_array_equal(one.returns, other.returns)
-    for key, value in whole.model.state_dict().items():
-        assert torch.equal(value, again.model.state_dict()[key]), key
+    for again in (gac_policy(), policy):  # in another process, and in the same one
+        found = run(again, folder=tmp_path / "killed")
+        for one, other in zip(expected, found, strict=True):
+            np.testing.assert_array_equal(one.asked, other.asked)
+            np.testing.assert_array_equal(one.returns, other.returns)
+        for key, value in whole.model.state_dict().items():
+            assert torch.equal(value, again.model.state_dict()[key]), key
+
+
+def test_episodes_collected_before_a_kill_are_kept(tmp_path: Path) -> None:
+    expected = run(gac_policy(), stages=1, episodes=7, num_envs=1, folder=tmp_path / "whole")[0]
+    begun = 0
+
+    class Dies(PointEnv):
+        def reset(self, **options: Any) -> Any:
+            nonlocal begun
+            begun += 1
+            if begun == 7:
+                raise ConnectionError("the robot is gone")
+            return super().reset(**options)
+
+    for _ in range(2):  # four of seven the first time
+        with contextlib.suppress(ConnectionError):
+            found = learn_online(
+                gac_policy(),
+                lambda: Dies(6, 4),
+                dataset=tiny_dataset(),
+                stages=1,
+                episodes=7,
+                steps=12,
+                num_envs=1,
+                progress_bar=False,
+                folder=tmp_path / "killed",
+            )[0]
+    assert begun < 7 + 7
+    np.testing.assert_array_equal(expected.returns, found.returns)
+    earned = found.data["next", "reward"].flatten()
+    sums = torch.zeros(7).index_add(0, found.data["episode"], earned)
+    np.testing.assert_allclose(sums, found.returns, atol=1e-5)
 
 
 def test_stages_may_learn_from_the_best_episodes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,8 +243,12 @@ def test_mage_learns_online_too() -> None:
     )
     policy = MAGEPolicy.from_dataset(tiny_dataset(), config, device="cpu")
     policy.learn(progress_bar=False)
+    before = [weights.clone() for weights in policy.model.inverse_dynamics.parameters()]
     results = run(policy, stages=1, steps=6)
     assert np.isfinite(results[0].returns).all()
+    # Six small steps: what inverse dynamics knew is not thrown away.
+    after = policy.model.inverse_dynamics.parameters()
+    assert all(torch.allclose(*pair, atol=0.05) for pair in zip(before, after, strict=True))
     # Returns asked for are discounted, as the agent counts them.
     assert results[0].asked.max() < 1.1 * 1 / (1 - 0.9)
 
@@ -237,6 +274,9 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"elite_fraction was 0.25 and is 0.5"):
         run(gac_policy(), folder=tmp_path, elite_fraction=0.5)
     assert len(run(gac_policy(), folder=tmp_path, stages=3)) == 3  # to go on is no other run
+    other = gac_policy(steps=21)
+    with pytest.raises(ValueError, match=r"comes from another run: weights was \w+ and is \w+; give"):
+        run(other, folder=tmp_path)
 
 
 def test_a_folder_takes_numpys_numbers(tmp_path: Path) -> None:
@@ -261,7 +301,7 @@ def test_recorded_episodes_are_what_happened() -> None:
 
     policy = gac_policy()
     asked = np.array([1.0, 2.0, 3.0])
-    new, returns = _collect(policy, lambda: PointEnv(6, 4), asked, 0, 1, 2, False)
+    new, returns = _collect(policy, lambda: PointEnv(6, 4), asked, 10**6, 2, False)
     assert isinstance(new, TensorDict)
     for number in range(3):
         part = new[new["episode"] == number]

@@ -130,21 +130,17 @@ def hold_out(dataset: TensorDictBase, share: float) -> tuple[TensorDictBase, Ten
     Raises:
         ValueError: nothing is left to train on.
     """
-    lengths = episode_lengths(dataset["episode"])
-    number = len(lengths)
-    count = math.ceil(share * number)
-    if count == 0:
+    if share == 0:
         return dataset, None
-    if count == number:
+    # The golden ratio spreads them evenly, and an episode keeps its place by its number: among
+    # others, or without them, as online.
+    place = ((dataset["episode"] + 1).double() * 0.6180339887498949) % 1
+    rows = (place < share) | (place == place.min())
+    if rows.all():
         raise ValueError(
-            f"held_out={share} of {number} episodes leaves none to train on; use more data, or "
-            "held_out=0."
+            f"held_out={share} of {len(episode_lengths(dataset['episode']))} episodes leaves none "
+            "to train on; use more data, or held_out=0."
         )
-    # The golden ratio spreads them evenly, and an episode keeps its place when others are added.
-    order = (torch.arange(1, number + 1).double() * 0.6180339887498949) % 1
-    out = torch.zeros(number, dtype=torch.bool)
-    out[order.argsort()[:count]] = True
-    rows = out.repeat_interleave(lengths)
     return dataset[~rows], dataset[rows]
 
 

@@ -70,6 +70,13 @@ def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
     rates = warm_up_and_cosine(
         config.learning_rate, 0.1 * config.learning_rate, config.warmup_steps
     )
+
+    def begin_generator() -> None:
+        # Deviation 11: stage 2 trains a new inverse dynamics, on generated plans.
+        # That of stage 1 relies on fine tokens, which the generator cannot predict.
+        if model.transformer.untrained:  # and not fine-tuned
+            model.inverse_dynamics.reset_parameters()
+
     stages = [
         windows(
             name="tokenizer",
@@ -93,9 +100,7 @@ def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
             low_precision=True,
             one_graph=True,
             acts=not config.inverse_dynamics_steps,
-            # Deviation 11: stage 2 trains a new inverse dynamics, on generated plans.
-            # That of stage 1 relies on fine tokens, which the generator cannot predict.
-            begin=model.inverse_dynamics.reset_parameters,
+            begin=begin_generator,
         ),
     ]
     if config.inverse_dynamics_steps:

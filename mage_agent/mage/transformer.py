@@ -87,6 +87,11 @@ class MultiScaleTransformer(nn.Module):
         scale = torch.tensor([k for k, length in enumerate(scale_lengths) for _ in range(length)])
         self.register_buffer("block_causal", scale[:, None] >= scale[None], persistent=False)
 
+    @property
+    def untrained(self) -> bool:
+        """Whether the modulations are what they begin as."""
+        return not any(weights.any() for weights in self.modulation.parameters())
+
     def condition(self, observation: Tensor, return_to_go: Tensor, known: Tensor) -> Condition:
         """Embed the condition (s_0, R_0).
 

@@ -162,6 +162,9 @@ def test_holding_out_parts_episodes() -> None:
     assert not numbers[0] & numbers[1]
     assert len(training) + len(held_out) == len(dataset)
     assert hold_out(dataset, 0.0)[1] is None
+    among = hold_out(dataset[dataset["episode"] > 0], 0.25)[1]  # as online, of fewer episodes
+    assert among is not None
+    assert set(among["episode"].tolist()) == numbers[1] - {0}
     with pytest.raises(ValueError, match="leaves none to train on"):
         hold_out(tiny_dataset((4,)), 0.5)
     _, stage = build(dataset, held_out=0.25)
