@@ -124,3 +124,15 @@ def test_it_acts_on_the_present_value(dataset: TensorDict, agent: Any) -> None:
         low, high = (agent.act(observation, asked) for asked in (-9.0, 9.0))
     torch.testing.assert_close(low, agent.units.environment_action(expected))
     assert torch.equal(low, high)  # it is not told a return
+
+
+def test_values_see_states_as_the_transformer_does(dataset: TensorDict) -> None:
+    cls = BASELINES["adt"]
+    small = {"context": 5, "width": 16, "layers": 1, "critic_steps": 1}
+    agent = cls.from_dataset(dataset, configure(cls, "none", "", discount=0.9, **small), seed=0)
+    own, told = (each.units.observation for each in (agent, agent.values_of))
+    assert torch.equal(own.mean, told.mean)
+    assert torch.equal(own.std, told.std)
+    (values, _) = agent.stages(dataset)
+    seen = values.columns()["observation"]
+    torch.testing.assert_close(seen, own(dataset["observation"]))

@@ -285,3 +285,16 @@ def test_data_without_goals_are_named(
     record = experiment.attempt(cell, Settings(output=tmp_path))
     assert record["status"] == "unavailable"
     assert "local/pen/mine-v0 has no achieved_goal" in record["error"]
+
+
+def test_a_trajectory_that_goes_on_for_another_goal_is_one(dataset: TensorDict) -> None:
+    cls = BASELINES["hiql"]
+    config = configure(cls, "none", "", discount=0.99, hidden=(8,), actor_hidden=(8,))
+    parted = dataset.copy()
+    parted["episode"] = torch.arange(len(dataset)) // 10  # goals change every ten steps
+    parted["desired_goal"] = parted["episode"][:, None].expand(-1, 2).float()
+    ends = (torch.arange(1, len(dataset) + 1) % 10 == 0)[:, None]
+    outcome = {"truncated": ends, "done": ends, "desired_goal": parted["desired_goal"]}
+    parted["next"] = dataset["next"].copy().update(outcome)
+    columns = cls.from_dataset(parted, config, seed=0).columns(parted)
+    assert torch.equal(columns["episode"], dataset["episode"])

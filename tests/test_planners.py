@@ -205,6 +205,24 @@ def test_tap_sees_no_token_before_its_turn(maze: TensorDict) -> None:
     torch.testing.assert_close(codes, method.autoencoder.codes[tokens])
 
 
+def test_tap_weighs_actions_by_how_little_they_vary(maze: TensorDict) -> None:
+    still = maze.copy()
+    still["action"] = 0.01 * maze["action"]
+    losses = []
+    for data in (maze, still):
+        method = tap(data)
+        method.fit_units(data)
+        method.autoencoder.decode = lambda codes, first: torch.zeros(len(codes), 6, 8)
+        spread = data["action"].std(0, correction=0)
+        step = torch.zeros(2, 6, 8)
+        step[..., :2] = spread  # one standard deviation off
+        batch = {"step": step, "observation": torch.zeros(2, 6, 4)}
+        batch |= {"collector": {"mask": torch.ones(2, 6, dtype=torch.bool)}}
+        losses.append(float(method.autoencoder_loss(TensorDict(batch, [2])).detach()))
+        codes = method.autoencoder.encode(step)[2]
+        assert losses[-1] - float(codes.detach()) == pytest.approx(5.0 * 2 / 8, rel=1e-3)
+
+
 def test_tap_trains_one_network_at_a_time(maze: TensorDict) -> None:
     method = make("tap", maze, "maze2d", batch_size=8)
     seen: dict[str, dict[str, Tensor]] = {}
@@ -582,6 +600,9 @@ def test_sizes_are_published_or_small() -> None:
     assert (paper.horizon, paper.diffusion_steps, paper.width) == (384, 256, 32)
     assert (small.horizon, small.width) == (384, 16)
     assert paper.goal == small.goal == (7.0, 9.0, 0.0, 0.0)
+    for name in ("ogbench/pointmaze/large-navigate-v0", "maze2d-large-dense-v1"):
+        assert configure_for(cls, name, paper_size=True).horizon == 384
+        assert configure_for(BASELINES["hd"], name, paper_size=True).horizon == 390
     hopper = configure_for(cls, "hopper-medium-v2", paper_size=True)
     assert (hopper.candidates, hopper.guide_scale, hopper.multipliers) == (64, 0.1, (1, 2, 4, 8))
     hd = configure_for(BASELINES["hd"], "local/maze2d/medium-v0", paper_size=True)

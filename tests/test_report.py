@@ -140,6 +140,26 @@ def test_differences_are_welchs_test(first: list[float], second: list[float]) ->
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("first", "second"), [([19, 19], [18, 18]), ([19], [18]), ([20], [19, 19])]
+)
+def test_successes_that_coincide_are_compared_by_episodes(
+    first: list[int], second: list[int]
+) -> None:
+    def successes(method: str, counts: list[int]) -> list[Record]:
+        scores = [[100.0] * count + [0.0] * (20 - count) for count in counts]
+        return [
+            record(method, "d/e-v0", seed, float(np.mean(each)), scores=each)
+            for seed, each in enumerate(scores)
+        ]
+
+    results = Results.of([*successes("a", first), *successes("b", second)])
+    found = difference(*results.cells.values())
+    assert found.over == "episodes"
+    assert not found.significant
+    assert found.low < 0 < found.high
+
+
 PAIRS = st.lists(st.tuples(st.floats(-50, 150), st.floats(-50, 150)), min_size=2, max_size=6)
 
 

@@ -17,6 +17,7 @@ from benchmarks.baselines.iql import IQL
 from benchmarks.baselines.rebrac import ReBRAC
 from benchmarks.baselines.tap import TAP
 from benchmarks.baselines.td3_bc import TD3BC
+from benchmarks.domains import POINT_MAZES
 from mage_agent import Config
 
 __all__ = ["BASELINES", "Baseline", "UnsuitableError", "configure"]
@@ -54,8 +55,11 @@ def configure(
         ValueError: the method has no such setting, or its value is not allowed.
     """
     settings: dict[str, Any] = {"discount": discount} if baseline.discounted else {}
+    kinds = [f"{domain}/{dataset}"]
+    if domain in POINT_MAZES:  # whose size decides: "large" of "large-navigate" and "large-dense"
+        kinds.insert(0, kinds[0].split("-")[0])
     small = {} if paper_size else baseline.config_class.SMALL  # type: ignore[attr-defined]
     for table in (baseline.config_class.PRESETS, small):
-        for key in ("", domain, f"{domain}/{dataset}"):
-            settings |= table.get(key, {})
+        for name in ("", domain, *kinds):
+            settings |= table.get(name, {})
     return baseline.config_class.from_dict({**settings, **changes})

@@ -68,9 +68,10 @@ class ADT(DT):
         self.values_of = _Values(IQLConfig(steps=config.critic_steps, **settings), **self.sizes)
 
     def fit_units(self, dataset: TensorDictBase) -> None:
-        """Take statistics."""
+        """Take statistics; the values see states as the transformer does."""
         super().fit_units(dataset)
         self.values_of.fit_units(dataset)
+        self.values_of.units.observation.load_state_dict(self.units.observation.state_dict())
 
     def stages(self, dataset: TensorDictBase) -> list[Stage]:
         """The values, then the transformer."""

@@ -61,12 +61,22 @@ class DiffuserConfig(AveragedPlannerConfig):
         **dict.fromkeys(POINT_MAZES, _MAZE),
         **{f"{domain}/medium": _MEDIUM for domain in POINT_MAZES},
         **{f"{domain}/large": _LARGE for domain in POINT_MAZES},
+        "pointmaze/giant": {**_LARGE, "horizon": 768},  # not published
         "maze2d/umaze": {"goal": (1.0, 1.0, 0.0, 0.0)},  # at rest
         "maze2d/medium": {**_MEDIUM, "goal": (6.0, 6.0, 0.0, 0.0)},
         "maze2d/large": {**_LARGE, "goal": (7.0, 9.0, 0.0, 0.0)},
-        **{domain: {"termination_penalty": -100.0} for domain in ("hopper", "walker2d", "ant")},
+        **{
+            domain: {"termination_penalty": -100.0, "discount": 0.997}
+            for domain in ("hopper", "walker2d", "ant")
+        },
         "hopper/medium-expert": {"guide_scale": 1e-4, "unguided": 4},
-        "halfcheetah": {"horizon": 4, "multipliers": (1, 4, 8), "guide_scale": 1e-3},
+        "halfcheetah": {
+            "horizon": 4,
+            "multipliers": (1, 4, 8),
+            "guide_scale": 1e-3,
+            "unguided": 4,
+            "discount": 0.997,
+        },
         **{domain: {"guide_scale": 1e-3} for domain in ADROIT},  # not published
         "antmaze": {"horizon": 64, "guide_scale": 1e-3},  # this and the next as in CleanDiffuser
         "kitchen": {"guide_scale": 1e-4},

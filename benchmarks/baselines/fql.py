@@ -18,7 +18,7 @@ __all__ = ["FQL"]
 
 _ADROIT = {"pessimistic": True, "normalize_value": False}
 _ANTMAZE = {"discount": 0.99, "reward_shift": -1.0, "normalize_value": False}
-_LARGE = {"distillation": 3.0, "pessimistic": True}
+_LARGE = {"distillation": 3.0}
 
 
 @dataclass(frozen=True, kw_only=True)

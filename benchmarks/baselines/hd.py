@@ -48,7 +48,8 @@ class HDConfig(DiffuserConfig):
             for domain in POINT_MAZES
             for maze, horizon in _HORIZONS.items()
         },
-        "halfcheetah": {"guide_scale": 1e-3},
+        "pointmaze/giant": {"horizon": 780, "diffusion_steps": 256},  # not published
+        "halfcheetah": {"guide_scale": 1e-3, "unguided": 4, "discount": 0.997},
         "antmaze": {"horizon": 240, "jump": 15, "guide_scale": 1e-3},
     }
 

@@ -141,11 +141,16 @@ class HIQL(Baseline):
         return torch.cat(list(entries.values()), -1), goal
 
     def columns(self, dataset: TensorDictBase) -> TensorDict:
-        """Transitions of states, and the place of each."""
+        """Transitions of states, and the place of each.
+
+        Episodes that go on where the last one ended, for another goal's sake, are one trajectory.
+        """
         columns = super().columns(dataset)
         columns["reached"] = self._entries(columns["observation"])[_REACHED]
         columns["observation"], _ = self.state_and_goal(columns["observation"])
         following, _ = self.state_and_goal(self.standardized(dataset["next"]))
+        begins = (columns["observation"][1:] != following[:-1]).any(-1).long()
+        columns["episode"] = torch.cat([begins.new_zeros(1), begins.cumsum(0)])
         return columns.set("next", TensorDict({"observation": following}, [len(dataset)]))
 
     def stages(self, dataset: TensorDictBase) -> list[Stage]:

@@ -77,6 +77,7 @@ class TAP(Planner):
     config_class: ClassVar[type[TAPConfig]] = TAPConfig
     config: TAPConfig
     reward_units: Tensor
+    action_variance: Tensor
 
     def build(self) -> None:
         """Make the networks."""
@@ -85,6 +86,7 @@ class TAP(Planner):
             raise ValueError(f"horizon is {settings.horizon}; it must be a multiple of stride.")
         self.horizon, stride = settings.horizon, settings.stride
         self.register_buffer("reward_units", torch.tensor([0.0, 1.0]))
+        self.register_buffer("action_variance", torch.ones(self.action_dim))
         shape = {key: getattr(settings, key) for key in ("codes", "width", "layers", "heads")}
         shape["dropout"], given = settings.dropout, self.observation_dim
         self.autoencoder = TokenAutoencoder(
@@ -93,11 +95,13 @@ class TAP(Planner):
         self.prior = TokenPrior(given, length=self.horizon // stride, **shape)
 
     def fit_units(self, dataset: TensorDictBase) -> None:
-        """Take statistics, of rewards, too."""
+        """Take statistics, of rewards and of how much actions vary, too."""
         super().fit_units(dataset)
         reward = dataset["next", "reward"]
         spread = reward.std(correction=0)
         self.reward_units.copy_(torch.stack([reward.mean(), spread + (spread == 0)]))
+        variance = self.units.action(dataset["action"]).var(0, correction=0)
+        self.action_variance.copy_(torch.where(variance > 0, variance, 1.0))
 
     def stages(self, dataset: TensorDictBase) -> list[Stage]:
         """Autoencoder, then prior."""
@@ -131,9 +135,9 @@ class TAP(Planner):
         return {"autoencoder": self.autoencoder_loss(batch), "prior": self.prior_loss(batch)}
 
     def autoencoder_loss(self, batch: TensorDictBase) -> Tensor:
-        """Squared error of real steps, and the distance to the codes."""
+        """Squared error of real steps, relative to variances, and the distance to the codes."""
         steps, weight = batch["step"], torch.ones(self.plan_shape[1], device=self.device)
-        weight[: self.action_dim] = self.config.action_weight
+        weight[: self.action_dim] = self.config.action_weight / self.action_variance
         codes, _, commitment = self.autoencoder.encode(steps)
         error = (self.autoencoder.decode(codes, batch["observation"][:, 0]) - steps).square()
         loss: Tensor = (weight * error)[batch["collector", "mask"]].mean() + commitment

@@ -62,14 +62,17 @@ class Difference:
 def difference(first: Trainings, second: Trainings) -> Difference:
     """Compare two cells by Welch's t test over training seeds.
 
-    Of a cell with one seed only, it is over the episodes. Samples too few for any test give an
-    infinite interval.
+    Of a cell with one seed only, it is over the episodes, and of both where the seeds of each score
+    alike but not those of the other: a few successes of as many episodes coincide easily. Samples
+    too few for any test give an infinite interval.
     """
     cells = (first, second)
     over: Literal["seeds", "episodes"] = (
         "episodes" if min(len(cell.scores) for cell in cells) < 2 else "seeds"
     )
     a, b = (cell.scores if len(cell.scores) > 1 else cell.episode_scores for cell in cells)
+    if a.min() == a.max() != b.min() == b.max():
+        a, b, over = first.episode_scores, second.episode_scores, "episodes"
     gap = float(a.mean() - b.mean())
     if min(len(a), len(b)) < 2:
         return Difference(mean=gap, low=-np.inf, high=np.inf, p_value=1.0, over=over)
