@@ -304,6 +304,21 @@ class TestTensorDict:
         source["collector", "traj_ids"] = toy_dataset["episode"] + 7
         assert_same(load_dataset(source), toy_dataset)
 
+    def test_batches_of_a_collector_are_joined_along_time(self, toy_dataset: TensorDict) -> None:
+        source = toy_dataset[-60:].exclude("episode", "step_count", "metadata").reshape(3, 20)
+        for flag in ("terminated", "truncated", "done"):
+            source["next", flag] = torch.zeros_like(source["next", flag])
+        source["observation"] = torch.randn(3, 20, 3)
+        source["next", "observation"][:, :-1] = source["observation"][:, 1:]
+        source["collector", "traj_ids"] = torch.arange(3)[:, None].expand(3, 20)
+        batches = [source[:, :12], source[:, 12:]]
+        assert load_dataset(torch.cat(batches, -1))["episode"].bincount().tolist() == [20, 20, 20]
+        even = [source[:, :10], source[:, 10:]]
+        with pytest.raises(ValueError, match=r"3 trajectories go on in another row .*cat\(batches"):
+            load_dataset(torch.cat(even))
+        even[1]["observation"] += 1  # another collection, whose numbers begin anew
+        assert load_dataset(torch.cat(even))["episode"].bincount().tolist() == [10] * 6
+
     def test_padding_is_left_out(self, toy_dataset: TensorDict) -> None:
         source = toy_dataset.exclude("episode", "step_count", "metadata")
         source["collector", "traj_ids"] = toy_dataset["episode"]

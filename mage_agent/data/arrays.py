@@ -146,8 +146,9 @@ def from_tensordict(
     Raises:
         KeyError: Action, reward or observations are missing.
         TypeError: The actions are not floating-point numbers.
-        ValueError: There is no time dimension, the episodes are interleaved, or ``masks`` is a
-            column, which can mean padding as well as terminations.
+        ValueError: There is no time dimension, the episodes are interleaved, trajectories go on in
+            another row than they begin in, or ``masks`` is a column, which can mean padding as
+            well as terminations.
     """
     facts: dict[str, Any] = {**metadata(source)}
     source = source.exclude("metadata")  # in joined datasets it slows everything down
@@ -179,11 +180,15 @@ def from_tensordict(
     # Where nothing says what terminated, it is what is done and not truncated.
     known = ("next", "terminated") in flat.keys(True)
     terminated = flag("terminated") if known else flag("done") & ~flag("truncated")
-    last = last | terminated | flag("truncated") | flag("done")
+    begins = last.roll(1)
+    ended = terminated | flag("truncated") | flag("done")
+    cut, last = last & ~ended, last | ended
     for key in ("episode", ("collector", "traj_ids")):
         number = flat.get(key, None)
         if number is not None:
-            episode = _episodes(number.reshape(len(last)), last)
+            number = number.reshape(len(last))
+            _refuse_torn(flat, number, begins, cut)
+            episode = _episodes(number, last)
             check_contiguous(episode)
             last[:-1] |= episode[1:] != episode[:-1]
             break
@@ -247,6 +252,33 @@ def _episodes(number: Tensor, last: Tensor) -> Tensor:
     episode = torch.empty_like(order)
     episode[order] = begins.cumsum(0) - 1
     return episode
+
+
+def _refuse_torn(flat: TensorDictBase, number: Tensor, begins: Tensor, cut: Tensor) -> None:
+    """Refuse trajectories that go on in another row, as where batches lie below one another.
+
+    Args:
+        flat: (N,) all steps.
+        number: (N,) of the trajectory of each.
+        begins: (N,) bool, first steps of rows.
+        cut: (N,) bool, last steps of rows where no episode ends.
+    """
+    later = flat.get("next", TensorDict(batch_size=flat.batch_size))
+    shared = [key for key in later.keys() if isinstance(flat.get(key, None), Tensor)]  # noqa: SIM118
+    key = next((key for key in shared if key not in NOT_OBSERVATIONS), None)
+    if key is None or int(begins.sum()) < 2:
+        return
+
+    def named(rows: Tensor, values: Tensor) -> set[tuple[Any, ...]]:
+        state = values[rows].reshape(int(rows.sum()), -1)
+        return {(n, *row) for n, row in zip(number[rows].tolist(), state.tolist(), strict=True)}
+
+    if torn := named(cut, later[key]) & named(begins, flat[key]):
+        raise ValueError(
+            f"{len(torn)} trajectories go on in another row than they begin in, as where batches "
+            "of a collector are joined along environments; join them along time, the last "
+            "dimension: torch.cat(batches, -1)"
+        )
 
 
 def _action(actions: Any) -> Tensor:
