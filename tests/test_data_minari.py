@@ -316,6 +316,7 @@ class TestTensorDict:
         even = [source[:, :10], source[:, 10:]]
         with pytest.raises(ValueError, match=r"3 trajectories go on in another row .*cat\(batches"):
             load_dataset(torch.cat(even))
+        even[1]["next", "observation"] += 1
         even[1]["observation"] += 1  # another collection, whose numbers begin anew
         assert load_dataset(torch.cat(even))["episode"].bincount().tolist() == [10] * 6
 
