@@ -348,23 +348,33 @@ def find_agent(name: str) -> type[Agent]:
     return _AGENTS[name]
 
 
-def check_target(agent: Agent, target_return: Any) -> None:
+def check_target(agent: Agent, target_return: Any, *, for_later: bool = False) -> None:
     """Is it a return that the agent can be asked for? None always is.
+
+    Args:
+        agent: the agent.
+        target_return: one or several numbers.
+        for_later: whether the agent may come to heed it, when it is asked another query.
 
     Raises:
         ValueError: the agent's actions do not depend on it.
 
     Warns:
-        UserWarning: it is further from the data's than these from one another.
+        UserWarning: it is further from the data's than these from one another, or, for later, the
+            agent's actions do not depend on it yet.
     """
     if target_return is None:
         return
     if not agent.told_return:
-        raise ValueError(
+        reason = (
             f"target_return is {target_return}, but the agent does not act on a return that is "
             "asked for, so that nothing would come of it; leave it out, or ask GAC the query "
-            '"target".'
+            '"target" without an asked_return.'
         )
+        if not for_later:
+            raise ValueError(reason)
+        warnings.warn(reason, stacklevel=3)
+        return
     low, high = agent.units.return_to_go_range
     asked = torch.as_tensor(target_return, dtype=torch.float64)
     far = (asked - asked.clamp(low, high)).abs() > high - low

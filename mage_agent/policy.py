@@ -231,8 +231,7 @@ class AgentPolicy(BasePolicy):
     @target_return.setter
     def target_return(self, value: float | None) -> None:
         self._target_return = None if value is None else single_target(value)
-        if self.told_return:
-            check_target(self.model, value)
+        check_target(self.model, value, for_later=True)
 
     def update_return_to_go(
         self, return_to_go: ArrayLike, reward: ArrayLike

@@ -23,6 +23,10 @@ __all__ = ["Plan", "Query", "asked_values", "make_plan", "noise_like", "query_te
 class Query:
     """What a plan is asked for (Algorithm 3).
 
+    A policy's own query has the numbers of its configuration: ask for something else by
+    ``dataclasses.replace(policy.query, ...)``, or by ``policy.query = "target"``. A new query is
+    for plans that are made from then on: where an episode begins, and by ``replan``.
+
     Attributes:
         kind: "max", "plus", "target", "prior" or "best" (see ``GACConfig.query``).
         asked_return: y* of "target", in units of the data; None is the model's target return.
@@ -38,7 +42,7 @@ class Query:
         ValueError: a value is not allowed.
 
     Examples:
-        >>> policy.query = Query(kind="target", asked_return=3000.0)
+        >>> policy.query = replace(policy.query, kind="target", asked_return=3000.0)
     """
 
     kind: QueryKind
