@@ -23,7 +23,7 @@ from benchmarks.clock import TrainingClock, preserve_state, write_json
 from benchmarks.datasets import load_split
 from benchmarks.domains import Domain, domain_of
 from benchmarks.measure import measure, run_episodes, scores_of
-from benchmarks.methods import QUESTIONS, build_for, training_of
+from benchmarks.methods import QUESTIONS, build_for, find_method, training_of
 from benchmarks.protocol import Method
 from benchmarks.provenance import provenance
 from benchmarks.records import Record
@@ -80,6 +80,7 @@ def run(cell: Cell, settings: Settings) -> Record:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     torch.set_num_threads(settings.threads)
     domain = domain_of(cell.dataset)
+    find_method(cell.method)  # whose module may register the environment
     training, held = load_split(cell.dataset, settings.hold_out)
     make_environment(training, **domain.environment).close()  # before the work, not after it
     source = training_of(cell)

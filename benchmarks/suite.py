@@ -149,11 +149,14 @@ def _lacking(
     unsaved = [cell for cell in done if settings.save and not is_saved(cell, settings)]
     lacks = {"answers to all --targets": unanswered, "the model that --save asks for": unsaved}
     parts = [f"{len(cells)} have not {what}" for what, cells in lacks.items() if cells]
+    own = {cell.method for cell in done if ":" in cell.method}
+    if own:
+        parts.append(f"those of {', '.join(sorted(own))} do not know of changes of its code since")
     if not parts:
         return ""
     return (
-        f"of the cells that were finished before, {' and '.join(parts)}; they stay as they are, "
-        "and another --output trains them anew"
+        f"of the {len(done)} cells that were finished before, {' and '.join(parts)}; they stay as "
+        "they are, and another --output trains them anew"
     )
 
 

@@ -351,17 +351,12 @@ def find_agent(name: str) -> type[Agent]:
 def check_target(agent: Agent, target_return: Any, *, for_later: bool = False) -> None:
     """Is it a return that the agent can be asked for? None always is.
 
-    Args:
-        agent: the agent.
-        target_return: one or several numbers.
-        for_later: whether the agent may come to heed it, when it is asked another query.
-
     Raises:
         ValueError: the agent's actions do not depend on it.
 
     Warns:
-        UserWarning: it is further from the data's than these from one another, or, for later, the
-            agent's actions do not depend on it yet.
+        UserWarning: it is further from the data's than these from one another, or, ``for_later``,
+            the agent's actions do not depend on it yet.
     """
     if target_return is None:
         return

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import torch
 from tensordict import TensorDictBase
 
 from mage_agent.agent import Agent
-from mage_agent.data import check_dataset
+from mage_agent.data import check_dataset, episode_lengths
+from mage_agent.nn.units import BEST
 
 __all__ = ["check_fits"]
 
@@ -33,8 +35,8 @@ def check_fits(agent: Agent, dataset: TensorDictBase) -> None:
             is a copy that only acts.
 
     Warns:
-        UserWarning: returns lie outside the range that the agent was built with, or observations
-            are of another scale.
+        UserWarning: returns lie outside the range that the agent was built with, observations are
+            of another scale, or the return to ask for is that of an episode cut off early.
     """
     if agent.only_acts:
         raise ValueError("optimize_for_inference made this copy to act; train the model itself.")
@@ -50,6 +52,8 @@ def check_fits(agent: Agent, dataset: TensorDictBase) -> None:
             f"{agent.observation_sizes} and {agent.action_dim}; build it with from_dataset."
         )
     _check_ranges(agent, dataset)
+    if agent.told_return and agent.units.default_target < BEST:
+        _check_asked(agent, dataset)
 
 
 def _check_ranges(agent: Agent, dataset: TensorDictBase) -> None:
@@ -84,5 +88,22 @@ def _check_ranges(agent: Agent, dataset: TensorDictBase) -> None:
             f"the dataset's returns-to-go reach from {found[0]:g} to {found[1]:g}, those that the "
             f"agent was built with from {smallest:g} to {largest:g}, and no others are asked for; "
             "build the agent anew with from_dataset, or from both datasets together.",
+            stacklevel=4,
+        )
+
+
+def _check_asked(agent: Agent, dataset: TensorDictBase) -> None:
+    """Does the best return come of an episode that had hardly begun when it was cut off?"""
+    lengths = episode_lengths(dataset["episode"])
+    ends = lengths.cumsum(0) - 1
+    returns = agent.returns_to_go(dataset)[ends - lengths + 1].flatten()
+    best = int(returns.argmax())
+    length, usual = int(lengths[best]), int(lengths.median())
+    asked = math.isclose(float(returns[best]), agent.units.default_target, rel_tol=1e-6)
+    if asked and 2 * length < usual and dataset["next", "truncated"][ends[best]]:
+        warnings.warn(
+            f"the return that is asked for, {float(returns[best]):g}, is that of an episode cut "
+            f"off after {length} steps, where most have {usual} or more; leave such episodes out, "
+            "or set target_return.",
             stacklevel=4,
         )

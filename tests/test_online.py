@@ -275,7 +275,9 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
         run(gac_policy(), folder=tmp_path, elite_fraction=0.5)
     assert len(run(gac_policy(), folder=tmp_path, stages=3)) == 3  # to go on is no other run
     other = gac_policy(steps=21)
-    with pytest.raises(ValueError, match=r"comes from another run: weights was \w+ and is \w+; give"):
+    with pytest.raises(
+        ValueError, match=r"comes from another run: weights was \w+ and is \w+; give"
+    ):
         run(other, folder=tmp_path)
 
 

@@ -23,6 +23,7 @@ from mage_agent import (
     Stage,
     TrainingError,
     checkpoint,
+    dataset_from_arrays,
     fit,
     replay_buffer,
     total_loss,
@@ -917,3 +918,24 @@ class TestDescribe:
         model.describe(toy_dataset)
         assert torch.equal(torch.get_rng_state(), generator)
         assert same(state_of(model), state)
+
+
+def test_a_best_return_of_an_episode_cut_off_early_is_warned_of() -> None:
+    lengths = [20, 20, 2, 20]
+    ends = torch.tensor(lengths).cumsum(0) - 1
+    last = torch.zeros(sum(lengths), dtype=torch.bool)
+    last[ends] = True
+    generator = torch.Generator().manual_seed(0)
+    arrays = (
+        torch.randn(sum(lengths), 3, generator=generator).numpy(),
+        torch.rand(sum(lengths), 2, generator=generator).numpy(),
+        np.full(sum(lengths), -1.0),  # every step costs
+    )
+    cut = dataset_from_arrays(*arrays, (last & False).numpy(), last.numpy())
+    done = dataset_from_arrays(*arrays, last.numpy(), (last & False).numpy())
+    config = tiny_config()
+    with pytest.warns(UserWarning, match="episode cut off after 2 steps, where most have 20"):
+        fit(MAGEModel.from_dataset(cut, config), cut, steps=3, progress_bar=False)
+    fit(MAGEModel.from_dataset(done, config), done, steps=3, progress_bar=False)  # it has arrived
+    calm = config.replace(target_quantile=0.5)
+    fit(MAGEModel.from_dataset(cut, calm), cut, steps=3, progress_bar=False)
