@@ -7,7 +7,6 @@ objective, statistics and units stay those of its offline training.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -19,6 +18,7 @@ from weakref import WeakKeyDictionary
 import gymnasium as gym
 import numpy as np
 import torch
+from minari.data_collector import EpisodeBuffer
 from numpy.typing import NDArray
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
@@ -27,8 +27,8 @@ from mage_agent.agent import Agent
 from mage_agent.checkpoint import load_tensors, save_tensors
 from mage_agent.data import dataset_from_arrays, episode_lengths, metadata
 from mage_agent.envs import ReturnToGoWrapper
-from mage_agent.evaluation import evaluate
-from mage_agent.rewards import single_reward
+from mage_agent.evaluation import evaluate, new_env
+from mage_agent.recording import Recorder
 from mage_agent.training import fit
 
 if TYPE_CHECKING:
@@ -57,16 +57,6 @@ class OnlineStage:
     returns: NDArray[np.float64]
     steps: int
     data: TensorDict = field(repr=False, compare=False)
-
-
-@dataclass(kw_only=True)
-class _Episode:
-    """Columns of an episode that is being recorded."""
-
-    observation: list[dict[str, NDArray[Any]]] = field(default_factory=list)  # T + 1
-    action: list[NDArray[Any]] = field(default_factory=list)  # T, as all below
-    reward: list[float] = field(default_factory=list)
-    terminated: list[bool] = field(default_factory=list)
 
 
 def learn_online(
@@ -124,10 +114,6 @@ def learn_online(
         raise ValueError(f"stages is {stages} and episodes is {episodes}; each must be at least 1.")
     if not 0 < elite_fraction <= 1:
         raise ValueError(f"elite_fraction is {elite_fraction}; it must lie in (0, 1].")
-    if not callable(make_env):
-        raise TypeError(
-            f"make_env is {make_env!r}; it must be a function that makes a new environment."
-        )
     quantiles = _by_stage("quantile", quantile, stages)
     if wrong := [q for q in quantiles if q is None or not 0 <= q <= 1]:
         raise ValueError(f"quantile is {wrong[0]} in a stage; it must lie in [0, 1].")
@@ -232,11 +218,10 @@ def _collect(
         The data, and what the episodes came to.
     """
     agent = policy.model
-    recorded: dict[int, _Episode] = {}
+    recorded: list[EpisodeBuffer] = []
 
     def make() -> gym.Env[Any, Any]:
-        recorder = _Recorder(make_env(), tuple(agent.observation_sizes), recorded)
-        return _Asked(recorder, asked, first, agent)
+        return _Asked(Recorder(new_env(make_env), recorded), asked, first, agent)
 
     exploring = getattr(agent, "exploring", nullcontext)
     with exploring():
@@ -249,9 +234,9 @@ def _collect(
             deterministic=False,
             progress_bar=progress_bar,
         )
-    ordered = [recorded[result.seed] for result in results]
+    recorded.sort(key=lambda episode: episode.seed or 0)
     returns = np.array([result.episode_return for result in results])
-    return _dataset(agent, ordered), returns
+    return _dataset(agent, recorded), returns
 
 
 class _Asked(ReturnToGoWrapper[Any]):
@@ -276,53 +261,26 @@ class _Asked(ReturnToGoWrapper[Any]):
         return super().reset(seed=seed, options=options)
 
 
-class _Recorder(gym.Wrapper[Any, Any, Any, Any]):
-    """Keeps what happened in every episode, by its seed."""
-
-    def __init__(
-        self, env: gym.Env[Any, Any], keys: tuple[str, ...], recorded: dict[int, _Episode]
-    ) -> None:
-        super().__init__(env)
-        self.keys, self.recorded = keys, recorded
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
-        """Begin a record."""
-        observation, info = self.env.reset(seed=seed, options=options)
-        assert seed is not None
-        self.episode = self.recorded[seed] = _Episode(observation=[self._entries(observation)])
-        return observation, info
-
-    def step(self, action: Any) -> Any:
-        """Go on with it."""
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        self.episode.observation.append(self._entries(observation))
-        self.episode.action.append(np.array(action))
-        self.episode.reward.append(single_reward(reward))
-        self.episode.terminated.append(bool(terminated))
-        return observation, reward, terminated, truncated, info
-
-    def _entries(self, observation: Any) -> dict[str, NDArray[Any]]:
-        entries = observation if isinstance(observation, Mapping) else {self.keys[0]: observation}
-        return {key: copy.deepcopy(entries[key]) for key in self.keys}
-
-
-def _dataset(agent: Agent, episodes: Sequence[_Episode]) -> TensorDict:
+def _dataset(agent: Agent, episodes: Sequence[EpisodeBuffer]) -> TensorDict:
     """The columns of recorded episodes."""
+    first, *_ = agent.observation_sizes
 
     def rows(part: slice) -> dict[str, NDArray[np.float32]]:
+        seen = [
+            one.observations if isinstance(one.observations, Mapping) else {first: one.observations}
+            for one in episodes
+        ]
         return {
-            key: np.concatenate(
-                [np.stack([each[key] for each in one.observation[part]]) for one in episodes]
-            ).astype(np.float32)
+            key: np.concatenate([np.stack(one[key][part]) for one in seen]).astype(np.float32)
             for key in agent.observation_sizes
         }
 
-    terminated = np.concatenate([one.terminated for one in episodes])
-    last = np.concatenate([np.arange(len(one.action)) == len(one.action) - 1 for one in episodes])
+    terminated = np.concatenate([one.terminations for one in episodes])
+    last = np.concatenate([np.arange(len(one.actions)) == len(one.actions) - 1 for one in episodes])
     new = dataset_from_arrays(
         rows(slice(None, -1)),
-        np.concatenate([np.stack(one.action) for one in episodes]).astype(np.float32),
-        np.concatenate([one.reward for one in episodes]).astype(np.float32),
+        np.concatenate([np.stack(one.actions) for one in episodes]).astype(np.float32),
+        np.concatenate([one.rewards for one in episodes]).astype(np.float32),
         terminated,
         last & ~terminated,
         next_observations=rows(slice(1, None)),

@@ -23,7 +23,7 @@ from mage_agent.evaluation import EpisodeResult, evaluate, new_env
 from mage_agent.rewards import single_reward
 from mage_agent.types import PredictingPolicy
 
-__all__ = ["free_place", "minari_root", "record", "save_minari"]
+__all__ = ["Recorder", "free_place", "minari_root", "record", "save_minari"]
 
 
 _OWN = {"dataset_id", "buffer", "env", "eval_env", "observation_space", "action_space"}
@@ -91,10 +91,10 @@ def record(
     folder = Path(get_dataset_path() if root is None else root)
     free_place(folder, dataset_id)  # before the work, not after it
     recorded: list[EpisodeBuffer] = []
-    recorders: list[_Recorder] = []
+    recorders: list[Recorder] = []
 
     def make_recorder() -> gym.Env[Any, Any]:
-        recorders.append(_Recorder(new_env(make_env), recorded))
+        recorders.append(Recorder(_recordable(new_env(make_env)), recorded))
         return recorders[-1]
 
     results = evaluate(
@@ -135,31 +135,42 @@ def _storable(spec: EnvSpec | None) -> EnvSpec | None:
         return None
 
 
-class _Recorder(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Keeps every finished episode of an environment."""
+def _recordable(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    """The environment, if a dataset of it can be learned from."""
+    if not (isinstance(env.action_space, gym.spaces.Box) and _are_vectors(env.action_space)):
+        raise TypeError(
+            f"the environment's action space is {env.action_space}; only continuous actions (a "
+            "gymnasium.spaces.Box of one axis) can be learned from."
+        )
+    space = env.observation_space
+    if not _are_vectors(space):
+        raise TypeError(
+            f"the environment's observation space is {space}; only a Box of one axis, or a "
+            "Dict of such, can be learned from (gymnasium.wrappers.FlattenObservation helps)."
+        )
+    if isinstance(space, gym.spaces.Dict) and "return_to_go" in space.spaces:
+        raise ValueError(
+            "the environment supplies return_to_go, which is no observation of its own; record "
+            "the environment without that wrapper: the policy is told what is left even so."
+        )
+    return env
+
+
+class Recorder(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Keeps every finished episode of an environment.
+
+    Args:
+        env: the environment.
+        recorded: list that the episodes are added to.
+    """
 
     def __init__(self, env: gym.Env[Any, Any], recorded: list[EpisodeBuffer]) -> None:
         RecordConstructorArgs.__init__(self)
         super().__init__(env)
-        if not (isinstance(env.action_space, gym.spaces.Box) and _are_vectors(env.action_space)):
-            raise TypeError(
-                f"the environment's action space is {env.action_space}; only continuous actions (a "
-                "gymnasium.spaces.Box of one axis) can be learned from."
-            )
-        space = env.observation_space
-        if not _are_vectors(space):
-            raise TypeError(
-                f"the environment's observation space is {space}; only a Box of one axis, or a "
-                "Dict of such, can be learned from (gymnasium.wrappers.FlattenObservation helps)."
-            )
-        if isinstance(space, gym.spaces.Dict) and "return_to_go" in space.spaces:
-            raise ValueError(
-                "the environment supplies return_to_go, which is no observation of its own; record "
-                "the environment without that wrapper: the policy is told what is left even so."
-            )
         self.recorded = recorded
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode."""
         observation, info = self.env.reset(seed=seed, options=options)
         self.seed = seed
         self.observations = [copy.deepcopy(observation)]  # some environments reuse theirs
@@ -167,6 +178,7 @@ class _Recorder(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Go on with it, and keep it where it ends."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         self.observations.append(copy.deepcopy(observation))
         ends = bool(np.all(terminated)), bool(np.all(truncated))  # evaluate refuses what is odd

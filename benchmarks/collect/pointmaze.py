@@ -1,6 +1,6 @@
 """PointMaze datasets: a waypoint controller that takes detours, with noise on its actions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from benchmarks.collect.common import check_choice, check_least, check_noise, origin
 from benchmarks.collect.waypoints import WaypointController
-from mage_agent.recording import free_place, save_minari
+from mage_agent.recording import Recorder, free_place, save_minari
 
 __all__ = ["PointMazeRecipe", "collect", "make_env"]
 
@@ -171,38 +171,22 @@ def _run_episode(
 ) -> EpisodeBuffer:
     """Run one episode from a seed drawn from ``rng``, and record it."""
     seed = int(rng.integers(2**31))
+    recorded: list[EpisodeBuffer] = []
+    env = Recorder(env, recorded)
     observation, _ = env.reset(seed=seed)
     maze = env.get_wrapper_attr("maze")
     free = [*maze.unique_reset_locations, *maze.unique_goal_locations]
     stops = [free[i].copy() for i in rng.integers(len(free), size=detours)]
     controller = WaypointController(maze, [*stops, observation["desired_goal"].copy()])
 
-    observations = [observation]
-    actions: list[np.ndarray] = []
-    rewards: list[float] = []
-    terminations: list[bool] = []
-    truncations: list[bool] = []
-    while not (truncations and (truncations[-1] or terminations[-1])):
+    while not recorded:
         if random_policy:
             action = rng.uniform(-1.0, 1.0, size=2)
         else:
             action = controller.act(observation["achieved_goal"], observation["observation"][2:])
             action = action + action_noise * rng.standard_normal(2)
-        actions.append(np.clip(action, -1.0, 1.0).astype(np.float32))
-        observation, reward, terminated, truncated, _ = env.step(actions[-1])
-        observations.append(observation)
-        rewards.append(float(reward))
-        terminations.append(terminated)
-        truncations.append(truncated)
-    return EpisodeBuffer(
-        id=index,
-        seed=seed,
-        observations={key: [step[key] for step in observations] for key in observation},
-        actions=actions,
-        rewards=rewards,
-        terminations=terminations,
-        truncations=truncations,
-    )
+        observation, *_ = env.step(np.clip(action, -1.0, 1.0).astype(np.float32))
+    return replace(recorded[0], id=index)
 
 
 def _mean_return(env: gym.Env[Any, Any], recipe: PointMazeRecipe, *, random_policy: bool) -> float:

@@ -1,7 +1,7 @@
 """Maze game datasets: ``python -m benchmarks.mazegame.collect --help``."""
 
 import argparse
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import benchmarks.mazegame  # noqa: F401  (registers the environment)
 from benchmarks.collect.common import check_least, check_noise, origin
 from benchmarks.collect.waypoints import WaypointController
 from benchmarks.mazegame.maze import COINS, MAZE
-from mage_agent.recording import free_place, save_minari
+from mage_agent.recording import Recorder, free_place, save_minari
 
 __all__ = ["MazeGameRecipe", "collect"]
 
@@ -132,6 +132,8 @@ def _run_episode(
 ) -> EpisodeBuffer:
     """Run one episode from a seed drawn from ``rng``, and record it; no route is random actions."""
     seed = int(rng.integers(2**31))
+    recorded: list[EpisodeBuffer] = []
+    env = Recorder(env, recorded)
     observation, _ = env.reset(seed=seed)
     places = {name: MAZE.cell_rowcol_to_xy(cell) for name, cell in COINS.items()}
     places["goal"] = observation["desired_goal"][:2].astype(float)
@@ -142,32 +144,14 @@ def _run_episode(
     controller = WaypointController(
         MAZE, stops, proportional_gain=3.0, derivative_gain=0.0, last_is_end=True
     )
-    observations = [observation]
-    actions: list[np.ndarray] = []
-    rewards: list[float] = []
-    terminations: list[bool] = []
-    truncations: list[bool] = []
-    while not (truncations and (truncations[-1] or terminations[-1])):
+    while not recorded:
         if route is None:
             action = rng.uniform(-1.0, 1.0, size=2)
         else:
             action = controller.act(observation["observation"].astype(float), np.zeros(2))
             action = action.clip(-1.0, 1.0) + action_noise * rng.standard_normal(2)
-        actions.append(action.clip(-1.0, 1.0).astype(np.float32))
-        observation, reward, terminated, truncated, _ = env.step(actions[-1])
-        observations.append(observation)
-        rewards.append(float(reward))
-        terminations.append(terminated)
-        truncations.append(truncated)
-    return EpisodeBuffer(
-        id=index,
-        seed=seed,
-        observations={name: [one[name] for one in observations] for name in observation},
-        actions=actions,
-        rewards=rewards,
-        terminations=terminations,
-        truncations=truncations,
-    )
+        observation, *_ = env.step(action.clip(-1.0, 1.0).astype(np.float32))
+    return replace(recorded[0], id=index)
 
 
 def main(arguments: list[str] | None = None) -> None:
