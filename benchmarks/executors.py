@@ -1,4 +1,4 @@
-"""Where cells run: in worker processes of this machine, or as tasks of a Ray cluster."""
+"""Where cells run: in worker processes of this machine."""
 
 import multiprocessing
 import multiprocessing.connection

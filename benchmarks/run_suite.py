@@ -1,4 +1,4 @@
-"""Train and score MAGE beside the bundled baselines: python benchmarks/run_suite.py --help."""
+"""Train and score the agents beside bundled rivals: python benchmarks/run_suite.py --help."""
 
 import sys
 from pathlib import Path

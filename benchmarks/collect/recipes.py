@@ -33,7 +33,7 @@ RECIPES: dict[str, Recipe] = {
     **{recipe.dataset_id: recipe for recipe in (OGBenchRecipe(maze=maze) for maze in LENGTHS)},
     **{name: recipe for recipe in _LOCOMOTION for name in recipe.dataset_ids},
 }
-"""Recipes by the id of the dataset; one training makes two of locomotion."""
+"""Recipes by the id of the dataset; one training makes several of locomotion."""
 
 
 def collect(recipe: Recipe, root: Path, **options: Any) -> Path:

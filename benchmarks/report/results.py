@@ -17,7 +17,6 @@ __all__ = ["LONG", "Results", "Task", "Trainings", "display_name", "read_records
 
 NAMES = {  # the order of the tables, and what the methods are called there
     **{paper.agent: paper.title for paper in PAPERS.values()},
-    "gac": "GAC",
     "bc": "BC",
     "ten_percent_bc": "10% BC",
     "td3_bc": "TD3+BC",

@@ -266,7 +266,7 @@ def _refuse_torn(flat: TensorDictBase, number: Tensor, begins: Tensor, cut: Tens
     later = flat.get("next", TensorDict(batch_size=flat.batch_size))
     shared = [key for key in later.keys() if isinstance(flat.get(key, None), Tensor)]  # noqa: SIM118
     key = next((key for key in shared if key not in NOT_OBSERVATIONS), None)
-    if key is None or int(begins.sum()) < 2:
+    if key is None or int(begins.sum()) < 2 or not cut.any():
         return
 
     def named(rows: Tensor, values: Tensor) -> set[tuple[Any, ...]]:

@@ -114,9 +114,8 @@ def episode_lengths(episode: Tensor) -> Tensor:
     Args:
         episode: (N,) episode number of each step; episodes are contiguous.
     """
-    change = torch.nonzero(episode[1:] != episode[:-1]).flatten() + 1
-    ends = torch.cat([change, change.new_tensor([len(episode)])])
-    return torch.diff(ends, prepend=ends.new_zeros(1))
+    lengths: Tensor = episode.unique_consecutive(return_counts=True)[1]
+    return lengths
 
 
 def number_episodes(last: Tensor) -> tuple[Tensor, Tensor]:
@@ -221,9 +220,7 @@ def check_contiguous(episode: Tensor) -> None:
     Raises:
         ValueError: An episode is interrupted by another one.
     """
-    first_rows = episode_lengths(episode).cumsum(0)[:-1]
-    begun = torch.cat([episode[:1], episode[first_rows]])
-    numbers, pieces = np.unique(begun.numpy(), return_counts=True)
+    numbers, pieces = episode.unique_consecutive().unique(return_counts=True)
     if pieces.max() > 1:
         raise ValueError(
             f"the steps of an episode must lie in one piece and in order, but episode "

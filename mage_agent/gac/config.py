@@ -12,7 +12,7 @@ __all__ = ["GACConfig", "InferenceKind", "QueryKind", "ReplanMode", "Trigger"]
 
 InferenceKind = Literal["persistent", "fresh", "amortised"]
 QueryKind = Literal["max", "plus", "target", "prior", "best"]
-Trigger = Literal["never", "surprise", "promise"]
+Trigger = Literal["never", "better", "surprise", "promise"]
 ReplanMode = Literal["posterior", "restart"]
 
 
@@ -81,17 +81,21 @@ class GACConfig(Config):
             return in standard deviations. 0 is Algorithm 3, Eq. 2 has one; the few steps of a
             query keep the plan near the prior as well (measured).
         query_samples: plans of the prior among which "best" chooses.
+        query_radius: largest |eps| of a plan that "max" looks for, in units of sqrt(K D), the
+            length of the prior's samples: further out the critic promises what no plan leads to
+            (measured).
         query_steps: Adam steps of a query, at most (appendix B: 1000; 200 are enough, measured).
         query_learning_rate: of these steps, and of those of new plans within an episode; it falls
             along a cosine (chosen).
         query_tolerance: relative change of the objective at which either stops (appendix B).
-        trigger: when a plan is made anew within an episode: "never", when the states surprise the
-            model, or when the return that the plan promised is out of reach (chosen; the paper
-            replans by hand).
-        replan: the new plan starts from the old one and has to explain what happened (Eq. 3,
-            "posterior"), or is made as if an episode began now ("restart", Fig. 5).
-        replan_interval: steps between two new plans, at least; also how often "promise" looks, and
-            the span of the "surprise".
+        trigger: when a plan is made anew within an episode: "never", where one that is made from
+            here as if an episode began promises "better" (of the queries "max" and "best"), when
+            the states "surprise" the model, or when the return that the plan promised, "promise",
+            is out of reach (chosen; the paper replans by hand).
+        replan: after the last two, the new plan starts from the old one and has to explain what
+            happened (Eq. 3, "posterior"), or is made as if an episode began ("restart", Fig. 5).
+        replan_interval: steps between two new plans, at least; also how often "better" and
+            "promise" look, and the span of the "surprise".
         replan_weight: lambda of Eq. 3, of the queries "max" and "best": the smaller, the more the
             expected return counts against what happened so far (chosen).
         replan_steps: Adam steps of a new plan that starts from the old one, at most; it has further
@@ -145,6 +149,7 @@ class GACConfig(Config):
     quantile: float = bounded(0.8, 0.0, 1.0)
     increment: float | None = bounded(None, -1e30)
     prior_weight: float = bounded(0.0, 0.0)
+    query_radius: float = bounded(0.7, 1e-6)
     query_samples: int = bounded(64, 1, 10**5)
     query_steps: int = bounded(200, 1, 10**6)
     query_learning_rate: float = bounded(0.05, 1e-12)
@@ -166,7 +171,7 @@ class GACConfig(Config):
                 f"discount is {self.discount}; GAC models the return of whole episodes, which is "
                 "not discounted. Leave it at 1."
             )
-        if self.trigger != "never" and self.held_out == 0:
+        if self.trigger in ("surprise", "promise") and self.held_out == 0:
             raise ValueError(
                 f"trigger={self.trigger!r} is calibrated on episodes kept out of training, but "
                 "held_out is 0; set it to about 0.1."

@@ -117,7 +117,7 @@ class GACModel(Agent):
         if value not in get_args(Trigger):
             raise ValueError(f"trigger is {value!r}; it must be one of {get_args(Trigger)}.")
         self._trigger: Trigger = value
-        self.remembers_episodes |= value != "never"
+        self.remembers_episodes |= value in ("surprise", "promise")
 
     # ------------------------------------------------------- the model: p(tau, y, z | s_0) (Eq. 5)
 

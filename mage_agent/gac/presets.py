@@ -139,4 +139,6 @@ for _column, _name in enumerate(DATASETS):
     FINE_TUNING[_name] = tuple(_stage(stage, _column) for stage in (1, 2, 3))
 for _domain in ("hopper", "walker2d", "halfcheetah"):
     PRESETS[f"{_domain}-small"] = dict(_LOCOMOTION)
-PRESETS |= {"maze2d-small": dict(_SMALL), "small": dict(_SMALL)}
+# In mazes episodes begin anywhere, so that a plan can be made anew from everywhere.
+_ANEW = {"trigger": "better", "replan_interval": 20}
+PRESETS |= {"maze2d-small": {**_SMALL, **_ANEW}, "small": dict(_SMALL)}

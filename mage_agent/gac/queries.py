@@ -33,6 +33,7 @@ class Query:
         quantile: q of "plus".
         increment: dy of "plus", in units of the data; None is a tenth of the standard deviation.
         prior_weight: lambda of "max"; in effect 1e-6 or more.
+        radius: largest |eps| of "max", in units of sqrt(K D).
         samples: of "best".
         steps: Adam steps, at most.
         learning_rate: of Adam.
@@ -50,6 +51,7 @@ class Query:
     quantile: float = 0.8
     increment: float | None = None
     prior_weight: float = 0.0
+    radius: float = 0.7
     samples: int = 64
     steps: int = 200
     learning_rate: float = 0.05
@@ -76,7 +78,7 @@ class Query:
 
 _IN_CONFIG = {
     "kind": "query",
-    **{name: f"query_{name}" for name in ("samples", "steps", "learning_rate", "tolerance")},
+    **{f: f"query_{f}" for f in ("radius", "samples", "steps", "learning_rate", "tolerance")},
 }
 """Names of a query's fields in ``GACConfig``, where they differ."""
 
@@ -127,7 +129,16 @@ def make_plan(
         values = asked_values(model, query, rows, asked, sample=sample, generator=generator)
         term = query_term(model, query, values)
 
+        def near(posterior: Posterior) -> Posterior:
+            if query.kind != "max":
+                return posterior
+            # Further out the critic promises what no plan leads to.
+            length = posterior.mean.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None]
+            most = query.radius * posterior.mean[0].numel() ** 0.5
+            return posterior._replace(mean=posterior.mean * (most / length).clamp_max(1.0))
+
         def objective(posterior: Posterior) -> Tensor:
+            posterior = near(posterior)
             latents = model.latents(start, posterior.sample(noise()))
             return term(latents) - posterior.kl()
 
@@ -144,8 +155,9 @@ def make_plan(
             tolerance=query.tolerance,
             anneal=True,
         )
+        found = near(ascent.posterior)
         drawn = sample and query.kind != "max"
-        chosen = ascent.posterior.sample(noise()) if drawn else ascent.posterior.mean
+        chosen = found.sample(noise()) if drawn else found.mean
     latents = model.latents(start, chosen)
     return Plan(chosen, latents, model.value(latents))
 

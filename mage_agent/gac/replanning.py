@@ -126,12 +126,34 @@ def replan_where_due(
     else:
         looks = (memory.since > 0) & (memory.since % interval == 0) & (memory.length > 1)
         rows = looks.nonzero().squeeze(-1)
+        if model.trigger == "better":
+            return _improve(model, memory, rows, sample=sample, generator=generator)
         if len(rows):
             start, noise = memory.start[rows], memory.noise[rows]
             missing = shortfall(model, start, noise, memory.trajectories(rows))
             rows = rows[missing > model.shortfall_limit]
     if len(rows):
         replan(model, memory, rows, mode=model.config.replan, sample=sample, generator=generator)
+    return len(rows) > 0
+
+
+def _improve(
+    model: GACModel,
+    memory: Memory,
+    rows: Tensor,
+    *,
+    sample: bool,
+    generator: torch.Generator | None,
+) -> bool:
+    """Follow plans made from where rows are, if they promise more; whether any does."""
+    if not len(rows) or model.query.kind not in ("max", "best"):  # others ask for no more
+        return False
+    start = memory.observation[rows, -1]
+    plan = make_plan(model, start, model.query, sample=sample, generator=generator)
+    better = plan.value > memory.promise[rows]
+    rows = rows[better]
+    memory.restart(rows)
+    memory.follow(Plan(*(entry[better] for entry in plan)), rows)
     return len(rows) > 0
 
 

@@ -30,8 +30,9 @@ collapsed; healthy ones were measured at 0.8 to 0.97."""
 _VALUE_BATCH = 512
 """Transitions per step of values and of distances."""
 _JUDGED_WINDOWS = 512
-_ACTED_WINDOWS = 256
 """Windows, at most, whose tokens tell whether the codebook has collapsed."""
+_ACTED_WINDOWS = 256
+"""Windows, at most, whose plans ``describe`` acts on."""
 _CHUNK = 1024
 """Steps whose tokens or plans are computed at once."""
 

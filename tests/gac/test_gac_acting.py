@@ -98,7 +98,7 @@ def test_replanning_has_a_weight_of_its_own() -> None:
     assert not torch.allclose(plans[0], plans[2])
 
 
-@pytest.mark.parametrize("trigger", ["never", "surprise", "promise"])
+@pytest.mark.parametrize("trigger", ["never", "better", "surprise", "promise"])
 def test_deterministic_actions_do_not_depend_on_the_number_of_environments(trigger: str) -> None:
     model = tiny_model().double()
     model.trigger, model.remembers_episodes = trigger, True  # type: ignore[assignment]
@@ -111,10 +111,33 @@ def test_deterministic_actions_do_not_depend_on_the_number_of_environments(trigg
     together, state = roll(model, observations)
     assert torch.equal(before, torch.get_rng_state()), "nothing is drawn"
     if trigger != "never":
-        assert (state["since"] < 8).all(), "it has fired"
+        fired = state["since"] < 8
+        assert fired.any() if trigger == "better" else fired.all(), "it has fired"
     for row in range(5):
         alone, _ = roll(model, observations[row : row + 1])
         torch.testing.assert_close(alone[0], together[row])
+
+
+@pytest.mark.parametrize("kind", ["max", "best", "target", "prior"])
+def test_a_plan_that_promises_more_is_followed(kind: str) -> None:
+    model = tiny_model(query=kind, trigger="better")
+    assert not model.remembers_episodes
+    torch.manual_seed(0)
+    observations = torch.randn(6, 13, STATE)
+    _, state = roll(model, observations[:, :1])
+    first = state["promise"]
+    for step in range(1, 13):
+        before = state
+        _, state = roll(model, observations[:, step : step + 1], before)
+        anew = state["since"].squeeze(-1) == 0
+        if step % 4 or kind in ("target", "prior"):
+            assert not anew.any(), "it looks every four steps, for queries that ask for the most"
+        assert (state["promise"][anew] > before["promise"][anew]).all()
+        assert torch.equal(state["length"].squeeze(-1) == 1, anew)
+        assert torch.equal(state["start"][anew], model.units.observation(observations[anew, step]))
+    if kind in ("max", "best"):
+        assert (state["promise"] > first).any()
+        assert (state["since"] > 12 - 4).any(), "others keep their plan"
 
 
 def test_sampled_plans_differ_and_follow_their_generator() -> None:

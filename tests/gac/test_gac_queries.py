@@ -64,11 +64,21 @@ LONG = {"steps": 600, "learning_rate": 0.05, "tolerance": 0.0}
 def test_max_is_the_gradient_over_lambda() -> None:
     """max E_q[w z_y + b] - lambda KL: mean w / lambda, variance 1, nothing elsewhere."""
     model = linear_model()
-    plan = make_plan(model, torch.randn(3, STATE), Query(kind="max", prior_weight=0.4, **LONG))
+    query = Query(kind="max", prior_weight=0.4, radius=100.0, **LONG)
+    plan = make_plan(model, torch.randn(3, STATE), query)
     expected = torch.zeros(3, *model.noise_shape)
     expected[:, 0] = model.critic.weight.detach() / 0.4
     torch.testing.assert_close(plan.noise, expected, atol=0.03, rtol=0)
     torch.testing.assert_close(plan.value, model.value(plan.latents).detach())
+
+
+def test_max_looks_within_its_radius() -> None:
+    model = linear_model()
+    plan = make_plan(model, torch.randn(3, STATE), Query(kind="max", radius=0.5, **LONG))
+    weight = model.critic.weight.detach()
+    expected = torch.zeros(3, *model.noise_shape)
+    expected[:, 0] = 0.5 * expected[0].numel() ** 0.5 * weight / weight.norm()
+    torch.testing.assert_close(plan.noise, expected, atol=0.05, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["target", "plus"])

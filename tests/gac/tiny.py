@@ -44,6 +44,7 @@ CORE: dict[str, Any] = {
     "quantile": 0.8,
     "increment": None,
     "prior_weight": 0.1,
+    "query_radius": 100.0,
     "query_samples": 8,
     "query_steps": 30,
     "query_learning_rate": 0.05,
