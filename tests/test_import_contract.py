@@ -21,7 +21,7 @@ ALLOWED: dict[str, set[str]] = {  # module -> modules of the package it may impo
     "data.hdf5": set(),
     "data.storage": set(),
     "data.ted": {"data.merging"},
-    "data.arrays": {"data.columns", "data.ted"},
+    "data.arrays": {"data.checks", "data.columns", "data.ted"},
     "data.checks": {"data.continuity", "data.ted"},
     "data.cutting": {"data.checks", "data.d4rl_tasks", "data.ted"},
     "data.delayed": {"data.checks", "data.ted"},

@@ -1,10 +1,11 @@
 """Offline datasets: read from where they are, checked, and drawn from in windows."""
 
+from mage_agent.data.arrays import dataset_from_arrays
 from mage_agent.data.checks import check_dataset
 from mage_agent.data.cutting import cut_episodes, first_steps, split_goals, step_limit
 from mage_agent.data.delayed import delayed_rewards
 from mage_agent.data.goals import relabel_goals
-from mage_agent.data.load import as_dataset, dataset_from_arrays, load_dataset
+from mage_agent.data.load import as_dataset, load_dataset
 from mage_agent.data.replay import Batches, Starts, WindowSampler, replay_buffer
 from mage_agent.data.ted import (
     DatasetMetadata,

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from tensordict import TensorDict, TensorDictBase, pad_sequence
 from torch import Tensor
 
+from mage_agent.data.checks import check_dataset
 from mage_agent.data.columns import as_array, as_flags, as_float, as_goals, as_single_column
 from mage_agent.data.ted import (
     RESERVED,
@@ -48,7 +49,7 @@ MASKS = (("collector", "mask"), "masks")
 """Where TorchRL and ``tensordict.pad_sequence`` mark padding."""
 
 
-def from_arrays(
+def dataset_from_arrays(
     observations: ArrayLike | Mapping[str, ArrayLike],
     actions: ArrayLike,
     rewards: ArrayLike,
@@ -61,26 +62,38 @@ def from_arrays(
     action_high: Bounds = None,
     facts: Mapping[str, Any] | None = None,
 ) -> TensorDict:
-    """Make a dataset from the columns of a log; all arrays have one row per step.
+    """Make a dataset from own arrays, one row per step, episode after episode.
 
     Args:
-        observations: (N, S), or one such array per observation name.
+        observations: (N, S), or a dictionary of such arrays.
         actions: (N, A), floating point.
-        rewards: (N,) or (N, 1).
-        terminations: (N,) or (N, 1) bool, the task ended with this step.
-        truncations: (N,) or (N, 1) bool, the episode was cut off after this step.
-        next_observations: Like `observations`. If None, the observation of the next row, and on the
-            last row of an episode, where the log does not hold it, that row's own observation.
-            This leaves returns untouched and matters only to methods that bootstrap from truncated
-            steps; windows of trajectories never read it.
-        goals: (N, G), what whoever collected the data headed for, if that is known.
-        action_low: Lower action bound, None for -1.
-        action_high: Upper action bound, None for 1.
-        facts: Further metadata.
+        rewards: (N,).
+        terminations: (N,) bool, the task ended with this step.
+        truncations: (N,) bool, the episode was cut off after this step.
+        next_observations: Like `observations`; None takes those of the next row, and on the last
+            row of an episode, where no row holds it, that row's own. MAGE never reads that one, GAC
+            learns the last change of every episode from it.
+        goals: (N, G), what whoever collected the data headed for, if that is known: GAC plans for
+            one at a time, see ``GACConfig.split_goals``.
+        action_low: Lower bound of the actions, a number or one per dimension, -1 by default.
+        action_high: Upper bound likewise, 1 by default.
+        facts: What else the dataset shall say about itself, see `metadata`.
+
+    Returns:
+        The same as `load_dataset`.
 
     Raises:
-        TypeError: The actions are not floating-point numbers.
-        ValueError: The arrays have different lengths or unsuitable shapes.
+        TypeError: The actions are discrete.
+        ValueError: The arrays do not fit together, or the data is unfit, see `check_dataset`.
+
+    Examples:
+        >>> import numpy as np
+        >>> rng = np.random.default_rng(0)
+        >>> ends = np.arange(1, 21) % 10 == 0  # two episodes of ten steps
+        >>> observations, actions = rng.normal(size=(20, 3)), rng.uniform(-1, 1, size=(20, 2))
+        >>> dataset = dataset_from_arrays(observations, actions, np.ones(20), ends, ends & False)
+        >>> dataset["step_count"][9:11].flatten().tolist()
+        [9, 0]
     """
     columns = {
         "actions": _action(actions),
@@ -111,7 +124,7 @@ def from_arrays(
         for name in ("rewards", "terminations", "truncations")
     )
     last = terminated | truncated
-    return assemble(
+    dataset = assemble(
         now,
         following or {name: shift(column, last) for name, column in now.items()},
         columns["actions"],
@@ -123,6 +136,8 @@ def from_arrays(
         facts=facts or {},
         goal=columns.get("goals"),
     )
+    check_dataset(dataset)
+    return dataset
 
 
 def from_tensordict(

@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from tensordict import TensorDict
 
-from mage_agent.data.arrays import from_arrays
+from mage_agent.data.arrays import dataset_from_arrays
 from mage_agent.data.columns import as_flags, as_goals
 from mage_agent.data.continuity import jumps
 from mage_agent.data.d4rl_tasks import ALL_TASKS
@@ -116,7 +116,7 @@ def read_d4rl(
     ends = timeouts(columns, max_episode_steps, str(path))
     if task is not None and "next_observations" in columns:
         ends = _with_unmarked(columns, ends, str(path))
-    return from_arrays(
+    return dataset_from_arrays(
         columns["observations"],
         columns["actions"],
         columns["rewards"],

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 import h5py
 import minari
-from numpy.typing import ArrayLike
 from tensordict import TensorDict, TensorDictBase
 
-from mage_agent.data.arrays import from_arrays, from_tensordict
+from mage_agent.data.arrays import from_tensordict
 from mage_agent.data.checks import check_dataset
 from mage_agent.data.d4rl import read_d4rl, refuse_limit
 from mage_agent.data.hdf5 import available_memory
@@ -84,6 +83,7 @@ def load_dataset(
         if isinstance(source, minari.MinariDataset):
             refuse_limit(max_episode_steps, "a Minari dataset")
             dataset = read_minari(source, **bounds)
+            check_dataset(dataset)
         elif _kind(source) == "npz":
             refuse_limit(max_episode_steps, "an .npz file")
             dataset = read_ogbench(source, **bounds)
@@ -92,7 +92,6 @@ def load_dataset(
             dataset = read_robomimic(source, **bounds)
         else:
             dataset = read_d4rl(source, max_episode_steps=max_episode_steps, **bounds)
-        check_dataset(dataset)
     return dataset
 
 
@@ -149,61 +148,3 @@ def _naming(source: str | os.PathLike[str] | minari.MinariDataset) -> Iterator[N
         if isinstance(error, MemoryError):
             reason += f"; this process has {available_memory()} bytes of memory left at most"
         raise kind(f"the dataset {name!r} cannot be loaded: {reason}") from error
-
-
-def dataset_from_arrays(
-    observations: ArrayLike | Mapping[str, ArrayLike],
-    actions: ArrayLike,
-    rewards: ArrayLike,
-    terminations: ArrayLike,
-    truncations: ArrayLike,
-    *,
-    next_observations: ArrayLike | Mapping[str, ArrayLike] | None = None,
-    goals: ArrayLike | None = None,
-    action_low: Bounds = None,
-    action_high: Bounds = None,
-) -> TensorDict:
-    """Make a dataset from own arrays, one row per step, episode after episode.
-
-    Args:
-        observations: (N, S), or a dictionary of such arrays.
-        actions: (N, A), floating point.
-        rewards: (N,).
-        terminations: (N,) bool, the task ended with this step.
-        truncations: (N,) bool, the episode was cut off after this step.
-        next_observations: Like `observations`; None takes those of the next row, and on the last
-            row of an episode, where no row holds it, that row's own.
-        goals: (N, G), what whoever collected the data headed for, if that is known: GAC plans for
-            one at a time, see ``GACConfig.split_goals``.
-        action_low: Lower bound of the actions, a number or one per dimension, -1 by default.
-        action_high: Upper bound likewise, 1 by default.
-
-    Returns:
-        The same as `load_dataset`.
-
-    Raises:
-        TypeError: The actions are discrete.
-        ValueError: The arrays do not fit together, or the data is unfit, see `check_dataset`.
-
-    Examples:
-        >>> import numpy as np
-        >>> rng = np.random.default_rng(0)
-        >>> ends = np.arange(1, 21) % 10 == 0  # two episodes of ten steps
-        >>> observations, actions = rng.normal(size=(20, 3)), rng.uniform(-1, 1, size=(20, 2))
-        >>> dataset = dataset_from_arrays(observations, actions, np.ones(20), ends, ends & False)
-        >>> dataset["step_count"][9:11].flatten().tolist()
-        [9, 0]
-    """
-    dataset = from_arrays(
-        observations,
-        actions,
-        rewards,
-        terminations,
-        truncations,
-        next_observations=next_observations,
-        goals=goals,
-        action_low=action_low,
-        action_high=action_high,
-    )
-    check_dataset(dataset)
-    return dataset

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tensordict import TensorDict
 
-from mage_agent.data.arrays import from_arrays
+from mage_agent.data.arrays import dataset_from_arrays
 from mage_agent.data.columns import as_array, as_flags
 from mage_agent.data.hdf5 import check_memory
 from mage_agent.data.ted import Bounds
@@ -71,7 +71,7 @@ def read_ogbench(
         following = np.roll(columns["observations"], -1, axis=0)
         ends = np.roll(~steps, -1)
     steps = steps & ~again
-    return from_arrays(
+    return dataset_from_arrays(
         columns["observations"][steps],
         columns["actions"][steps],
         columns["rewards"][steps],

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tensordict import TensorDict
 
-from mage_agent.data.arrays import from_arrays
+from mage_agent.data.arrays import dataset_from_arrays
 from mage_agent.data.columns import as_flags
 from mage_agent.data.hdf5 import open_hdf5
 from mage_agent.data.ted import Bounds
@@ -84,7 +84,7 @@ def read_robomimic(
         return np.concatenate(parts)
 
     last = np.concatenate([np.arange(len(e["actions"]), 0, -1) == 1 for e in episodes])
-    return from_arrays(
+    return dataset_from_arrays(
         {name: joined("obs", name) for name in names},
         joined("actions"),
         joined("rewards"),
