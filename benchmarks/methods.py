@@ -62,6 +62,10 @@ QUESTIONS = {
 by a PD law, as the published scores of point mazes have them."""
 
 
+UNTIL_CONVERGENCE = {GACModel.name}
+"""Agents whose publication names no number of steps; the most that they take is their preset's."""
+
+
 def expand(names: Sequence[str]) -> list[str]:
     """Check names of methods; ``all`` stands for every bundled one with a training of its own.
 
@@ -176,7 +180,9 @@ def build_method(
         changes = {**changes, **(question.changes if question else {})}
         config = configure(found, dataset_id, paper_size=paper_size, **changes)
         agent = found.from_dataset(dataset, config, seed=seed).to(device)
-        paper = configure(found, dataset_id, paper_size=True)
+        paper = config
+        if found.name not in UNTIL_CONVERGENCE:
+            paper = configure(found, dataset_id, paper_size=True)
         with torch.device("meta"):  # allocates nothing
             keys = agent.config.observation_keys
             published = found(paper.replace(observation_keys=keys), **agent.sizes)

@@ -106,7 +106,7 @@ _SMALL: dict[str, Any] = {
     "inference": "persistent",
     "inner_learning_rate": 0.1,
     "window": 12,
-    "steps": 6000,
+    "steps": 3000,
     "outer_steps": 1,
     "batch_size": 128,
     "optimizer": "muon",
