@@ -8,7 +8,7 @@ timings counts.
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from tensordict import TensorDictBase
@@ -50,10 +50,6 @@ class Schedule:
     def steps_in(self, seconds: float) -> int:
         """Return about how many steps are taken in a time."""
         return max(1, round(seconds / self.seconds_per_step)) if self.seconds_per_step else 1000
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-ready values."""
-        return asdict(self)
 
 
 def make_schedule(

@@ -6,7 +6,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -211,7 +211,7 @@ def _kept(path: Path, method: Method, make: Callable[[], Schedule]) -> Schedule:
     ours = json.loads(json.dumps(method.hyperparameters))
     if schedule is None or schedule.hyperparameters != ours:
         schedule = replace(make(), hyperparameters=ours)
-        write_json(path, schedule.to_dict())
+        write_json(path, asdict(schedule))
     return schedule
 
 

@@ -98,15 +98,17 @@ class AgentLoss(LossModule):  # type: ignore[misc]
     @property
     def in_keys(self) -> list[NestedKey]:
         """Entries that must be there."""
-        if self._in_keys is None:
-            keys = self.tensor_keys
-            told = [keys.return_to_go] if self.model.told_return else []
-            self._in_keys = [*self.observation_keys, keys.action, *told, *self.reads]
-        return self._in_keys
+        return self.needed() if self._in_keys is None else self._in_keys
 
     @in_keys.setter
     def in_keys(self, values: list[NestedKey]) -> None:
         self._in_keys = values
+
+    def needed(self) -> list[NestedKey]:
+        """What ``forward`` reads, unless ``in_keys`` was set."""
+        keys = self.tensor_keys
+        told = [keys.return_to_go] if self.model.told_return else []
+        return [*self.observation_keys, keys.action, *told, *self.reads]
 
     @property
     def out_keys(self) -> list[str]:

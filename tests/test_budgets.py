@@ -1,5 +1,6 @@
 """Minutes of the processor, turned into steps."""
 
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -64,7 +65,7 @@ def test_steps_that_cost_nothing_are_not_timed_forever(toy_dataset: TensorDict) 
 
 def test_a_schedule_survives_being_written_down() -> None:
     schedule = Schedule(steps=3, hyperparameters={"a": 1}, seconds_per_step=0.1)
-    assert Schedule(**schedule.to_dict()) == schedule
+    assert Schedule(**asdict(schedule)) == schedule
 
 
 def test_an_endless_run_is_timed_on_its_first_steps(toy_dataset: TensorDict) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from importlib.metadata import version
 from typing import Any
 
-__all__ = ["check_choice", "check_least", "check_noise", "origin"]
+__all__ = ["check_choice", "check_least", "origin"]
 
 
 def check_choice(recipe: Any, **allowed: Collection[str]) -> None:
@@ -19,12 +19,6 @@ def check_least(recipe: Any, **least: int) -> None:
     for name, low in least.items():
         if getattr(recipe, name) < low:
             raise ValueError(f"{name} is {getattr(recipe, name)}; it must be at least {low}.")
-
-
-def check_noise(recipe: Any) -> None:
-    """Refuse a negative ``action_noise``, by a ``ValueError``."""
-    if recipe.action_noise < 0:
-        raise ValueError(f"action_noise is {recipe.action_noise}; it must not be negative.")
 
 
 def origin(code: str, *packages: str) -> dict[str, Any]:

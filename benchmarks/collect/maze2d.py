@@ -11,7 +11,7 @@ import tyro
 from minari.data_collector import EpisodeBuffer
 from tqdm import trange
 
-from benchmarks.collect.common import check_choice, check_least, check_noise, origin
+from benchmarks.collect.common import check_choice, check_least, origin
 from benchmarks.collect.pointmaze import Maze
 from benchmarks.collect.waypoints import WaypointController
 from mage_agent.d4rl import TASKS
@@ -54,8 +54,7 @@ class Maze2DRecipe:
             ValueError: a value is not allowed.
         """
         check_choice(self, maze=get_args(Maze), task=get_args(Task))
-        check_least(self, steps=1)
-        check_noise(self)
+        check_least(self, steps=1, action_noise=0)
 
     @property
     def dataset_id(self) -> str:

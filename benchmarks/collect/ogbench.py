@@ -13,7 +13,7 @@ import tyro
 from minari.data_collector import EpisodeBuffer
 from tqdm import trange
 
-from benchmarks.collect.common import check_least, check_noise, origin
+from benchmarks.collect.common import check_choice, check_least, origin
 from mage_agent.recording import free_place, save_minari
 
 __all__ = ["LENGTHS", "OGBenchRecipe", "collect", "goal_cells"]
@@ -53,10 +53,8 @@ class OGBenchRecipe:
         Raises:
             ValueError: a value is not allowed.
         """
-        if self.maze not in LENGTHS:
-            raise ValueError(f"maze is {self.maze!r}; allowed: {', '.join(LENGTHS)}.")
-        check_least(self, steps=1)
-        check_noise(self)
+        check_choice(self, maze=tuple(LENGTHS))
+        check_least(self, steps=1, action_noise=0)
 
     @property
     def dataset_id(self) -> str:

@@ -12,7 +12,7 @@ from gymnasium_robotics.envs.maze import maps
 from minari.data_collector import EpisodeBuffer
 from tqdm import tqdm
 
-from benchmarks.collect.common import check_choice, check_least, check_noise, origin
+from benchmarks.collect.common import check_choice, check_least, origin
 from benchmarks.collect.waypoints import WaypointController
 from mage_agent.recording import Recorder, free_place, save_minari
 
@@ -71,8 +71,7 @@ class PointMazeRecipe:
             ValueError: a value is not allowed.
         """
         check_choice(self, maze=get_args(Maze), task=get_args(Task))
-        check_least(self, steps=1, reference_episodes=1, detours=0)
-        check_noise(self)
+        check_least(self, steps=1, reference_episodes=1, detours=0, action_noise=0)
 
 
 def make_env(recipe: PointMazeRecipe) -> gym.Env[Any, Any]:

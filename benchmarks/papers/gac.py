@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.domains import FINAL_RETURN
-from benchmarks.papers.paper import Paper, Published, Table
+from benchmarks.papers.paper import Paper, Table
 from mage_agent import GACModel
 
-__all__ = ["DATASETS", "METHODS", "PAPER", "published"]
+__all__ = ["DATASETS", "METHODS", "PAPER"]
 
 _AGENT = GACModel.name
 _ROBOTS = tuple(
@@ -89,17 +89,3 @@ PAPER = Paper(
     settings=(("step-wise reward", "final return", "stage 0"), ("final return", "stage 0")),
     online_tables=(2, 9, 10),
 )
-
-
-def published(table: int | None = None, method: str | None = None) -> Sequence[Published]:
-    """Read the printed cells.
-
-    Args:
-        table: number of a table; None is all.
-        method: our name of a method; None is all.
-    """
-    return [
-        cell
-        for cell in PAPER.published
-        if table in (None, cell.table) and method in (None, cell.method)
-    ]

@@ -110,19 +110,12 @@ class GACLoss(AgentLoss):
             self.trains += ("encoder",)
         self.inner_steps = 0
 
-    @property
-    def in_keys(self) -> list[NestedKey]:
-        """Entries that must be there."""
-        if self._in_keys is None:
-            keys = self.tensor_keys
-            following = [_next(key) for key in self.observation_keys]
-            own = (keys.action, keys.return_to_go, keys.episode, keys.done)
-            self._in_keys = [*self.observation_keys, *following, *own]
-        return self._in_keys
-
-    @in_keys.setter
-    def in_keys(self, values: list[NestedKey]) -> None:
-        self._in_keys = values
+    def needed(self) -> list[NestedKey]:
+        """What ``forward`` reads, unless ``in_keys`` was set."""
+        keys = self.tensor_keys
+        following = [_next(key) for key in self.observation_keys]
+        own = (keys.action, keys.return_to_go, keys.episode, keys.done)
+        return [*self.observation_keys, *following, *own]
 
     def written(self) -> list[str]:
         """Losses and metrics that ``forward`` writes."""

@@ -2,7 +2,17 @@
 
 import pytest
 
-from benchmarks.papers.gac import DATASETS, METHODS, published
+from benchmarks.papers.gac import DATASETS, METHODS, PAPER
+from benchmarks.papers.paper import Published
+
+
+def published(table: int | None = None, method: str | None = None) -> list[Published]:
+    """The cells of a table, or of all, and of a method."""
+    return [
+        cell
+        for cell in PAPER.published
+        if table in (None, cell.table) and method in (None, cell.method)
+    ]
 
 
 @pytest.mark.parametrize(
