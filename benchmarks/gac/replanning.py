@@ -88,6 +88,7 @@ def measure(trained: Trained, episodes: int = 50, query: str = "max") -> dict[st
     start, middle = np.array(far, dtype=float), np.array(cell, dtype=float)
     plain = trained.asking(trained.last, query)
     model = plain.model
+    model.trigger = "never"
     cases: dict[str, Any] = {
         "A, no new plan": (plain, start),
         "A, new plan at B (Eq. 3)": (Replanning(plain, middle, "posterior"), start),
@@ -98,6 +99,9 @@ def measure(trained: Trained, episodes: int = 50, query: str = "max") -> dict[st
     model.remembers_episodes = True  # Eq. 3 explains the whole way since A
     for name, (policy, place) in cases.items():
         found["cases"][name] = _outcome(trained, policy, query, episodes, place)
+    if query in ("max", "best"):
+        model.trigger = "better"
+        found["cases"]["A, better"] = _outcome(trained, plain, query, episodes, start)
     for trigger in ("surprise", "promise"):
         limit = model.surprise_limit if trigger == "surprise" else model.shortfall_limit
         if float(limit) < 1e9:  # calibrated, on episodes held out in training
