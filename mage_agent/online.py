@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OnlineStage", "learn_online"]
 
-_BEGAN: WeakKeyDictionary[Agent, dict[Path, str]] = WeakKeyDictionary()
-"""Agents in memory: which weights their run in a folder began with."""
+_RUNS: WeakKeyDictionary[Agent, dict[Path, tuple[str, str]]] = WeakKeyDictionary()
+"""Agents in memory: which weights their run in a folder began and, once it has, ended with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +127,11 @@ def learn_online(
     place = None if folder is None else Path(folder).absolute()
     began = None
     if place is not None:
-        of_agent = _BEGAN.setdefault(agent, {})
-        began = of_agent.setdefault(place, _digest(agent))
+        runs, now = _RUNS.setdefault(agent, {}), _digest(agent)
+        began, ended = runs.get(place, (now, ""))
+        if ended not in ("", now):  # it was trained elsewhere since
+            began = now
+        runs[place] = began, ""
     results = []
     for number in range(1, stages + 1):
         asking = {"quantile": quantiles[number - 1], "increment": increments[number - 1]}
@@ -162,6 +165,8 @@ def learn_online(
         results.append(result)
         if callback is not None:
             callback(policy, result)
+    if place is not None and began is not None:
+        _RUNS[agent][place] = began, _digest(agent)
     return results
 
 

@@ -274,6 +274,12 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"elite_fraction was 0.25 and is 0.5"):
         run(gac_policy(), folder=tmp_path, elite_fraction=0.5)
     assert len(run(gac_policy(), folder=tmp_path, stages=3)) == 3  # to go on is no other run
+    same = gac_policy()
+    run(same, folder=tmp_path)
+    run(same, folder=tmp_path, stages=3)
+    same.learn(progress_bar=False, steps=1)
+    with pytest.raises(ValueError, match="weights was"):  # not what it ended with
+        run(same, folder=tmp_path, stages=3)
     other = gac_policy(steps=21)
     with pytest.raises(
         ValueError, match=r"comes from another run: weights was \w+ and is \w+; give"
