@@ -62,8 +62,9 @@ QUESTIONS = {
 by a PD law, as the published scores of point mazes have them."""
 
 
-UNTIL_CONVERGENCE = {GACModel.name}
-"""Agents whose publication names no number of steps; the most that they take is their preset's."""
+UNTIL_CONVERGENCE = {GACModel}
+"""Bundled agents whose publication names no number of steps; the most that they take, as of agents
+of the user's own, is their configuration's."""
 
 
 def expand(names: Sequence[str]) -> list[str]:
@@ -181,7 +182,7 @@ def build_method(
         config = configure(found, dataset_id, paper_size=paper_size, **changes)
         agent = found.from_dataset(dataset, config, seed=seed).to(device)
         paper = config
-        if found.name not in UNTIL_CONVERGENCE:
+        if found in set(AGENTS.values()) - UNTIL_CONVERGENCE:
             paper = configure(found, dataset_id, paper_size=True)
         with torch.device("meta"):  # allocates nothing
             keys = agent.config.observation_keys

@@ -97,7 +97,7 @@ def _check_asked(agent: Agent, dataset: TensorDictBase) -> None:
     lengths = episode_lengths(dataset["episode"])
     ends = lengths.cumsum(0) - 1
     returns = agent.returns_to_go(dataset)[ends - lengths + 1].flatten()
-    best = int(returns.argmax())
+    best = int(torch.where(returns == returns.max(), lengths, 0).argmax())  # the longest of these
     length, usual = int(lengths[best]), int(lengths.median())
     asked = math.isclose(float(returns[best]), agent.units.default_target, rel_tol=1e-6)
     if asked and 2 * length < usual and dataset["next", "truncated"][ends[best]]:

@@ -7,9 +7,8 @@ objective, statistics and units stay those of its offline training.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from mage_agent.agent import Agent
-from mage_agent.checkpoint import load_tensors, save_tensors
+from mage_agent.checkpoint import digest, load_tensors, save_tensors
 from mage_agent.data import dataset_from_arrays, episode_lengths, metadata
 from mage_agent.envs import ReturnToGoWrapper
 from mage_agent.evaluation import evaluate, new_env
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["OnlineStage", "learn_online"]
 
 _RUNS: WeakKeyDictionary[Agent, dict[Path, tuple[str, str]]] = WeakKeyDictionary()
-"""Agents in memory: which weights their run in a folder began and, once it has, ended with."""
+"""Agents in memory: the weights that their run in a folder began with, and those it left."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +95,9 @@ def learn_online(
             ``mage_agent.gac.presets``; only of what training reads.
         num_envs: environments to run side by side.
         seed: of the environments, of what is asked for, and of training.
-        folder: keeps the state: whoever calls again with the same policy and arguments goes on
-            where the last call was stopped, at the last checkpoint of a stage's training or among
-            the episodes that it collects.
+        folder: keeps the state: whoever calls again with the same arguments and the policy, as it
+            was when the run began or as the last call left it, goes on where that was stopped, at
+            the last checkpoint of a stage's training or among the episodes that it collects.
         progress_bar: whether to show one.
         callback: called after each stage, for instance to evaluate.
 
@@ -125,49 +124,66 @@ def learn_online(
     if steps is None:
         steps = max(1, sum(stage.steps for stage in agent.stages(buffer)) // 5)
     place = None if folder is None else Path(folder).absolute()
-    began = None
-    if place is not None:
-        runs, now = _RUNS.setdefault(agent, {}), _digest(agent)
-        began, ended = runs.get(place, (now, ""))
-        if ended not in ("", now):  # it was trained elsewhere since
-            began = now
-        runs[place] = began, ""
     results = []
-    for number in range(1, stages + 1):
-        asking = {"quantile": quantiles[number - 1], "increment": increments[number - 1]}
-        counts = {"episodes": int(episodes), "seed": int(seed)}
-        named = {**counts, "elite_fraction": float(elite_fraction), **asking, "weights": began}
-        new, returns = _collected(place, number, named)
-        asked = _asked(agent, buffer, episodes, seed=seed + 1000 * number, **asking)
-        while len(returns) < episodes:  # some at a time, so that few are lost
-            first = 10**6 * number + seed + len(returns)  # other starts than an evaluation's
-            some = asked[len(returns) :][: 4 * num_envs]
-            more, earned = _collect(policy, make_env, some, first, num_envs, progress_bar)
-            new, returns = _append(new, more), np.concatenate([returns, earned])
-            _keep(place, number, new, returns, named)
-        assert new is not None
-        result = OnlineStage(number=number, asked=asked, returns=returns, steps=steps, data=new)
-        buffer = _append(buffer, _columns(agent, agent.trajectories(new)))
-        agent.units.widen(agent.returns_to_go(buffer).to(agent.device))
-        if number <= len(changes):
-            agent.config = agent.config.replace(**changes[number - 1])
-        # Deviation 32: the buffer is prioritised by leaving out all but the best episodes.
-        fit(
-            agent,
-            _elite(agent, buffer, elite_fraction),
-            seed=seed + number,
-            steps=steps,
-            device=agent.device,
-            progress_bar=progress_bar,
-            checkpoint_path=None if place is None else place / f"stage_{number}.training",
-            resume=place is not None,
-        )
-        results.append(result)
-        if callback is not None:
-            callback(policy, result)
-    if place is not None and began is not None:
-        _RUNS[agent][place] = began, _digest(agent)
+    with _run_of(agent, place) as began:
+        for number in range(1, stages + 1):
+            asking = {"quantile": quantiles[number - 1], "increment": increments[number - 1]}
+            counts = {"episodes": int(episodes), "seed": int(seed)}
+            named = {**counts, "elite_fraction": float(elite_fraction), **asking, "weights": began}
+            new, returns = _collected(place, number, named)
+            asked = _asked(agent, buffer, episodes, seed=seed + 1000 * number, **asking)
+            while len(returns) < episodes:  # some at a time, so that few are lost
+                first = 10**6 * number + seed + len(returns)  # other starts than an evaluation's
+                some = asked[len(returns) :][: 4 * num_envs]
+                more, earned = _collect(policy, make_env, some, first, num_envs, progress_bar)
+                new, returns = _append(new, more), np.concatenate([returns, earned])
+                _keep(place, number, new, returns, named)
+            assert new is not None
+            result = OnlineStage(number=number, asked=asked, returns=returns, steps=steps, data=new)
+            buffer = _append(buffer, _columns(agent, agent.trajectories(new)))
+            agent.units.widen(agent.returns_to_go(buffer).to(agent.device))
+            if number <= len(changes):
+                agent.config = agent.config.replace(**changes[number - 1])
+            # Deviation 32: the buffer is prioritised by leaving out all but the best episodes.
+            fit(
+                agent,
+                _elite(agent, buffer, elite_fraction),
+                seed=seed + number,
+                steps=steps,
+                device=agent.device,
+                progress_bar=progress_bar,
+                checkpoint_path=None if place is None else place / f"stage_{number}.training",
+                resume=place is not None,
+            )
+            results.append(result)
+            if callback is not None:
+                callback(policy, result)
     return results
+
+
+@contextmanager
+def _run_of(agent: Agent, place: Path | None) -> Iterator[str | None]:
+    """Name the weights that the run in a folder began with: these, or those of an earlier call.
+
+    Raises:
+        ValueError: an earlier call moved the weights, and was stopped before its first checkpoint.
+    """
+    if place is None:
+        yield None
+        return
+    runs, now = _RUNS.setdefault(agent, {}), _name(agent)
+    began, ended = runs.get(place, (now, now))
+    if ended != now:  # it was trained elsewhere since
+        began = now
+    if began != now and not (place / "stage_1.training").is_file():
+        raise ValueError(
+            f"{str(place)!r} holds a run whose training was stopped before its first checkpoint; "
+            "load the policy anew, as it was when the run began."
+        )
+    try:
+        yield began
+    finally:
+        runs[place] = began, _name(agent)
 
 
 def _check_change(agent: Agent, change: Mapping[str, Any]) -> None:
@@ -226,7 +242,11 @@ def _collect(
     recorded: list[EpisodeBuffer] = []
 
     def make() -> gym.Env[Any, Any]:
-        return _Asked(Recorder(new_env(make_env), recorded), asked, first, agent)
+        env = new_env(make_env)
+        if isinstance(env.observation_space, gym.spaces.Dict):  # images, say, would fill memory
+            kept = [key for key in env.observation_space if key in agent.observation_sizes]
+            env = gym.wrappers.FilterObservation(env, kept)
+        return _Asked(Recorder(env, recorded), asked, first, agent)
 
     exploring = getattr(agent, "exploring", nullcontext)
     with exploring():
@@ -329,13 +349,9 @@ def _append(buffer: TensorDict | None, new: TensorDict) -> TensorDict:
     return joined
 
 
-def _digest(agent: Agent) -> str:
+def _name(agent: Agent) -> str:
     """A name of an agent's weights."""
-    digest = hashlib.sha256()
-    for name, value in agent.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:12]
+    return digest(agent.state_dict())[:12]
 
 
 def _keep(

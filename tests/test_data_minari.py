@@ -316,6 +316,11 @@ class TestTensorDict:
         even = [source[:, :10], source[:, 10:]]
         with pytest.raises(ValueError, match=r"3 trajectories go on in another row .*cat\(batches"):
             load_dataset(torch.cat(even))
+        for name in ("goal", ("next", "goal")):  # that it is the same everywhere tells nothing
+            source[name] = torch.ones(3, 20, 1)
+        whole = source[:, :10].exclude("observation", ("next", "observation"))
+        load_dataset(source[:, :10])
+        assert len(load_dataset(whole)) == 30
         even[1]["next", "observation"] += 1
         even[1]["observation"] += 1  # another collection, whose numbers begin anew
         assert load_dataset(torch.cat(even))["episode"].bincount().tolist() == [10] * 6

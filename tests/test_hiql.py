@@ -298,3 +298,6 @@ def test_a_trajectory_that_goes_on_for_another_goal_is_one(dataset: TensorDict) 
     parted["next"] = dataset["next"].copy().update(outcome)
     columns = cls.from_dataset(parted, config, seed=0).columns(parted)
     assert torch.equal(columns["episode"], dataset["episode"])
+    parted["next", "observation"] *= 1 + 3e-7  # rounding
+    again = cls.from_dataset(parted, config, seed=0).columns(parted)["episode"]
+    assert torch.equal(again, parted["episode"])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from mage_agent import MAGEConfig, MAGEPolicy, online
+from mage_agent import MAGEConfig, MAGEPolicy, MAGETokenizerLoss, online
 from mage_agent.gac.policy import GACPolicy
 from mage_agent.online import OnlineStage, _asked, _columns, learn_online
 from mage_agent.policy import AgentPolicy
@@ -174,10 +174,15 @@ def test_episodes_collected_before_a_kill_are_kept(tmp_path: Path) -> None:
                 raise ConnectionError("the robot is gone")
             return super().reset(**options)
 
-    for _ in range(2):  # four of seven the first time
+    policies = [gac_policy() for _ in range(3)]
+    for attempt, policy in enumerate(policies):  # four of seven the first time
+        if attempt == 1:
+            moved = policies[0].learn(progress_bar=False, steps=1)
+            with pytest.raises(ValueError, match="weights was"):
+                run(moved, stages=1, episodes=7, num_envs=1, folder=tmp_path / "killed")
         with contextlib.suppress(ConnectionError):
             found = learn_online(
-                gac_policy(),
+                policy,
                 lambda: Dies(6, 4),
                 dataset=tiny_dataset(),
                 stages=1,
@@ -246,7 +251,12 @@ def test_mage_learns_online_too() -> None:
     before = [weights.clone() for weights in policy.model.inverse_dynamics.parameters()]
     results = run(policy, stages=1, steps=6)
     assert np.isfinite(results[0].returns).all()
-    # Six small steps: what inverse dynamics knew is not thrown away.
+    # Six small steps: what inverse dynamics knew is not thrown away, nor read off fine tokens.
+    tokenizer = policy.model.stages(tiny_dataset())[0].loss
+    assert isinstance(tokenizer, MAGETokenizerLoss)
+    assert "inverse_dynamics" not in tokenizer.trains
+    fresh = MAGEPolicy.from_dataset(tiny_dataset(), config, device="cpu").model
+    assert "inverse_dynamics" in dict(fresh.stages(tiny_dataset())[0].loss.networks())
     after = policy.model.inverse_dynamics.parameters()
     assert all(torch.allclose(*pair, atol=0.05) for pair in zip(before, after, strict=True))
     # Returns asked for are discounted, as the agent counts them.

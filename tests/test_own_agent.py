@@ -15,6 +15,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from tensordict import TensorDict
 from torchrl.envs import GymEnv, TransformedEnv
 
+from benchmarks.methods import build_method
 from examples import own_agent
 from examples.own_agent import LinearAgent, LinearConfig
 from mage_agent import AgentActor, AgentPolicy, Progress, evaluate, fit, load_dataset, total_loss
@@ -129,6 +130,12 @@ def test_it_is_saved_and_loaded(agent: LinearAgent, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_suite_takes_no_more_than_its_own_steps(dataset: TensorDict) -> None:
+    name = "examples.own_agent:LinearAgent"
+    method = build_method(name, dataset, dataset_id="own/data-v0", seed=0, changes={"steps": 7})
+    assert method.published_steps == 7
+
+
 def test_the_suite_scores_it(maze_dataset: str, tmp_path: Path) -> None:
     method = "examples.own_agent:LinearAgent"
     command = [sys.executable, "benchmarks/run_suite.py", "--datasets", maze_dataset]

@@ -937,5 +937,8 @@ def test_a_best_return_of_an_episode_cut_off_early_is_warned_of() -> None:
     with pytest.warns(UserWarning, match="episode cut off after 2 steps, where most have 20"):
         fit(MAGEModel.from_dataset(cut, config), cut, steps=3, progress_bar=False)
     fit(MAGEModel.from_dataset(done, config), done, steps=3, progress_bar=False)  # it has arrived
+    tied = cut.copy()
+    tied["next"] = cut["next"].copy().set("reward", torch.zeros(sum(lengths), 1))
+    fit(MAGEModel.from_dataset(tied, config), tied, steps=3, progress_bar=False)
     calm = config.replace(target_quantile=0.5)
     fit(MAGEModel.from_dataset(cut, calm), cut, steps=3, progress_bar=False)

@@ -149,8 +149,9 @@ class HIQL(Baseline):
         columns["reached"] = self._entries(columns["observation"])[_REACHED]
         columns["observation"], _ = self.state_and_goal(columns["observation"])
         following, _ = self.state_and_goal(self.standardized(dataset["next"]))
-        begins = (columns["observation"][1:] != following[:-1]).any(-1).long()
-        columns["episode"] = torch.cat([begins.new_zeros(1), begins.cumsum(0)])
+        begins = (columns["observation"][1:] != following[:-1]).any(-1)
+        begins &= columns["episode"][1:] != columns["episode"][:-1]
+        columns["episode"] = torch.cat([begins.new_zeros(1), begins]).cumsum(0)
         return columns.set("next", TensorDict({"observation": following}, [len(dataset)]))
 
     def stages(self, dataset: TensorDictBase) -> list[Stage]:

@@ -101,7 +101,7 @@ class TAP(Planner):
         spread = reward.std(correction=0)
         self.reward_units.copy_(torch.stack([reward.mean(), spread + (spread == 0)]))
         variance = self.units.action(dataset["action"]).var(0, correction=0)
-        self.action_variance.copy_(torch.where(variance > 0, variance, 1.0))
+        self.action_variance.copy_(torch.where(variance > 1e-8, variance, 1.0))
 
     def stages(self, dataset: TensorDictBase) -> list[Stage]:
         """Autoencoder, then prior."""

@@ -92,8 +92,8 @@ def _power(verdicts: Sequence[Verdict]) -> str:
         )
     if any(gap.over == "episodes" for gap in gaps):
         text += (
-            " Where a method has one training seed, marked †, the test is over episodes of that "
-            "training and says nothing about its others."
+            " Where a method has one training seed, or all its seeds score alike, marked †, the "
+            "test is over episodes of these trainings and says nothing about others."
         )
     return text
 

@@ -44,7 +44,8 @@ class Difference:
         low: lower end of the 95% confidence interval.
         high: upper end.
         p_value: of the two-sided test that the means are equal.
-        over: what the samples are: training seeds, or episodes of a method with one seed only.
+        over: what the samples are: training seeds, or episodes, of a method with one seed only or
+            where the seeds' scores coincide.
     """
 
     mean: float

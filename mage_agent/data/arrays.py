@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -71,13 +71,13 @@ def dataset_from_arrays(
         terminations: (N,) bool, the task ended with this step.
         truncations: (N,) bool, the episode was cut off after this step.
         next_observations: Like `observations`; None takes those of the next row, and on the last
-            row of an episode, where no row holds it, that row's own. MAGE never reads that one, GAC
-            learns the last change of every episode from it.
+            row of an episode, where no row holds it, that row's own. GAC learns the last change of
+            every episode from it, and values bootstrap from it where an episode was cut off.
         goals: (N, G), what whoever collected the data headed for, if that is known: GAC plans for
             one at a time, see ``GACConfig.split_goals``.
         action_low: Lower bound of the actions, a number or one per dimension, -1 by default.
         action_high: Upper bound likewise, 1 by default.
-        facts: What else the dataset shall say about itself, see `metadata`.
+        facts: What else the dataset shall say about itself, see `metadata`; bounds apart.
 
     Returns:
         The same as `load_dataset`.
@@ -279,18 +279,23 @@ def _refuse_torn(flat: TensorDictBase, number: Tensor, begins: Tensor, cut: Tens
         cut: (N,) bool, last steps of rows where no episode ends.
     """
     later = flat.get("next", TensorDict(batch_size=flat.batch_size))
-    shared = [key for key in later.keys() if isinstance(flat.get(key, None), Tensor)]  # noqa: SIM118
-    key = next((key for key in shared if key not in NOT_OBSERVATIONS), None)
-    if key is None or int(begins.sum()) < 2 or not cut.any():
+    names = set(later.keys()) - NOT_OBSERVATIONS - MEMORY
+    keys = [key for key in sorted(names) if isinstance(flat.get(key, None), Tensor)]
+    if not keys or not cut.any():
         return
+    row = begins.cumsum(0)
 
-    def named(rows: Tensor, values: Tensor) -> set[tuple[Any, ...]]:
-        state = values[rows].reshape(int(rows.sum()), -1)
-        return {(n, *row) for n, row in zip(number[rows].tolist(), state.tolist(), strict=True)}
+    def named(steps: Tensor, source: TensorDictBase) -> Iterator[tuple[tuple[Any, ...], int]]:
+        """Trajectory and state at some steps, and which row these lie in."""
+        parts = [source[key][steps].reshape(int(steps.sum()), -1).double() for key in keys]
+        states = torch.cat([number[steps][:, None].double(), *parts], 1).tolist()
+        return zip(map(tuple, states), row[steps].tolist(), strict=True)
 
-    if torn := named(cut, later[key]) & named(begins, flat[key]):
+    begun = dict(named(begins, flat))
+    torn = sum(begun.get(state, own) != own for state, own in named(cut, later))
+    if torn:
         raise ValueError(
-            f"{len(torn)} trajectories go on in another row than they begin in, as where batches "
+            f"{torn} trajectories go on in another row than they begin in, as where batches "
             "of a collector are joined along environments; join them along time, the last "
             "dimension: torch.cat(batches, -1)"
         )

@@ -109,7 +109,7 @@ class GACModel(Agent):
 
     @property
     def trigger(self) -> Trigger:
-        """What replans without a hand; with one, the model remembers whole episodes."""
+        """What replans without a hand; "surprise" and "promise" remember whole episodes."""
         return self._trigger
 
     @trigger.setter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -134,7 +135,7 @@ def make_plan(
                 return posterior
             # Further out the critic promises what no plan leads to.
             length = posterior.mean.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None]
-            most = query.radius * posterior.mean[0].numel() ** 0.5
+            most = query.radius * math.prod(model.noise_shape) ** 0.5
             return posterior._replace(mean=posterior.mean * (most / length).clamp_max(1.0))
 
         def objective(posterior: Posterior) -> Tensor:

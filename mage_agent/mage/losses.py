@@ -86,7 +86,7 @@ class MAGETokenizerLoss(_MAGELoss):
         >>> sum(value for key, value in losses.items() if key.startswith("loss_")).backward()
     """
 
-    trains = ("encoder", "quantizer", "decoder", "inverse_dynamics")
+    trains: tuple[str, ...] = ("encoder", "quantizer", "decoder", "inverse_dynamics")
 
     def written(self) -> list[str]:
         """Losses and metrics."""

@@ -78,10 +78,13 @@ def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
         if model.transformer.untrained:  # and not fine-tuned
             model.inverse_dynamics.reset_parameters()
 
+    tokenizer = MAGETokenizerLoss(model)
+    if not model.transformer.untrained:  # nor is it to read fine tokens again
+        tokenizer.trains = tuple(name for name in tokenizer.trains if name != "inverse_dynamics")
     stages = [
         windows(
             name="tokenizer",
-            loss=MAGETokenizerLoss(model),
+            loss=tokenizer,
             optimizer=config.optimizer,
             steps=config.tokenizer_steps,
             columns=labelled,

@@ -85,6 +85,14 @@ def test_the_memory_that_is_passed_stays_as_it_is() -> None:
         assert torch.equal(state[key], value), key
 
 
+@pytest.mark.parametrize("kind", ["max", "best"])
+def test_new_plans_for_no_episode_change_nothing(kind: str) -> None:
+    model = tiny_model(query=kind)
+    _, state = roll(model, torch.randn(2, 3, STATE))
+    after = model.replan(state, [], mode="restart")
+    assert all(torch.equal(after[key], value) for key, value in state.items())
+
+
 def test_replanning_has_a_weight_of_its_own() -> None:
     """Eq. 3 weighs what happened against the expected return; the query's weight is another."""
     plans = []
