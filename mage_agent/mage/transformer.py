@@ -90,7 +90,7 @@ class MultiScaleTransformer(nn.Module):
     @property
     def untrained(self) -> bool:
         """Whether the modulations are what they begin as."""
-        return not any(weights.any() for weights in self.modulation.parameters())
+        return all(part.is_meta or not part.any() for part in self.modulation.parameters())
 
     def condition(self, observation: Tensor, return_to_go: Tensor, known: Tensor) -> Condition:
         """Embed the condition (s_0, R_0).
