@@ -83,7 +83,8 @@ class AgentPolicy(BasePolicy):
         super().__init__(observations, actions, normalize_images=False)
         self.model = model
         self.seed = operator.index(seed)  # NumPy's integers, too
-        self.target_return = target_return
+        self._target_return = None if target_return is None else single_target(target_return)
+        check_target(self.model, target_return if self.told_return else None)
         self.set_random_seed(seed)
         self._dataset: TensorDictBase | None = None
 
