@@ -27,10 +27,10 @@ def gac_policy(**changes: Any) -> GACPolicy:
     return policy.learn(progress_bar=False)
 
 
-def run(policy: AgentPolicy, **changes: Any) -> list[OnlineStage]:
+def run(policy: AgentPolicy, env: type[PointEnv] = PointEnv, **changes: Any) -> list[OnlineStage]:
     arguments = {"stages": 2, "episodes": 5, "steps": 12, "num_envs": 3, "progress_bar": False}
     return learn_online(
-        policy, lambda: PointEnv(6, 4), dataset=tiny_dataset(), **{**arguments, **changes}
+        policy, lambda: env(6, 4), dataset=tiny_dataset(), **{**arguments, **changes}
     )
 
 
@@ -109,17 +109,7 @@ def test_a_killed_run_loses_nothing(tmp_path: Path) -> None:
             env_steps += 1
             return super().step(action)
 
-    found = learn_online(
-        again,
-        lambda: Counted(6, 4),
-        dataset=tiny_dataset(),
-        stages=2,
-        episodes=5,
-        steps=12,
-        num_envs=3,
-        progress_bar=False,
-        folder=tmp_path / "killed",
-    )
+    found = run(again, Counted, folder=tmp_path / "killed")
     for one, other in zip(expected, found, strict=True):
         np.testing.assert_array_equal(one.asked, other.asked)
         np.testing.assert_allclose(one.returns, other.returns)
@@ -181,17 +171,9 @@ def test_episodes_collected_before_a_kill_are_kept(tmp_path: Path) -> None:
             with pytest.raises(ValueError, match="weights was"):
                 run(moved, stages=1, episodes=7, num_envs=1, folder=tmp_path / "killed")
         with contextlib.suppress(ConnectionError):
-            found = learn_online(
-                policy,
-                lambda: Dies(6, 4),
-                dataset=tiny_dataset(),
-                stages=1,
-                episodes=7,
-                steps=12,
-                num_envs=1,
-                progress_bar=False,
-                folder=tmp_path / "killed",
-            )[0]
+            (found,) = run(
+                policy, Dies, stages=1, episodes=7, num_envs=1, folder=tmp_path / "killed"
+            )
     assert begun < 7 + 7
     np.testing.assert_array_equal(expected.returns, found.returns)
     earned = found.data["next", "reward"].flatten()
