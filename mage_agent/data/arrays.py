@@ -201,9 +201,7 @@ def from_tensordict(
     for key in ("episode", ("collector", "traj_ids")):
         number = flat.get(key, None)
         if number is not None:
-            number = number.reshape(len(last))
-            _refuse_torn(flat, number, begins, cut)
-            episode = _episodes(number, last)
+            episode = _episodes(number.reshape(len(last)), last)
             check_contiguous(episode)
             last[:-1] |= episode[1:] != episode[:-1]
             break
@@ -224,6 +222,13 @@ def from_tensordict(
             f"stand both at the root and under 'next'; exclude them, or put them under 'next', too",
             stacklevel=3,
         )
+    plain = [key for key in names if key in later and isinstance(flat[key], Tensor)]
+    if number is not None and plain and cut.any():
+        seen, led = (
+            torch.cat([part[key].reshape(len(last), -1) for key in plain], 1)
+            for part in (flat, following)
+        )
+        _refuse_torn(number.reshape(len(last)), seen, led, begins, cut)
     now = {key: _floats(flat[key], key) for key in names}
     reward = as_float([following["reward"]], "next/reward")
     return assemble(
@@ -269,30 +274,27 @@ def _episodes(number: Tensor, last: Tensor) -> Tensor:
     return episode
 
 
-def _refuse_torn(flat: TensorDictBase, number: Tensor, begins: Tensor, cut: Tensor) -> None:
+def _refuse_torn(
+    number: Tensor, state: Tensor, following: Tensor, begins: Tensor, cut: Tensor
+) -> None:
     """Refuse trajectories that go on in another row, as where batches lie below one another.
 
     Args:
-        flat: (N,) all steps.
-        number: (N,) of the trajectory of each.
+        number: (N,) of the trajectory of each step.
+        state: (N, S) what was observed.
+        following: (N, S) what was observed next.
         begins: (N,) bool, first steps of rows.
         cut: (N,) bool, last steps of rows where no episode ends.
     """
-    later = flat.get("next", TensorDict(batch_size=flat.batch_size))
-    names = set(later.keys()) - NOT_OBSERVATIONS - MEMORY
-    keys = [key for key in sorted(names) if isinstance(flat.get(key, None), Tensor)]
-    if not keys or not cut.any():
-        return
     row = begins.cumsum(0)
 
-    def named(steps: Tensor, source: TensorDictBase) -> Iterator[tuple[tuple[Any, ...], int]]:
+    def named(steps: Tensor, states: Tensor) -> Iterator[tuple[tuple[Any, ...], int]]:
         """Trajectory and state at some steps, and which row these lie in."""
-        parts = [source[key][steps].reshape(int(steps.sum()), -1).double() for key in keys]
-        states = torch.cat([number[steps][:, None].double(), *parts], 1).tolist()
-        return zip(map(tuple, states), row[steps].tolist(), strict=True)
+        found = zip(number[steps].tolist(), states[steps].tolist(), strict=True)
+        return zip(((n, *values) for n, values in found), row[steps].tolist(), strict=True)
 
-    begun = dict(named(begins, flat))
-    torn = sum(begun.get(state, own) != own for state, own in named(cut, later))
+    begun = dict(named(begins, state))
+    torn = sum(begun.get(key, own) != own for key, own in named(cut, following))
     if torn:
         raise ValueError(
             f"{torn} trajectories go on in another row than they begin in, as where batches "
