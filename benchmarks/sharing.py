@@ -16,7 +16,7 @@ from benchmarks.domains import FINAL_RETURN, Domain, split_id
 from benchmarks.methods import QUESTIONS, build_for
 from benchmarks.protocol import AgentMethod
 from benchmarks.records import Record
-from mage_agent import AgentPolicy, OnlineStage, make_environment
+from mage_agent import AgentPolicy, Config, OnlineStage, make_environment
 
 __all__ = ["SAVED", "digest", "stage_file", "take_up"]
 
@@ -88,6 +88,8 @@ def take_up(
         about = {**about, "learning_curve": []}  # of the question that was asked in training
     trained = AgentPolicy.load(stage_file(folder, cell.stage), settings.device)
     method.model.load_state_dict(trained.model.state_dict())
+    for row in _published(cell, domain, trained.config)[: cell.stage]:
+        method.model = method.model.changed(**row)
     used = method.hyperparameters
     return method, {**about, "hyperparameters": used, "config_digest": digest(used)}
 
@@ -138,22 +140,13 @@ def _fine_tune(
             folder=folder / "online",
             progress_bar=False,
             callback=keep,
-            **_published(cell, domain, policy),
+            changes=_published(cell, domain, policy.config),
         )
     return [json.loads(note.read_text()) for note in notes]
 
 
-def _published(cell: Cell, domain: Domain, policy: AgentPolicy) -> dict[str, Any]:
-    """What the agent's paper says of the stages, at its size: q, dy and the optimisation."""
-    known = policy.config.FINE_TUNING
+def _published(cell: Cell, domain: Domain, config: Config) -> Sequence[dict[str, Any]]:
+    """What the agent's paper changes by stage, at its size: q, dy and the optimisation."""
+    known = config.FINE_TUNING
     names = domain.presets(split_id(cell.dataset)[1], paper_size=cell.budget == "paper")
-    rows: Sequence[dict[str, Any]] = next((known[name] for name in names if name in known), ())
-    if not rows:
-        return {}
-    first = policy.config.to_dict()
-    asked = [first, *rows]  # a stage is collected with what the stage before it has in Table 7
-    return {
-        "changes": rows,
-        "quantile": [row["quantile"] for row in asked[: cell.stage]],
-        "increment": [row["increment"] for row in asked[: cell.stage]],
-    }
+    return next((known[name] for name in names if name in known), ())

@@ -12,7 +12,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import gymnasium as gym
 import numpy as np
@@ -23,7 +22,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from mage_agent.agent import Agent
-from mage_agent.checkpoint import digest, load_tensors, save_tensors
+from mage_agent.checkpoint import agent_header, digest, load_tensors, save_tensors
 from mage_agent.data import dataset_from_arrays, episode_lengths, metadata
 from mage_agent.envs import ReturnToGoWrapper
 from mage_agent.evaluation import evaluate, new_env
@@ -34,9 +33,6 @@ if TYPE_CHECKING:
     from mage_agent.policy import AgentPolicy
 
 __all__ = ["OnlineStage", "learn_online"]
-
-_RUNS: WeakKeyDictionary[Agent, dict[Path, tuple[str, str]]] = WeakKeyDictionary()
-"""Agents in memory: the weights that their run in a folder began with, and those it left."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +62,7 @@ def learn_online(
     stages: int = 3,
     episodes: int = 100,
     steps: int | None = None,
-    quantile: float | Sequence[float] = 0.8,
+    quantile: float | Sequence[float] | None = None,
     increment: float | Sequence[float] | None = None,
     elite_fraction: float = 0.25,
     changes: Sequence[Mapping[str, Any]] = (),
@@ -85,9 +81,10 @@ def learn_online(
         stages: rounds of collecting and learning (the paper: 3).
         episodes: to collect in each (the paper: 100 on MuJoCo, 500 in mazes).
         steps: gradient steps of each; None is a fifth of those of the configuration.
-        quantile: returns above it are asked for; one number, or one for each stage.
-        increment: what is added to them, in the data's units; None is a tenth of their standard
-            deviation. One number, or one for each stage.
+        quantile: returns above it are asked for; one number, or one for each stage. None is the
+            configuration's, as the stage before left it, or 0.8 where it names none.
+        increment: what is added to them, in the data's units; one number, or one for each stage.
+            None is the configuration's, or a tenth of their standard deviation.
         elite_fraction: share of the buffer's episodes, those with the largest returns, that a stage
             learns from; 1 is all of them. The paper's buffer is prioritised by no formula it gives;
             on Maze2D, stages that learn from all lose what they had, from a quarter they gain.
@@ -114,36 +111,37 @@ def learn_online(
     if not 0 < elite_fraction <= 1:
         raise ValueError(f"elite_fraction is {elite_fraction}; it must lie in (0, 1].")
     quantiles = _by_stage("quantile", quantile, stages)
-    if wrong := [q for q in quantiles if q is None or not 0 <= q <= 1]:
+    if wrong := [q for q in quantiles if q is not None and not 0 <= q <= 1]:
         raise ValueError(f"quantile is {wrong[0]} in a stage; it must lie in [0, 1].")
     increments = _by_stage("increment", increment, stages)
     agent = policy.model
-    buffer = _columns(agent, agent.trajectories(dataset))
-    for change in changes:  # refused before the work, not after it
-        _check_change(agent, change)
-    if steps is None:
-        steps = max(1, sum(stage.steps for stage in agent.stages(buffer)) // 5)
+    changed = [_checked(agent, change) for change in changes]  # before the work, not after it
+    counts = {"episodes": int(episodes), "seed": int(seed), "elite_fraction": float(elite_fraction)}
+    runs: list[dict[str, Any]] = [
+        {**counts, "quantile": q, "increment": dy, "changes": change}
+        for q, dy, change in zip(quantiles, increments, [*changed, *[{}] * stages], strict=False)
+    ]
     place = None if folder is None else Path(folder).absolute()
     results = []
-    with _run_of(agent, place) as began:
-        for number in range(1, stages + 1):
-            asking = {"quantile": quantiles[number - 1], "increment": increments[number - 1]}
-            counts = {"episodes": int(episodes), "seed": int(seed)}
-            named = {**counts, "elite_fraction": float(elite_fraction), **asking, "weights": began}
-            new, returns = _collected(place, number, named)
+    with _run_in(place, agent, runs):
+        buffer = _columns(agent, agent.trajectories(dataset))
+        if steps is None:
+            steps = max(1, sum(stage.steps for stage in agent.stages(buffer)) // 5)
+        for number, run in enumerate(runs, 1):
+            new, returns = _collected(place, number)
+            asking = {name: run[name] for name in ("quantile", "increment")}
             asked = _asked(agent, buffer, episodes, seed=seed + 1000 * number, **asking)
             while len(returns) < episodes:  # some at a time, so that few are lost
                 first = 10**6 * number + seed + len(returns)  # other starts than an evaluation's
                 some = asked[len(returns) :][: 4 * num_envs]
                 more, earned = _collect(policy, make_env, some, first, num_envs, progress_bar)
                 new, returns = _append(new, more), np.concatenate([returns, earned])
-                _keep(place, number, new, returns, named)
+                _keep(place, number, new, returns)
             assert new is not None
             result = OnlineStage(number=number, asked=asked, returns=returns, steps=steps, data=new)
             buffer = _append(buffer, _columns(agent, agent.trajectories(new)))
             agent.units.widen(agent.returns_to_go(buffer).to(agent.device))
-            if number <= len(changes):
-                agent.config = agent.config.replace(**changes[number - 1])
+            agent.config = agent.config.replace(**run["changes"])
             # Deviation 32: the buffer is prioritised by leaving out all but the best episodes.
             fit(
                 agent,
@@ -162,32 +160,52 @@ def learn_online(
 
 
 @contextmanager
-def _run_of(agent: Agent, place: Path | None) -> Iterator[str | None]:
-    """Name the weights that the run in a folder began with: these, or those of an earlier call.
+def _run_in(place: Path | None, agent: Agent, runs: list[dict[str, Any]]) -> Iterator[None]:
+    """Take an agent back to where the run in a folder began, if one did.
+
+    Args:
+        place: the folder.
+        agent: as it was then, or as an earlier call left it.
+        runs: what each stage is told.
 
     Raises:
-        ValueError: an earlier call moved the weights, and was stopped before its first checkpoint.
+        ValueError: the folder holds another run.
     """
     if place is None:
-        yield None
+        yield
         return
-    runs, now = _RUNS.setdefault(agent, {}), _name(agent)
-    began, ended = runs.get(place, (now, now))
-    if ended != now:  # it was trained elsewhere since
-        began = now
-    if began != now and not (place / "stage_1.training").is_file():
-        raise ValueError(
-            f"{str(place)!r} holds a run whose training was stopped before its first checkpoint; "
-            "load the policy anew, as it was when the run began."
-        )
+    path, now = place / "run", _name(agent)
+    if not path.is_file():
+        if any(place.glob("stage_*")):
+            raise ValueError(f"{str(place)!r} holds a run of an earlier version; give another.")
+        begun = agent_header(agent) | {"weights": [now], "runs": runs}
+        save_tensors(agent.state_dict(), path, begun)
+    tensors, header = load_tensors(path)
+    weights, earlier = header["weights"], header["runs"]
+    told = [({"weights": weights[0]}, {"weights": weights[0] if now in weights else now})]
+    for old, new in [*told, *zip(earlier, runs, strict=False)]:
+        for name in new:
+            if old[name] != new[name]:
+                raise ValueError(
+                    f"{str(place)!r} comes from another run: {name} was {old[name]} and is "
+                    f"{new[name]}; give the same, or another folder."
+                )
+    header["runs"] = runs + earlier[len(runs) :]
+    save_tensors(tensors, path, header)
+    agent.load_state_dict(tensors)
+    agent.config = type(agent.config).from_dict(header["config"])
     try:
-        yield began
+        yield
     finally:
-        runs[place] = began, _name(agent)
+        save_tensors(tensors, path, header | {"weights": [*weights, _name(agent)]})
 
 
-def _check_change(agent: Agent, change: Mapping[str, Any]) -> None:
-    """Refuse settings that make other networks, or discount otherwise, than the agent does."""
+def _checked(agent: Agent, change: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a stage, ready for JSON.
+
+    Raises:
+        ValueError: they make other networks, or discount otherwise, than the agent does.
+    """
     config = agent.config.replace(**change)
     with torch.device("meta"):
         other = type(agent)(config, **agent.sizes)
@@ -197,6 +215,8 @@ def _check_change(agent: Agent, change: Mapping[str, Any]) -> None:
             f"changes holds {dict(change)}; a stage may change only what training reads, such as "
             "learning_rate or batch_size, not the agent's networks or what they learn from."
         )
+    values = config.to_dict()
+    return {name: values[name] for name in change}
 
 
 def _by_stage(name: str, value: Any, stages: int) -> list[Any]:
@@ -204,18 +224,21 @@ def _by_stage(name: str, value: Any, stages: int) -> list[Any]:
     values = [value] * stages if value is None or np.ndim(value) == 0 else list(value)
     if len(values) < stages:
         raise ValueError(f"{name} is {value}; it must be one number, or one for each stage.")
-    return [None if each is None else float(each) for each in values]
+    return [None if each is None else float(each) for each in values[:stages]]
 
 
 def _asked(
     agent: Agent,
     buffer: TensorDictBase,
     count: int,
-    quantile: float,
+    quantile: float | None,
     increment: float | None,
     seed: int,
 ) -> NDArray[np.float64]:
     """Discounted y+ of every episode (section 3.3), shape (count,)."""
+    config = agent.config
+    quantile = getattr(config, "quantile", 0.8) if quantile is None else quantile
+    increment = getattr(config, "increment", None) if increment is None else increment
     starts = buffer["step_count"].flatten() == 0
     returns = agent.returns_to_go(buffer)[starts].flatten().double().numpy()
     upper = returns[returns > np.quantile(returns, quantile)]
@@ -354,36 +377,22 @@ def _name(agent: Agent) -> str:
     return digest(agent.state_dict())[:12]
 
 
-def _keep(
-    place: Path | None,
-    number: int,
-    new: TensorDict,
-    returns: NDArray[np.float64],
-    run: dict[str, Any],
-) -> None:
-    """Write what a stage has collected in a run with these arguments, whole or not at all."""
+def _keep(place: Path | None, number: int, new: TensorDict, returns: NDArray[np.float64]) -> None:
+    """Write what a stage has collected, whole or not at all."""
     if place is None:
         return
     flat = new.exclude("metadata").flatten_keys("/")
     tensors: dict[str, Tensor] = {key: flat[key] for key in flat.keys()}  # noqa: SIM118
-    header = {"returns": returns.tolist(), "metadata": dict(metadata(new)), "run": run}
+    header = {"returns": returns.tolist(), "metadata": dict(metadata(new))}
     save_tensors(tensors, place / f"stage_{number}.episodes", header)
 
 
-def _collected(
-    place: Path | None, number: int, run: dict[str, Any]
-) -> tuple[TensorDict | None, NDArray[np.float64]]:
-    """What a stage collected in an earlier call with the same arguments, or nothing."""
+def _collected(place: Path | None, number: int) -> tuple[TensorDict | None, NDArray[np.float64]]:
+    """What a stage collected in an earlier call, or nothing."""
     path = None if place is None else place / f"stage_{number}.episodes"
     if path is None or not path.is_file():
         return None, np.zeros(0)
     tensors, header = load_tensors(path)
-    for name, value in header.get("run", run).items():
-        if value != run[name]:
-            raise ValueError(
-                f"{str(path)!r} comes from another run: {name} was {value} and is {run[name]}; "
-                "give the same, or another folder."
-            )
     new = TensorDict(tensors, batch_size=[len(tensors["action"])]).unflatten_keys("/")
     new.set_non_tensor("metadata", header["metadata"])
     return new, np.array(header["returns"])

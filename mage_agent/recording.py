@@ -179,10 +179,11 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Go on with it, and keep it where it ends."""
+        done = copy.deepcopy(action)  # some environments write to it
         observation, reward, terminated, truncated, info = self.env.step(action)
         self.observations.append(copy.deepcopy(observation))
         ends = bool(np.all(terminated)), bool(np.all(truncated))  # evaluate refuses what is odd
-        self.steps.append((copy.deepcopy(action), single_reward(reward), *ends))
+        self.steps.append((done, single_reward(reward), *ends))
         if any(ends):
             actions, rewards, terminations, truncations = zip(*self.steps, strict=True)
             self.recorded.append(

@@ -262,7 +262,10 @@ def test_actions_are_sampled_or_not(dataset: TensorDict) -> None:
     generator = torch.Generator().manual_seed(1)
     drawn = [agent.act(observation, temperature=1.0, generator=generator) for _ in range(2)]
     assert not torch.allclose(*drawn)
-    assert torch.equal(agent.act(observation), agent.act(observation))
+    before = torch.get_rng_state(), generator.get_state()
+    assert torch.equal(agent.act(observation), agent.act(observation, generator=generator))
+    assert torch.equal(torch.get_rng_state(), before[0]), "nothing is drawn"
+    assert torch.equal(generator.get_state(), before[1])
 
 
 def test_data_without_goals_are_named(

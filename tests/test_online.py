@@ -12,6 +12,7 @@ import torch
 from tensordict import TensorDict
 
 from mage_agent import MAGEConfig, MAGEPolicy, MAGETokenizerLoss, online
+from mage_agent.gac import queries
 from mage_agent.gac.policy import GACPolicy
 from mage_agent.online import OnlineStage, _asked, _columns, learn_online
 from mage_agent.policy import AgentPolicy
@@ -204,12 +205,79 @@ def test_stages_may_learn_from_the_best_episodes_alone(monkeypatch: pytest.Monke
     assert len(seen[1]) == 3, "by default a quarter of 8 and 5"
 
 
-def test_configurations_and_targets_may_change_by_stage() -> None:
+def test_configurations_and_targets_may_change_by_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = gac_policy()
     changes = [{"learning_rate": 1e-5, "batch_size": 2}, {"learning_rate": 1e-4}]
     run(policy, changes=changes, quantile=[0.8, 0.6], increment=[1.0, 0.5])
     assert policy.config.learning_rate == 1e-4
     assert policy.config.batch_size == 2
+    # A stage asks for what the stage before it was told, as Table 7 is read.
+    seen = []
+
+    def asked(agent: Any, *arguments: Any, **options: Any) -> Any:
+        seen.append((agent.config.quantile, options["quantile"]))
+        return _asked(agent, *arguments, **options)
+
+    monkeypatch.setattr(online, "_asked", asked)
+    run(gac_policy(quantile=0.7), changes=[{"quantile": 0.5, "increment": 2.0}])
+    assert seen == [(0.7, None), (0.5, None)]
+
+
+def test_what_the_configuration_says_is_asked_for() -> None:
+    policy = gac_policy(quantile=0.5, increment=2.0)
+    buffer = _columns(policy.model, tiny_dataset())
+    asked = [_asked(policy.model, buffer, 9, *to, seed=0) for to in ((None, None), (0.5, 2.0))]
+    np.testing.assert_array_equal(*asked)
+
+
+def test_changed_stages_resume_in_the_same_process(tmp_path: Path) -> None:
+    changes = [{"learning_rate": 1e-2}, {"batch_size": 2, "outer_steps": 2}]
+    policy = gac_policy()
+    began = policy.config
+    for _ in range(2):
+        found = run(policy, changes=changes, steps=None, folder=tmp_path)
+        assert [stage.steps for stage in found] == [4, 4]
+        assert policy.config == began.replace(**changes[0]).replace(**changes[1])
+    with pytest.raises(ValueError, match=r"changes was \{'learning_rate': 0.01\} and is"):
+        run(gac_policy(), changes=[{"learning_rate": 1e-6}], folder=tmp_path)
+
+
+def test_a_refused_call_leaves_the_policy_as_it_is(tmp_path: Path) -> None:
+    policy = gac_policy()
+    run(policy, folder=tmp_path)
+    before = {key: value.clone() for key, value in policy.model.state_dict().items()}
+    with pytest.raises(ValueError, match="seed was 0 and is 1"):
+        run(policy, folder=tmp_path, seed=1)
+    for key, value in policy.model.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+@pytest.mark.filterwarnings("ignore:all . episodes have the return 1")
+def test_more_than_the_best_is_asked_for_in_every_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Sparse(PointEnv):
+        def step(self, action: Any) -> Any:
+            state, _, terminated, truncated, info = super().step(action)
+            return state, float(truncated), terminated, truncated, info
+
+    dataset = tiny_dataset()
+    dataset["next", "reward"] = dataset["next", "done"].float()
+    dataset["next", "reward"][: len(dataset) // 2] = 0
+    policy = GACPolicy.from_dataset(dataset, tiny_config(steps=20), device="cpu")
+    policy.learn(progress_bar=False)
+    heeded = []
+    real = queries.asked_values
+
+    def values(model: Any, *arguments: Any, **options: Any) -> Any:
+        standardised = real(model, *arguments, **options)
+        heeded.append(model.normalize_value.inverse(standardised[:, None]))
+        return standardised
+
+    monkeypatch.setattr(queries, "asked_values", values)
+    options = {"episodes": 4, "steps": 8, "increment": 0.5, "elite_fraction": 0.3}
+    learn_online(
+        policy, lambda: Sparse(6), dataset=dataset, stages=2, progress_bar=False, **options
+    )
+    torch.testing.assert_close(torch.cat(heeded), torch.full((8, 1), 1.5))
 
 
 def test_mage_learns_online_too() -> None:

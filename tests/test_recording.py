@@ -32,7 +32,9 @@ class Counter(gym.Env[Any, Any]):
     def step(self, action: Any) -> Any:
         self.state[1] += 1
         done = self.state[1] >= 3 + self.state[0] % 3
-        return self.state, float(action[0]), done and self.terminates, done, {}
+        reward = float(action[0])
+        action *= 2  # what it was given, not a copy
+        return self.state, reward, done and self.terminates, done, {}
 
 
 def half(observation: Any) -> Any:

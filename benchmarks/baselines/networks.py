@@ -122,8 +122,11 @@ class Gaussian(nn.Module):
     def draw(
         self, observation: Tensor, temperature: float, generator: torch.Generator | None
     ) -> Tensor:
-        """Actions (..., A), whose deviation ``temperature`` scales."""
+        """Actions (..., A), whose deviation ``temperature`` scales; at 0, nothing is drawn."""
+        mean: Tensor
         mean, deviation = self(observation)
+        if temperature == 0:
+            return mean
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)
         drawn: Tensor = mean + temperature * deviation * noise
         return drawn

@@ -61,7 +61,7 @@ def cut_episodes(dataset: TensorDictBase, steps: int | None = None) -> TensorDic
         return dataset
     length = lengths.repeat_interleave(lengths)
     first = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
-    place = torch.arange(len(length)) - first
+    place = torch.arange(len(length), device=length.device) - first
     piece = place // steps
     long = length > steps
     kept = ~long | ((piece + 1) * steps <= length)
@@ -143,7 +143,9 @@ def first_steps(dataset: TensorDictBase, steps: int) -> TensorDictBase:
     check_layout(dataset)
     _check_steps(steps)
     part: TensorDictBase = dataset[:steps].copy()
-    _truncate(part, torch.arange(len(part)) == len(part) - 1)
+    ends = torch.zeros_like(part["episode"], dtype=torch.bool)
+    ends[-1:] = True
+    _truncate(part, ends)
     return part
 
 

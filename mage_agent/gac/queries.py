@@ -235,7 +235,7 @@ def asked_values(
             asked = returns.new_full((rows,), query.asked_return)
         elif asked is None:
             asked = model.units.target_return.expand(rows)
-        low, high = returns[0], returns[-1]
+        low, high = model.units.return_range
         wanted = asked.clamp(low - (high - low), high + (high - low))
         if query.kind == "target" and (wanted != asked).any():
             far = int((wanted - asked).abs().argmax())

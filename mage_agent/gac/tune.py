@@ -92,7 +92,9 @@ def tune(
         # The same number of gradient steps for all.
         tried = config.replace(**changes, steps=max(1, config.steps // outer))
         try:
-            model = GACModel.from_dataset(training, tried, seed=seed)
+            # A trial acts nowhere, so nothing more is held out to calibrate a trigger on.
+            alone = tried.replace(trigger="never", held_out=0.0)
+            model = GACModel.from_dataset(training, alone, seed=seed)
             fit(model, training, seed=seed, device=device, progress_bar=False)
         except TrainingError as error:  # it diverged
             raise search.TrialPruned(str(error)) from error

@@ -30,6 +30,7 @@ def with_returns(model: GACModel, returns: Tensor) -> GACModel:
     levels = torch.linspace(0, 1, len(model.returns))
     model.returns.copy_(returns.quantile(levels, interpolation="nearest"))
     model.normalize_value.fit(returns[:, None])
+    model.units.return_range.copy_(torch.stack([returns.min(), returns.max()]))
     model.units.target_return.fill_(float(returns.max()))
     return model
 

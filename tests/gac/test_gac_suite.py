@@ -118,6 +118,23 @@ def test_stages_of_fine_tuning_are_scored_one_by_one(suite: Any) -> None:
     assert results.stage_of(last["variant"]) == 2
 
 
+def test_a_stage_is_recorded_with_its_own_settings(
+    suite: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = ({"quantile": 0.6, "learning_rate": 1e-4}, {"quantile": 0.5})
+    monkeypatch.setitem(GACConfig.FINE_TUNING, "pointmaze", rows)
+    status, found, _ = suite("--methods", "gac,gac-prior", "--stages", "2")
+    assert status == 0, found
+    told = {(r["method"], r["variant"]): r["hyperparameters"] for r in found}
+    for method, query in (("gac", "max"), ("gac-prior", "prior")):
+        assert told[method, ""]["quantile"] == 0.8
+        assert told[method, "stage 1"]["quantile"] == 0.6
+        last = told[method, "stage 2"]
+        assert (last["quantile"], last["learning_rate"], last["query"]) == (0.5, 1e-4, query)
+    digests = {(r["method"], r["variant"]): r["config_digest"] for r in found}
+    assert digests["gac", "stage 1"] != digests["gac", "stage 2"]
+
+
 def test_any_agent_is_fine_tuned_by_stages_and_trained_once(suite: Any) -> None:
     status, found, trainings = suite("--methods", "tests.suite_methods:Linear", "--stages", "1")
     assert status == 0, found

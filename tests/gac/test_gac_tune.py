@@ -2,6 +2,7 @@
 
 import pytest
 
+from mage_agent.gac import stages
 from mage_agent.gac.config import GACConfig
 from mage_agent.gac.tune import ARCHITECTURE, OPTIMISATION, tune
 from tests.gac.tiny import tiny_config, tiny_dataset
@@ -9,12 +10,13 @@ from tests.gac.tiny import tiny_config, tiny_dataset
 pytest.importorskip("optuna")
 
 
-def test_the_best_trial_is_returned_and_bad_ones_lose() -> None:
+def test_the_best_trial_is_returned_and_bad_ones_lose(monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = tiny_dataset((10,) * 12)
+    monkeypatch.setattr(stages, "calibrate", None)  # trials act nowhere, and hold out nothing
     seen: list[tuple[GACConfig, float]] = []
     best = tune(
         dataset,
-        tiny_config(steps=60, window=None, batch_size=12),
+        tiny_config(steps=60, window=None, batch_size=12, trigger="surprise", held_out=0.1),
         trials=5,
         space={"learning_rate": (1e-6, 3e-2), "outer_steps": (1, 3)},
         held_out=0.25,
@@ -27,6 +29,7 @@ def test_the_best_trial_is_returned_and_bad_ones_lose() -> None:
     for config, _ in seen:
         assert 1e-6 <= config.learning_rate <= 3e-2
         assert config.steps == 60 // config.outer_steps, "all with the same gradient steps"
+    assert best.trigger == "surprise"
     # A model that hardly moves explains little.
     rates = sorted(seen, key=lambda pair: pair[0].learning_rate * pair[0].steps)
     assert rates[-1][1] > rates[0][1]
