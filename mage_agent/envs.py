@@ -29,7 +29,7 @@ from torchrl.data import Composite, Unbounded
 from torchrl.envs.transforms import Compose, TargetReturn, VecNorm, VecNormV2
 from torchrl.envs.transforms.utils import _get_reset
 
-from mage_agent.rewards import check_own_rewards, single_reward
+from mage_agent.rewards import check_own_rewards, single_reward, with_return_to_go
 from mage_agent.types import next_return_to_go
 
 __all__ = ["DiscountedTargetReturn", "ReturnToGoVecWrapper", "ReturnToGoWrapper"]
@@ -215,7 +215,7 @@ class ReturnToGoWrapper(gym.Wrapper[ObservationDict, ActType, Any, ActType], Rec
         """Start an episode at the target return."""
         observation, info = self.env.reset(seed=seed, options=options)
         self._return_to_go = np.full(1, self.target_return, dtype=np.float32)
-        return _extended(observation, self._return_to_go), info
+        return with_return_to_go(observation, self._return_to_go), info
 
     def step(
         self, action: ActType
@@ -229,8 +229,8 @@ class ReturnToGoWrapper(gym.Wrapper[ObservationDict, ActType, Any, ActType], Rec
             low=self.low,
             high=self.high,
         )
-        extended = _extended(observation, self._return_to_go)
-        return extended, reward, terminated, truncated, info
+        entries = with_return_to_go(observation, self._return_to_go)
+        return entries, reward, terminated, truncated, info
 
 
 class ReturnToGoVecWrapper(VecEnvWrapper):
@@ -296,7 +296,7 @@ class ReturnToGoVecWrapper(VecEnvWrapper):
         """Start all episodes at their targets."""
         observation = self.venv.reset()
         self._return_to_go = self.target_return.copy()
-        return _extended(observation, self._return_to_go)
+        return with_return_to_go(observation, self._return_to_go)
 
     def step_wait(self) -> VecEnvStepReturn:
         """Step, subtract the rewards, and start finished episodes at their targets again."""
@@ -313,11 +313,11 @@ class ReturnToGoVecWrapper(VecEnvWrapper):
         )  # (num_envs, 1)
         for i in np.flatnonzero(done):
             if "terminal_observation" in infos[i]:
-                terminal = _extended(infos[i]["terminal_observation"], left[i])
+                terminal = with_return_to_go(infos[i]["terminal_observation"], left[i])
                 infos[i] = {**infos[i], "terminal_observation": terminal}
         # The observations of finished environments are already those of their next episodes.
         self._return_to_go = np.where(done[:, None], self.target_return, left)
-        return _extended(observation, self._return_to_go), reward, done, infos
+        return with_return_to_go(observation, self._return_to_go), reward, done, infos
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the base class's record of its class members, which cannot be pickled."""
@@ -374,10 +374,3 @@ def _extended_space(space: spaces.Space[Any]) -> spaces.Dict:
             "seems to be wrapped twice."
         )
     return spaces.Dict({**entries, KEY: spaces.Box(-np.inf, np.inf, (1,), np.float32)})
-
-
-def _extended(observation: Any, return_to_go: NDArray[np.float32]) -> ObservationDict:
-    """Return the observation with a copy of the return-to-go added."""
-    entries = observation if isinstance(observation, dict) else {"observation": observation}
-    # A copy, so that whoever edits the observation does not edit what is tracked.
-    return {**entries, KEY: return_to_go.copy()}

@@ -21,7 +21,7 @@ from torch import nn
 from tqdm import tqdm
 
 from mage_agent.bounds import clip_actions
-from mage_agent.rewards import check_own_rewards, single_reward, single_target
+from mage_agent.rewards import check_own_rewards, single_reward, single_target, with_return_to_go
 from mage_agent.types import PredictingPolicy
 
 __all__ = [
@@ -230,8 +230,7 @@ class _ReturnTracker:
         """Add what is left of the returns to the observations."""
         if self.policy is None:
             return observation
-        entries = observation if isinstance(observation, dict) else {"observation": observation}
-        return {**entries, "return_to_go": self.left.copy()}
+        return with_return_to_go(observation, self.left)
 
     def update(self, rewards: NDArray[np.float32], started: NDArray[np.bool_]) -> None:
         """Subtract the rewards (num_envs, 1), and start anew where an episode started."""

@@ -14,13 +14,14 @@ from contextlib import contextmanager
 
 import torch
 from tensordict import TensorDictBase
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 
 __all__ = [
     "agreed",
     "average",
     "average_gradients",
     "check_share",
+    "gather",
     "is_first",
     "processes",
     "share",
@@ -109,3 +110,12 @@ def average(losses: TensorDictBase) -> TensorDictBase:
     distributed.all_reduce(values)
     means = (values / processes()).unbind()
     return losses.replace(dict(zip(losses.keys(), means, strict=True)))
+
+
+def gather(values: Tensor) -> Tensor:
+    """Concatenate along the batch what all processes hold, in their order."""
+    if processes() == 1:
+        return values
+    parts = [torch.empty_like(values) for _ in range(processes())]
+    distributed.all_gather(parts, values.contiguous())
+    return torch.cat(parts)

@@ -7,8 +7,9 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["check_own_rewards", "single_reward", "single_target"]
+__all__ = ["check_own_rewards", "single_reward", "single_target", "with_return_to_go"]
 
 
 def single_reward(reward: Any, where: str = "") -> float:
@@ -53,6 +54,13 @@ def single_target(target: Any) -> float:
     if not finite:
         raise ValueError(f"target_return is {target}; it must be finite, also as a float32.")
     return float(target)
+
+
+def with_return_to_go(observation: Any, left: NDArray[np.float32]) -> dict[str, Any]:
+    """Return the entries of an observation and a copy of the return that is left to achieve."""
+    entries = observation if isinstance(observation, dict) else {"observation": observation}
+    # A copy, so that whoever edits the observation does not edit what is tracked.
+    return {**entries, "return_to_go": left.copy()}
 
 
 def check_own_rewards(env: gym.Env[Any, Any]) -> None:

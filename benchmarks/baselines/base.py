@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mage_agent import Agent, Config, Stage, bounded
 
-__all__ = ["Baseline", "BaselineConfig", "UnsuitableError", "cosine"]
+__all__ = ["Baseline", "BaselineConfig", "Objective", "UnsuitableError", "cosine"]
 
 
 class UnsuitableError(ValueError):
@@ -78,9 +78,9 @@ class Baseline(Agent):
     def build(self) -> None:
         """Make the networks and the loss, and set ``policy``."""
 
-    @abstractmethod
     def losses(self, batch: TensorDictBase, step: int) -> dict[str, Tensor]:
         """Losses of a batch, to be summed; each is a scalar."""
+        raise NotImplementedError
 
     @abstractmethod
     def optimizer(self) -> torch.optim.Optimizer:
@@ -120,7 +120,7 @@ class Baseline(Agent):
 
     def stages(self, dataset: TensorDictBase) -> list[Stage]:
         """The one stage."""
-        objective = _Objective(self)
+        objective = Objective(self, self.losses)
         return [
             Stage(
                 name=self.name,
@@ -151,20 +151,24 @@ class Baseline(Agent):
         return self.units.environment_action(action), None
 
 
-class _Objective(nn.Module):
-    """A baseline's losses as the loss of a stage; it counts the steps, which some losses heed."""
+class Objective(nn.Module):
+    """Losses of a baseline as the loss of a stage; it counts the steps, which some losses heed."""
 
     step: Tensor
 
-    def __init__(self, baseline: Baseline) -> None:
+    def __init__(
+        self, baseline: Baseline, losses: Callable[[TensorDictBase, int], dict[str, Tensor]]
+    ) -> None:
         super().__init__()
-        self.baseline = baseline
+        self.baseline, self.losses = baseline, losses
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     def forward(self, batch: TensorDictBase) -> TensorDict:
-        losses: dict[str, Any] = self.baseline.losses(batch, int(self.step))
+        """The losses of a batch under their names."""
+        losses: dict[str, Any] = dict(self.losses(batch, int(self.step)))
         return TensorDict({f"loss_{name}": loss for name, loss in losses.items()})
 
     def after_step(self, step: int) -> None:
+        """Count, and let the baseline follow up."""
         self.baseline.after_step(step)
         self.step += 1

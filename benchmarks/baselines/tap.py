@@ -6,6 +6,7 @@ Jiang et al., 2023, https://arxiv.org/abs/2208.10291
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -15,8 +16,9 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.baselines.base import Objective
 from benchmarks.baselines.planner import Generators, Planner, PlannerConfig
-from benchmarks.baselines.tokens import StageLoss, TokenAutoencoder, TokenPrior
+from benchmarks.baselines.tokens import TokenAutoencoder, TokenPrior
 from benchmarks.domains import ADROIT
 from mage_agent import Stage, bounded, evaluating
 
@@ -110,7 +112,7 @@ class TAP(Planner):
             replace(
                 whole,
                 name=f"tap/{name}",
-                loss=StageLoss(self, name, loss),
+                loss=Objective(self, partial(_alone, name, loss)),
                 optimizer=partial(torch.optim.Adam, list(network.parameters()), fused=True),
                 after_step=lambda step: None,
                 acts=network is self.prior,
@@ -129,10 +131,6 @@ class TAP(Planner):
         returns = self.units.return_to_go(self.returns_to_go(dataset))
         step = [columns.pop("action"), columns["observation"], reward, returns]
         return columns.set("step", torch.cat(step, -1))
-
-    def losses(self, batch: TensorDictBase, step: int) -> dict[str, Tensor]:
-        """Those of both stages, by name."""
-        return {"autoencoder": self.autoencoder_loss(batch), "prior": self.prior_loss(batch)}
 
     def autoencoder_loss(self, batch: TensorDictBase) -> Tensor:
         """Squared error of real steps, relative to variances, and the distance to the codes."""
@@ -203,3 +201,9 @@ class TAP(Planner):
         """Planned states, (B, T, S)."""
         states: Tensor = self.units.observation.inverse(plan[..., self.action_dim : -2])
         return states
+
+
+def _alone(
+    name: str, loss: Callable[[TensorDictBase], Tensor], batch: TensorDictBase, step: int
+) -> dict[str, Tensor]:
+    return {name: loss(batch)}

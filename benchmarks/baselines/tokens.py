@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 from vector_quantize_pytorch import VectorQuantize
 
-__all__ = ["StageLoss", "TokenAutoencoder", "TokenPrior"]
+__all__ = ["TokenAutoencoder", "TokenPrior"]
 
 
 class CausalTransformer(nn.Module):
@@ -133,17 +130,3 @@ class TokenPrior(nn.Module):
         x = torch.cat([self.given(first)[:, None], self.code(codes)], 1)
         logits: Tensor = self.head(self.blocks(x))
         return logits
-
-
-class StageLoss(nn.Module):
-    """One loss of an agent that has several, as a stage takes it."""
-
-    def __init__(
-        self, agent: nn.Module, name: str, loss: Callable[[TensorDictBase], Tensor]
-    ) -> None:
-        super().__init__()
-        self.agent, self.name, self.loss = agent, name, loss
-
-    def forward(self, batch: TensorDictBase) -> TensorDict:
-        """The loss of a batch under its name."""
-        return TensorDict({f"loss_{self.name}": self.loss(batch)})

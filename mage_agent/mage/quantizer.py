@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from vector_quantize_pytorch import VectorQuantize
+
+from mage_agent.parallel import gather
 
 __all__ = ["Encoding", "MultiScaleQuantizer"]
 
@@ -38,15 +40,6 @@ def _area_mean(length_out: int, length_in: int) -> Tensor:
     """Mean over equal parts of the time axis as a matrix, shape (length_out, length_in)."""
     matrix = F.interpolate(torch.eye(length_in)[None], size=length_out, mode="area")[0].T
     return matrix.contiguous()
-
-
-def _of_all_processes(values: Tensor) -> Tensor:
-    """Concatenate along the batch what all processes of a training hold, in their order."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return values
-    parts = [torch.empty_like(values) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(parts, values.contiguous())
-    return torch.cat(parts)
 
 
 class MultiScaleQuantizer(nn.Module):
@@ -112,7 +105,7 @@ class MultiScaleQuantizer(nn.Module):
 
         if update_codebook and not self.codebook._codebook.initted:
             down = torch.cat([d @ latent.detach() for d in self.scale_down], dim=1)
-            self.codebook._codebook.init_embed_(_of_all_processes(down).flatten(0, 1)[None])
+            self.codebook._codebook.init_embed_(gather(down).flatten(0, 1)[None])
 
         total = torch.zeros_like(latent)
         for down, up in zip(self.scale_down, self.scale_up, strict=True):
@@ -127,7 +120,7 @@ class MultiScaleQuantizer(nn.Module):
             # Deviation 2: the codebook follows by moving average, without a codebook loss.
             # One update for all scales: a code that only coarse scales use is not taken for dead.
             vectors, ids = torch.cat(residuals, dim=1), torch.cat(token_ids, dim=1)
-            self.codebook.update_indices(_of_all_processes(vectors), _of_all_processes(ids))
+            self.codebook.update_indices(gather(vectors), gather(ids))
         return Encoding(tuple(token_ids), total, torch.stack(commitments).mean(0))
 
     def lookup(self, token_ids: Tensor) -> Tensor:
