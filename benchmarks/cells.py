@@ -79,6 +79,7 @@ class Settings:
         device: where agents are trained and act, "cpu" or "cuda".
         gpus: of each cell, a share of one or several.
         save: whether to keep the trained models.
+        methods: names of the suite's; modules of the user's own may register environments.
     """
 
     output: Path
@@ -90,6 +91,7 @@ class Settings:
     device: str = "cpu"
     gpus: float = 0.0
     save: bool = False
+    methods: tuple[str, ...] = ()
 
 
 def folder_of(cell: Cell, settings: Settings) -> Path:

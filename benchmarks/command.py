@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cells = select(args)
         for dataset in dict.fromkeys(cell.dataset for cell in cells):
             if not domain_of(dataset).known:
-                console.print(_told_of_unknown(dataset), soft_wrap=True)
+                console.print(_told_of_unknown(dataset, args.episodes), soft_wrap=True)
         fitting = fitting_workers(args.threads)
         if args.device == "cuda" and args.executor == "local":  # Ray knows where its GPUs are
             if not torch.cuda.is_available():
@@ -77,11 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failed or len(missing) == len(cells) else 0
 
 
-def _told_of_unknown(dataset: str) -> str:
-    domain = domain_of(dataset)
+def _told_of_unknown(dataset: str, episodes: int | None) -> str:
+    episodes = episodes or domain_of(dataset).episodes
     return (
         f"{dataset} belongs to no known domain ({', '.join(sorted(DOMAINS))}): agents take "
-        f"their generic preset (small), baselines their defaults; {domain.episodes} evaluation "
+        f"their generic preset (small), baselines their defaults; {episodes} evaluation "
         "episodes in the dataset's own environment. A row in benchmarks/domains.py changes that."
     )
 

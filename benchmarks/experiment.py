@@ -80,7 +80,8 @@ def run(cell: Cell, settings: Settings) -> Record:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     torch.set_num_threads(settings.threads)
     domain = domain_of(cell.dataset)
-    find_method(cell.method)  # whose module may register the environment
+    for name in {*settings.methods, cell.method}:
+        find_method(name)  # whose module may register the environment
     training, held = load_split(cell.dataset, settings.hold_out)
     make_environment(training, **domain.environment).close()  # before the work, not after it
     source = training_of(cell)

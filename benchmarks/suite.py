@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -75,7 +76,8 @@ def run_suite(
         try:
             missing = _available(missing, settings, console)
             with View(missing, workers, len(cells) - len(missing), console) as view:
-                for cell, record in executor.run(missing, settings, view.started):
+                named = replace(settings, methods=tuple({cell.method for cell in cells}))
+                for cell, record in executor.run(missing, named, view.started):
                     records.append(path, record)
                     if record["status"] == "ok":
                         clear(cell, settings)

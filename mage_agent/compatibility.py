@@ -15,8 +15,8 @@ from mage_agent.nn.units import BEST
 __all__ = ["check_fits"]
 
 FAR = 100.0
-"""Standard deviations by which the mean of an observation may differ; agents may scale an entry,
-such as a goal, by the statistics of another one."""
+"""Standard deviations by which observations may differ from those the agent knows, on average;
+agents may scale an entry, such as a goal, by the statistics of another one."""
 
 TOLERANCE = 1e-4
 """How far data may lie outside an agent's bounds, as a part of their distance: rounding."""
@@ -70,13 +70,16 @@ def _check_ranges(agent: Agent, dataset: TensorDictBase) -> None:
             f"[{low[column]:g}, {high[column]:g}] is allowed; build the agent from this dataset, "
             "or load it with the bounds of the first one."
         )
-    mean = units.concatenate(dataset).mean(0, dtype=torch.float64).float().to(agent.device)
-    away = float(units.observation(mean).abs().max())
-    if away > FAR:
+    observation = units.observation(units.concatenate(dataset).to(agent.device))
+    away = float(observation.square().mean(0, dtype=torch.float64).max().sqrt())
+    spread = float(observation.var(0, correction=0).max().sqrt())
+    if away > FAR or spread < 1 / FAR:
+        far = f"on average {away:.3g} standard deviations away from"
         warnings.warn(
-            f"the dataset's observations are on average {away:.3g} standard deviations away from "
-            "those that the agent was built with, and are still scaled like these; build the agent "
-            "anew with from_dataset, or from both datasets together.",
+            f"the dataset's observations are {far if away > FAR else 'hardly as varied as'} "
+            "those that the agent was built with, and are still scaled like these: perhaps they "
+            "have other units. Build the agent anew with from_dataset, or from both datasets "
+            "together.",
             stacklevel=4,
         )
     returns = agent.returns_to_go(agent.trajectories(dataset))

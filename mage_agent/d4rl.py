@@ -109,7 +109,8 @@ def get_normalized_score(task_id: str, score: float | Array) -> float | Array:
         ValueError: The task is unknown.
     """
     task = _find(task_id)
-    return (score - task.ref_min_score) / (task.ref_max_score - task.ref_min_score)
+    above = np.asarray(score) - task.ref_min_score if np.ndim(score) else score - task.ref_min_score
+    return above / (task.ref_max_score - task.ref_min_score)
 
 
 def _named(observation: Any) -> Mapping[str, Any]:
@@ -309,6 +310,12 @@ def sequence_dataset(
 
 def _ends(columns: Mapping[str, Array], limit: int, terminate_on_end: bool) -> tuple[Array, Array]:
     """Return where episodes terminate, and where they run into the time limit, both (N,) bool."""
+    names = ("observations", "actions", "rewards", "terminals")
+    if missing := [name for name in names if name not in columns]:
+        raise KeyError(f"the dataset lacks the columns {missing}; it has {sorted(columns)}")
+    rows = {name: len(part) for name, part in columns.items() if not name.startswith("metadata")}
+    if len(set(rows.values())) > 1:
+        raise ValueError(f"the columns have different lengths: {rows}")
     terminals = as_flags(columns["terminals"], "terminals").reshape(-1)
     if "timeouts" in columns:
         return terminals, as_flags(columns["timeouts"], "timeouts").reshape(-1)

@@ -109,6 +109,11 @@ def check_observes(env: Any) -> None:
     """
     if not hasattr(env, "observation_space"):
         raise TypeError(f"env is {env!r}; it must be an environment, as gymnasium.make makes it.")
+    if isinstance(env, gym.vector.VectorEnv):
+        raise TypeError(
+            f"env is {env!r}, a vectorised environment of Gymnasium; take one of "
+            "Stable-Baselines3, as make_vec_env makes it."
+        )
     normalizing = gym.wrappers.NormalizeObservation
     scaled = hasattr(env, "env_is_wrapped") and any(env.env_is_wrapped(normalizing))
     while env is not None and not scaled:  # VecNormalize may do without

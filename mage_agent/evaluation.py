@@ -345,11 +345,12 @@ def new_env(make_env: Callable[[], gym.Env[Any, Any]]) -> gym.Env[Any, Any]:
     Raises:
         TypeError: it is no function, or makes something else.
     """
-    env = make_env() if callable(make_env) else make_env
-    if not callable(make_env) or not isinstance(env, gym.Env):
+    env: Any = make_env() if callable(make_env) else None
+    if not isinstance(env, gym.Env):
+        what = f"makes {env!r}" if callable(make_env) else f"is {make_env!r}"
         raise TypeError(
-            f"make_env is {make_env!r}; it must be a function that makes a new gymnasium.Env, "
-            'such as lambda: gymnasium.make("Pendulum-v1").'
+            f"make_env {what}; it must be a function that makes a new gymnasium.Env, such as "
+            'lambda: gymnasium.make("Pendulum-v1").'
         )
     return env
 

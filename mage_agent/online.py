@@ -23,6 +23,7 @@ from torch import Tensor
 
 from mage_agent.agent import Agent
 from mage_agent.checkpoint import agent_header, digest, load_tensors, save_tensors
+from mage_agent.compatibility import check_fits
 from mage_agent.data import dataset_from_arrays, episode_lengths, metadata
 from mage_agent.envs import ReturnToGoWrapper
 from mage_agent.evaluation import evaluate, new_env
@@ -94,7 +95,8 @@ def learn_online(
         seed: of the environments, of what is asked for, and of training.
         folder: keeps the state: whoever calls again with the same arguments and the policy, as it
             was when the run began or as the last call left it, goes on where that was stopped, at
-            the last checkpoint of a stage's training or among the episodes that it collects.
+            the last checkpoint of a stage's training or among the episodes that it collects, of
+            which at most the last ``4 * num_envs`` are run again.
         progress_bar: whether to show one.
         callback: called after each stage, for instance to evaluate.
 
@@ -115,6 +117,7 @@ def learn_online(
         raise ValueError(f"quantile is {wrong[0]} in a stage; it must lie in [0, 1].")
     increments = _by_stage("increment", increment, stages)
     agent = policy.model
+    check_fits(agent, dataset)
     changed = [_checked(agent, change) for change in changes]  # before the work, not after it
     counts = {"episodes": int(episodes), "seed": int(seed), "elite_fraction": float(elite_fraction)}
     runs: list[dict[str, Any]] = [
@@ -161,12 +164,7 @@ def learn_online(
 
 @contextmanager
 def _run_in(place: Path | None, agent: Agent, runs: list[dict[str, Any]]) -> Iterator[None]:
-    """Take an agent back to where the run in a folder began, if one did.
-
-    Args:
-        place: the folder.
-        agent: as it was then, or as an earlier call left it.
-        runs: what each stage is told.
+    """Take an agent back to where the run in a folder began; ``runs`` is what stages are told.
 
     Raises:
         ValueError: the folder holds another run.
@@ -266,6 +264,7 @@ def _collect(
 
     def make() -> gym.Env[Any, Any]:
         env = new_env(make_env)
+        policy.check_env(env, None)
         if isinstance(env.observation_space, gym.spaces.Dict):  # images, say, would fill memory
             kept = [key for key in env.observation_space if key in agent.observation_sizes]
             env = gym.wrappers.FilterObservation(env, kept)

@@ -79,8 +79,8 @@ class AgentPolicy(BasePolicy):
         boxes: dict[str, spaces.Space[Any]] = {
             key: spaces.Box(-np.inf, np.inf, (size,)) for key, size in sizes.items()
         }
-        observations = next(iter(boxes.values())) if len(boxes) == 1 else spaces.Dict(boxes)
-        super().__init__(observations, actions, normalize_images=False)
+        observed = next(iter(boxes.values())) if len(boxes) == 1 else spaces.Dict(boxes)
+        super().__init__(observed, actions, normalize_images=False)
         self.model = model
         self.seed = operator.index(seed)  # NumPy's integers, too
         self._target_return = None if target_return is None else single_target(target_return)
@@ -238,10 +238,11 @@ class AgentPolicy(BasePolicy):
         self, return_to_go: ArrayLike, reward: ArrayLike
     ) -> NDArray[np.float32]:
         """``clamp((R - r) / gamma)``; rewards (num_envs,) fit returns (num_envs, 1), too."""
-        left = np.asarray(return_to_go, np.float32)
-        gained = np.asarray(reward, np.float32)
-        gained = gained.reshape(left.shape) if gained.size == left.size else gained
-        return self.model.units.update_return_to_go(left, gained)
+        left, gained = np.asarray(return_to_go, np.float32), np.asarray(reward, np.float32)
+        fits = gained.shape in (left.shape, left.shape[:-1]) or gained.size == left.size == 1
+        if not fits or not np.isfinite(gained).all():
+            raise ValueError(f"{reward!r} are no finite rewards, one for each of {return_to_go!r}.")
+        return self.model.units.update_return_to_go(left, gained.reshape(left.shape))
 
     def set_random_seed(self, seed: int) -> None:
         """Seed the sampling of actions."""
@@ -334,8 +335,7 @@ class AgentPolicy(BasePolicy):
         tensors = {key: torch.as_tensor(part, device=self.device) for key, part in entries.items()}
         action, memory = self._decide(tensors, memory, deterministic)
         actions: NDArray[np.float32] = action.cpu().numpy()
-        shape = count, self.model.action_dim
-        check_actions(actions, shape, observation, self.target_return)
+        check_actions(actions, (count, self.model.action_dim), observation, self.target_return)
         following = None if memory is None else to_arrays(memory)
         return (actions[0] if single else actions), following
 

@@ -212,6 +212,8 @@ def share_out(stages: Sequence[Stage], steps: int | None) -> list[Stage]:
     """The stages with ``steps`` steps in all; each has at least one."""
     if steps is None:
         return list(stages)
+    if steps != int(steps):
+        raise ValueError(f"steps is {steps}; it must be a whole number.")
     if steps < len(stages):
         raise ValueError(f"steps is {steps}; each of {[s.name for s in stages]} needs at least 1.")
     total, shared, left = sum(stage.steps for stage in stages), [], steps

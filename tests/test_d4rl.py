@@ -287,6 +287,14 @@ class TestDatasets:
         columns["terminals"] = columns["terminals"] & (np.arange(149) < 100)
         assert sum(len(e["rewards"]) for e in sequence_dataset(env, columns)) < 149
 
+    def test_columns_that_do_not_fit_are_refused(self, pen_columns: Arrays) -> None:
+        env = make("pen-expert-v1")
+        for read in (sequence_dataset, qlearning_dataset):
+            with pytest.raises(ValueError, match="the columns have different lengths"):
+                list(read(env, {**pen_columns, "rewards": np.zeros(148)}))
+            with pytest.raises(KeyError, match=r"lacks the columns \['terminals'\]"):
+                list(read(env, {k: v for k, v in pen_columns.items() if k != "terminals"}))
+
     def test_no_episode_that_ends_is_none(self, pen_columns: Arrays) -> None:
         none = np.zeros(149, dtype=bool)
         columns = {**pen_columns, "terminals": none, "timeouts": none}

@@ -72,7 +72,10 @@ ALLOWED: dict[str, set[str]] = {  # module -> modules of the package it may impo
         "stage",
     },
     "callbacks": {"training"},
-    "online": {"agent", "checkpoint", "data", "envs", "evaluation", "recording", "training"},
+    "online": {
+        *("agent", "checkpoint", "compatibility", "data", "envs", "evaluation", "recording"),
+        "training",
+    },
     "policy": {
         *("agent", "callbacks", "checkpoint", "data", "entries", "envs", "hardware", "memory"),
         *("online", "training"),

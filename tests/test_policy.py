@@ -262,6 +262,8 @@ class TestTarget:
             policy.wrap(gym.make("CartPole-v1"))
         with pytest.raises(ValueError, match="needs the entries"):
             policy.wrap(gym.make("MountainCarContinuous-v0"))
+        with pytest.raises(TypeError, match="vectorised environment of Gymnasium; take one of St"):
+            policy.wrap(gym.vector.SyncVectorEnv([lambda: gym.make("Pendulum-v1")]))
         pendulum = gym.make("Pendulum-v1")
         pendulum.action_space = goal_policy.action_space
         with pytest.raises(ValueError, match="needs the entries"):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,7 +25,7 @@ from filelock import FileLock
 pytest.importorskip("gymnasium_robotics")
 pytest.importorskip("rich")
 
-from benchmarks import command, datasets, executors, records
+from benchmarks import command, datasets, executors, experiment, records
 from benchmarks.cells import Cell, Settings, folder_of
 from benchmarks.clock import TrainingClock, preserve_state
 from benchmarks.collect import recipes
@@ -32,7 +33,7 @@ from benchmarks.domains import domain_of
 from benchmarks.executors import LocalExecutor, fitting_workers
 from benchmarks.experiment import attempt, failure
 from benchmarks.measure import run_episodes
-from benchmarks.methods import build_method
+from benchmarks.methods import build_method, find_method
 from benchmarks.papers import find_paper, stand_in
 from benchmarks.protocol import AgentMethod
 from benchmarks.suite import run_suite
@@ -402,6 +403,22 @@ def test_an_agent_of_ones_own_is_scored_and_goes_on(
     assert suite("--save", methods="Linear") == (0, [found])
 
 
+def test_every_cell_knows_the_modules_of_all_methods(
+    suite: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any of them may register the environment."""
+    imported: list[str] = []
+
+    def find(name: str) -> Any:
+        imported.append(name)
+        return find_method(name)
+
+    monkeypatch.setattr(experiment, "find_method", find)
+    status, _ = suite(methods="Still,Linear")
+    assert status == 0
+    assert Counter(imported) == {f"{OURS}:Still": 2, f"{OURS}:Linear": 2}
+
+
 def record_pendulum(name: str, **facts: float) -> str:
     """Record a few episodes of an environment that the suite knows nothing of."""
     lean, make_env = lambda observation: observation[:, 1:2], lambda: gym.make("Pendulum-v1")
@@ -421,7 +438,9 @@ def test_a_dataset_of_no_known_domain_takes_the_generic_preset(
     assert (found["domain"], found["scored_by"]) == ("unknown", "references")
     used = found["hyperparameters"]
     assert MAGEConfig.preset("small", **tiny, observation_keys=["observation"]).to_dict() == used
-    assert f"{name} belongs to no known domain (ant, antmaze," in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"{name} belongs to no known domain (ant, antmaze," in told
+    assert "their defaults; 2 evaluation episodes" in told
 
 
 def test_without_references_the_score_is_the_return(suite: Any, tmp_path: Path) -> None:

@@ -77,10 +77,17 @@ def tune(
 
     Raises:
         ImportError: Optuna is not installed (the extra ``tune``).
-        ValueError: no trial came to an end, or nothing can be held out.
+        TypeError: ``config`` is none of GAC.
+        ValueError: ``trials`` is below 1, ``space`` names what no configuration has, no trial came
+            to an end, or nothing can be held out.
     """
     search: Any = require("optuna")
+    if not isinstance(config, GACConfig):
+        raise TypeError(f"config is {config!r}; it must be a GACConfig.")
+    if trials < 1:
+        raise ValueError(f"trials is {trials}; it must be at least 1.")
     fields = {**ARCHITECTURE, **OPTIMISATION} if space is None else dict(space)
+    config.replace(**{name: getattr(config, name, None) for name in fields})  # all known?
     training, judged = hold_out(part(dataset, config), held_out)
     if judged is None:
         raise ValueError(f"held_out is {held_out}; the search needs trajectories to judge by.")

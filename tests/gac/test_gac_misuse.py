@@ -127,12 +127,52 @@ def test_stages_need_their_numbers_before_anything_is_collected(policy: GACPolic
         learn_online(policy, PointEnv(6, 4), dataset=tiny_dataset())  # type: ignore[arg-type]
 
 
+def test_data_that_do_not_fit_are_refused_before_anything_is_collected(policy: GACPolicy) -> None:
+    def never() -> gym.Env[Any, Any]:
+        raise AssertionError
+
+    other = tiny_dataset()
+    other["action"] = other["action"] + 20.0
+    with pytest.raises(ValueError, match=r"lies outside the bounds \[-1, 1\]"):
+        learn_online(policy, never, dataset=other)
+    other = tiny_dataset()
+    other["position"] = other.pop("observation")
+    with pytest.raises(ValueError, match=r"lacks the agent's observation entries \['observation"):
+        learn_online(policy, never, dataset=other)
+
+    class Named(PointEnv):
+        def __init__(self) -> None:
+            super().__init__(6, 4)
+            self.observation_space = gym.spaces.Dict({"position": self.observation_space})
+
+    with pytest.raises(ValueError, match="the policy needs the entries"):
+        learn_online(policy, Named, dataset=tiny_dataset())
+    with pytest.raises(TypeError, match="make_env makes 3; it must be a function that makes a new"):
+        learn_online(policy, lambda: 3, dataset=tiny_dataset())  # type: ignore[arg-type, return-value]
+
+
+def test_rewards_must_be_those_of_the_returns(policy: GACPolicy) -> None:
+    left = [[-3.0], [-4.0]]
+    same = policy.update_return_to_go(left, [-1.0, -2.0])
+    np.testing.assert_array_equal(same, policy.update_return_to_go(left, [[-1.0], [-2.0]]))
+    for rewards in ([-1.0, -2.0, -1.0], [[-1.0, -2.0]], [np.nan, 1.0]):
+        with pytest.raises(ValueError, match="are no finite rewards, one for each of"):
+            policy.update_return_to_go(left, rewards)
+
+
 def test_data_of_another_scale_are_told(policy: GACPolicy) -> None:
     other = tiny_dataset()
     for part in (other, other["next"]):
         part["observation"] = part["observation"] + 1000.0
     with pytest.warns(UserWarning, match="standard deviations away from"):
         policy.learn(other, steps=1, progress_bar=False)
+    mean = policy.model.units.observation.mean
+    for scale, told in ((1000.0, "standard deviations away"), (0.001, "hardly as varied")):
+        other = tiny_dataset()  # millimetres for metres, of a sensor whose mean stays what it was
+        for part in (other, other["next"]):
+            part["observation"] = (part["observation"] - mean) * scale + mean
+        with pytest.warns(UserWarning, match=told):
+            policy.learn(other, steps=1, progress_bar=False)
     other = tiny_dataset()
     other["next", "reward"] = other["next", "reward"] * 1000.0
     with pytest.warns(UserWarning, match="returns-to-go reach from"):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from mage_agent import MAGEConfig
 from mage_agent.gac import stages
 from mage_agent.gac.config import GACConfig
 from mage_agent.gac.tune import ARCHITECTURE, OPTIMISATION, tune
@@ -40,6 +41,16 @@ def test_the_space_is_table_4() -> None:
         for value in values:
             changes = {"num_heads": 1, name: value}
             assert getattr(GACConfig(**changes), name) == value
+
+
+def test_bad_arguments_are_refused_before_the_first_trial() -> None:
+    dataset, config = tiny_dataset(), tiny_config()
+    with pytest.raises(ValueError, match="trials is 0; it must be at least 1"):
+        tune(dataset, config, trials=0)
+    with pytest.raises(ValueError, match=r"unknown configuration keys \['widht'\]"):
+        tune(dataset, config, space={"widht": (1, 2)})
+    with pytest.raises(TypeError, match="it must be a GACConfig"):
+        tune(dataset, MAGEConfig())  # type: ignore[arg-type]
 
 
 def test_something_must_be_held_out() -> None:
