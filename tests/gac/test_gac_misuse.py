@@ -136,7 +136,8 @@ def test_data_that_do_not_fit_are_refused_before_anything_is_collected(policy: G
     with pytest.raises(ValueError, match=r"lies outside the bounds \[-1, 1\]"):
         learn_online(policy, never, dataset=other)
     other = tiny_dataset()
-    other["position"] = other.pop("observation")
+    for part in (other, other["next"]):
+        part["position"] = part.pop("observation")
     with pytest.raises(ValueError, match=r"lacks the agent's observation entries \['observation"):
         learn_online(policy, never, dataset=other)
 

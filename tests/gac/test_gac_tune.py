@@ -47,8 +47,8 @@ def test_bad_arguments_are_refused_before_the_first_trial() -> None:
     dataset, config = tiny_dataset(), tiny_config()
     with pytest.raises(ValueError, match="trials is 0; it must be at least 1"):
         tune(dataset, config, trials=0)
-    with pytest.raises(ValueError, match=r"unknown configuration keys \['widht'\]"):
-        tune(dataset, config, space={"widht": (1, 2)})
+    with pytest.raises(ValueError, match=r"unknown configuration keys \['depth'\]"):
+        tune(dataset, config, space={"depth": (1, 2)})
     with pytest.raises(TypeError, match="it must be a GACConfig"):
         tune(dataset, MAGEConfig())  # type: ignore[arg-type]
 
