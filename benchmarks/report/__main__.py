@@ -22,7 +22,11 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help="write the page of results there as well")
     parser.add_argument("--paper", choices=tuple(PAPERS), default=find_paper().agent)
     args = parser.parse_args()
-    records, paper = read_records(args.directory), find_paper(args.paper)
+    paper = find_paper(args.paper)
+    try:
+        records = read_records(args.directory)
+    except (FileNotFoundError, ValueError) as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
     path = write(records, args.directory, paper)
     if args.page is not None:
         line = f"python -m benchmarks.report {args.directory} --page {args.page}"
