@@ -22,6 +22,7 @@ from torchrl.modules import SafeModule
 from mage_agent.agent import Agent, check_target, evaluating
 from mage_agent.envs import DiscountedTargetReturn
 from mage_agent.memory import reset_rows
+from mage_agent.types import MEMORY
 
 __all__ = ["AgentActor"]
 
@@ -34,10 +35,10 @@ class AgentActor(SafeModule):  # type: ignore[misc]
 
     Whatever a decision needs lives in the tensordict, so that batched environments, partial resets
     and collectors need nothing else: the return-to-go, which the environment's
-    ``DiscountedTargetReturn`` tracks, and the agent's memory, if it has one, under the agent's
-    name. The memory is read at the root and written under ``next``, as TorchRL's ``LSTMModule``
-    does it; where ``is_init`` is True it starts anew. `make_env_transforms` adds all of it to an
-    environment. Any leading batch shape \*B works.
+    ``DiscountedTargetReturn`` tracks, and the agent's memory, if it has one, under
+    ``"agent_memory"``. That is read at the root and written under ``next``, as TorchRL's
+    ``LSTMModule`` does it; where ``is_init`` is True it starts anew. `make_env_transforms` adds all
+    of it to an environment. Any leading batch shape \*B works.
 
     ``set_exploration_type(ExplorationType.DETERMINISTIC)`` switches sampling off; with any other
     exploration type, and none, the agent samples with ``config.temperature``. It acts without
@@ -94,7 +95,7 @@ class AgentActor(SafeModule):  # type: ignore[misc]
                 )
         memory = model.initial_state(1)
         names = [] if memory is None else sorted(memory.keys())
-        memory_keys = [(model.name, name) for name in names]
+        memory_keys = [(MEMORY, name) for name in names]
         observed = len(model.config.observation_keys)
         super().__init__(
             _Act(model, generator, names, observed),
@@ -145,9 +146,7 @@ class AgentActor(SafeModule):  # type: ignore[misc]
                 name: Unbounded(shape=part.shape[1:], dtype=part.dtype)
                 for name, part in memory.items()
             }
-            transforms.append(
-                TensorDictPrimer({self.model.name: Composite(entries)}, expand_specs=True)
-            )
+            transforms.append(TensorDictPrimer({MEMORY: Composite(entries)}, expand_specs=True))
         return Compose(*transforms)
 
 

@@ -27,9 +27,12 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from torch import Tensor
 
-__all__ = ["Plan", "PredictingPolicy", "TrajectoryWindow", "next_return_to_go"]
+__all__ = ["MEMORY", "Plan", "PredictingPolicy", "TrajectoryWindow", "next_return_to_go"]
 
 ArrayT = TypeVar("ArrayT", Tensor, np.ndarray)
+
+MEMORY = "agent_memory"
+"""Under which name actors keep an agent's memory in tensordicts, at the root and under ``next``."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,8 @@ from torchrl.data import Bounded, OneHot
 from torchrl.envs import GymEnv, GymWrapper, ParallelEnv, SerialEnv, TransformedEnv
 from torchrl.envs.utils import ExplorationType, check_env_specs, set_exploration_type
 
-from mage_agent import AgentActor, Config, MAGEActor
+from mage_agent import AgentActor, Config, MAGEActor, load_dataset
+from mage_agent.data import observation_keys
 from tests.acting import GOAL_KEYS, Echo, Reach, make_model
 
 deterministic = partial(set_exploration_type, ExplorationType.DETERMINISTIC)
@@ -203,13 +204,14 @@ class TestMemory:
         actor = AgentActor(
             Echo(Config(observation_keys=GOAL_KEYS), observation_dim=SIZES, action_dim=2)
         )
-        assert actor.in_keys == [*GOAL_KEYS, ("echo", "length"), ("echo", "observation"), "is_init"]
+        memory = [("agent_memory", name) for name in ("length", "observation")]
+        assert actor.in_keys == [*GOAL_KEYS, *memory, "is_init"]
         makers = [partial(make_reach, length) for length in (2, 5)]
         env = TransformedEnv(make(2, makers), actor.make_env_transforms())
         check_env_specs(env)
         rollout = env.rollout(13, actor, break_when_any_done=False)
         torch.testing.assert_close(rollout["action"], self.expected(rollout).expand(-1, -1, 2))
-        assert rollout["next", "echo", "length"].max() == 3
+        assert rollout["next", "agent_memory", "length"].max() == 3
         env.close()
 
     def test_goes_on_from_batch_to_batch_of_a_collector(self) -> None:
@@ -223,6 +225,8 @@ class TestMemory:
         whole = torch.cat(batches, dim=1)
         torch.testing.assert_close(whole["action"], self.expected(whole).expand(-1, -1, 2))
         collector.shutdown()
+        loaded = load_dataset(whole, action_low=-1.0, action_high=1.0)
+        assert set(observation_keys(loaded)) == set(GOAL_KEYS), "a memory is no observation"
 
     @pytest.mark.parametrize("batch", [(), (2,), (2, 3)])
     def test_any_batch_shape(self, batch: tuple[int, ...]) -> None:
@@ -231,15 +235,15 @@ class TestMemory:
         td = inputs(*batch).exclude("return_to_go")
         td["is_init"] = torch.ones(*batch, 1, dtype=torch.bool)
         count = td.numel() if batch else 1
-        td["echo"] = (
+        td["agent_memory"] = (
             agent.initial_state(count).reshape(batch) if batch else agent.initial_state(1)[0]
         )
         after = actor(td)
         torch.testing.assert_close(after["action"], td["observation"][..., :1])
-        assert after["next", "echo", "length"].shape == (*batch, 1)
-        again = td.exclude("next", "action").update({"echo": after["next", "echo"]})
+        assert after["next", "agent_memory", "length"].shape == (*batch, 1)
+        again = td.exclude("next", "action").update({"agent_memory": after["next", "agent_memory"]})
         again["is_init"] = torch.zeros(*batch, 1, dtype=torch.bool)
-        assert (actor(again)["next", "echo", "length"] == 2).all()
+        assert (actor(again)["next", "agent_memory", "length"] == 2).all()
 
 
 def make_reach(length: int) -> GymWrapper:

@@ -22,8 +22,9 @@ from mage_agent.data.ted import (
     goal_of,
     metadata,
 )
+from mage_agent.types import MEMORY
 
-NOT_OBSERVATIONS = {*RESERVED, "episode_reward", "target_return"} | {
+NOT_OBSERVATIONS = {*RESERVED, "episode_reward", "target_return", MEMORY} | {
     "collector",
     "index",
     "is_init",
@@ -41,9 +42,6 @@ OF_POLICIES = {"loc", "scale", "logits", "log_prob", "sample_log_prob", "action_
     "chosen_action_value",
 }
 """What TorchRL's policies put beside the observations, at the root only."""
-
-MEMORY = {"gac"}
-"""Under which names actors of this package keep their memory, at the root and under ``next``."""
 
 MASKS = (("collector", "mask"), "masks")
 """Where TorchRL and ``tensordict.pad_sequence`` mark padding."""
@@ -208,7 +206,7 @@ def from_tensordict(
 
     following = flat.get("next", TensorDict(batch_size=flat.batch_size))
     present, later = set(flat.keys()), set(following.keys())
-    candidates = sorted(present - NOT_OBSERVATIONS - MEMORY)
+    candidates = sorted(present - NOT_OBSERVATIONS)
     numbers = [key for key in candidates if _is_number(flat[key])]
     names = [key for key in numbers if key in later] or numbers
     if "action" not in present or "reward" not in later or not names:

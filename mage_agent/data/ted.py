@@ -37,6 +37,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from mage_agent.data.merging import distinct, merged
+from mage_agent.types import MEMORY
 
 __all__ = [
     "Bounds",
@@ -58,7 +59,7 @@ _ROOT = ("action", "episode", "step_count", "return_to_go", "next", "infos", "me
 RESERVED = (*OUTCOMES, *_ROOT)
 """Names that no observation can have."""
 
-_OF_BATCHES = ("collector", "index", "plan", "posterior", "gac")
+_OF_BATCHES = ("collector", "index", "plan", "posterior", MEMORY)
 """Nor these, under which batches hold what samplers, losses and actors add to them."""
 
 Bounds = float | ArrayLike | None

@@ -12,7 +12,7 @@ __all__ = ["GACActor"]
 
 
 class GACActor(AgentActor):
-    """``AgentActor`` for GAC: ``observation`` and a memory under ``"gac"`` -> ``action``.
+    """``AgentActor`` for GAC: ``observation`` and ``"agent_memory"`` -> ``action``.
 
     The plan and the last steps travel in the tensordict; a plan is made where ``is_init`` is True,
     for these environments alone. With ``ExplorationType.DETERMINISTIC`` it is the mean of the plans

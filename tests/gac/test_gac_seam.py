@@ -203,7 +203,7 @@ def test_the_actor_keeps_its_plan_in_the_tensordict(trigger: str) -> None:
     with set_exploration_type(ExplorationType.DETERMINISTIC):
         rollout = env.rollout(11, actor, break_when_any_done=False)
     env.close()
-    noise = rollout["next", "gac", "noise"]
+    noise = rollout["next", "agent_memory", "noise"]
     for row, length in ((0, 4), (1, 7)):
         for begin in range(0, 11, length):
             part = rollout[row, begin : begin + length]
@@ -224,7 +224,7 @@ def test_the_actor_takes_batches_of_two_dimensions() -> None:
     batch = TensorDict(
         {
             "observation": observation,
-            "gac": memory,
+            "agent_memory": memory,
             "is_init": torch.ones(2, 3, 1, dtype=torch.bool),
         },
         batch_size=[2, 3],
@@ -233,7 +233,7 @@ def test_the_actor_takes_batches_of_two_dimensions() -> None:
         acted = actor(batch)
     expected, state = model.decide(observation.flatten(0, 1), torch.zeros(6, 1), None)
     torch.testing.assert_close(acted["action"].flatten(0, 1), expected)
-    torch.testing.assert_close(acted["next", "gac", "noise"].flatten(0, 1), state["noise"])
+    torch.testing.assert_close(acted["next", "agent_memory", "noise"].flatten(0, 1), state["noise"])
 
 
 def test_a_trained_model_that_learns_on_does_not_fall_back() -> None:
