@@ -173,15 +173,16 @@ def _run_in(place: Path | None, agent: Agent, runs: list[dict[str, Any]]) -> Ite
         yield
         return
     path, now = place / "run", _name(agent)
-    if not path.is_file():
-        if any(place.glob("stage_*")):
-            raise ValueError(f"{str(place)!r} holds a run of an earlier version; give another.")
+    if not any(place.glob("stage_*")):  # nothing has been collected
         begun = agent_header(agent) | {"weights": [now], "runs": runs}
         save_tensors(agent.state_dict(), path, begun)
+    elif not path.is_file():
+        raise ValueError(f"{str(place)!r} holds a run of an earlier version; give another folder.")
     tensors, header = load_tensors(path)
     weights, earlier = header["weights"], header["runs"]
-    told = [({"weights": weights[0]}, {"weights": weights[0] if now in weights else now})]
-    for old, new in [*told, *zip(earlier, runs, strict=False)]:
+    was = [{"weights": weights[0]}, *earlier]
+    told = [{"weights": weights[0] if now in weights else now}, *runs]
+    for old, new in zip(was, told, strict=False):
         for name in new:
             if old[name] != new[name]:
                 raise ValueError(

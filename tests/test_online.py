@@ -242,6 +242,16 @@ def test_changed_stages_resume_in_the_same_process(tmp_path: Path) -> None:
         run(gac_policy(), changes=[{"learning_rate": 1e-6}], folder=tmp_path)
 
 
+def test_a_call_that_collected_nothing_binds_nobody(tmp_path: Path) -> None:
+    class Broken(PointEnv):
+        def reset(self, **options: Any) -> Any:
+            raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        run(gac_policy(), Broken, folder=tmp_path)
+    assert len(run(gac_policy(steps=21), seed=5, folder=tmp_path)) == 2
+
+
 def test_a_refused_call_leaves_the_policy_as_it_is(tmp_path: Path) -> None:
     policy = gac_policy()
     run(policy, folder=tmp_path)
