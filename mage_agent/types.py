@@ -101,14 +101,15 @@ def next_return_to_go(
 ) -> ArrayT:
     """Return-to-go after a reward: ``clamp((R - r) / discount, low, high)``.
 
-    The inverse of ``R_t = r_t + discount * R_{t+1}``, kept inside the range the data holds.
+    The inverse of ``R_t = r_t + discount * R_{t+1}``, kept inside the range of what may be asked
+    for: the data's, with no upper end where the default is the best from every state.
 
     Args:
         return_to_go: return asked for before the step, any shape.
         reward: reward of the step, same shape.
         discount: discount factor in (0, 1].
-        low: smallest return-to-go of the data.
-        high: largest return-to-go of the data.
+        low: smallest return-to-go to ask for.
+        high: largest return-to-go to ask for.
 
     Returns:
         The return to ask for at the next step, same shape.

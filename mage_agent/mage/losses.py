@@ -66,9 +66,9 @@ class _MAGELoss(AgentLoss):
 class MAGETokenizerLoss(_MAGELoss):
     """Stage 1: the multi-scale autoencoder and the inverse dynamics (Alg. 1-2, Eq. 6, A.2).
 
-    Per window, ``mean_t ||x_t - x_hat_t||^2 + beta ||f - sg(z)||^2 + ||a_0 - I(sum_k z_k)||^2`` in
-    standardised units, averaged over real steps. The codebook follows by moving average when the
-    module is in training mode. Minimises ``loss_reconstruction + loss_commitment +
+    Per window, ``(x_t - x_hat_t)^2 + beta (f - sg(z))^2 + (a_0 - I(sum_k z_k))^2`` in standardised
+    units, each the mean over its entries, and over real steps. The codebook follows by moving
+    average when the module is in training mode. Minimises ``loss_reconstruction + loss_commitment +
     loss_inverse_dynamics``; ``reconstruction_error`` and ``codebook_usage_k`` (share of the codes
     that scale k used in this batch) are for logs.
 
@@ -293,7 +293,6 @@ class MAGELoss(_MAGELoss):
     ) -> Tensor:
         """``||a_0 - I(Z)||^2`` on plans that begin with ``data_scales`` true scales, shape (B,)."""
         model, config = self.model, self.model.config
-        # Deviation 21: on directions, inverse dynamics learns from the data's own directions.
         # The plan picks the direction; the low-level controller is trained on every direction.
         kept = None if config.inverse_dynamics == "direction" else config.data_scales
         codes = true_codes[:kept] + generated[len(true_codes[:kept]) :]

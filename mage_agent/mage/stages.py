@@ -148,6 +148,7 @@ def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
 def _with_plans(model: MAGEModel, columns: TensorDictBase) -> TensorDictBase:
     """The columns with what inverse dynamics reads of plans, (N, ...)."""
     if model.config.inverse_dynamics == "direction":
+        # Deviation 21: on directions, inverse dynamics learns from the data's own directions.
         plans = F.normalize(model.ways(columns), dim=-1)
     elif model.config.inverse_dynamics == "displacement" and model.config.data_scales is None:
         plans = model.moves(model.displacements(columns, model.config.read_lookahead)).cpu()
