@@ -46,7 +46,7 @@ CHANGES: dict[str, Any] = {
     "value_steps": 10_000,
     "tokenizer_steps": 1_200,
     "generator_steps": 1_500,
-    "inverse_dynamics_steps": 6_000,
+    "inverse_dynamics_steps": 3_000,
 }
 METHODS = (MAGEModel.name, "iql", "ten_percent_bc", "bc")  # the slowest are begun first
 MINUTES = 1.75  # of training per method

@@ -320,7 +320,7 @@ class MAGEInverseDynamicsLoss(_MAGELoss):
     ``data_scales=None``, what the data themselves did. Plans do not change in this stage, so what
     is read of them comes with the batch (``plan``, (B, T, as ``MAGEModel.read_plan`` says) or
     (B, ...)), of which the first step counts, and a step costs as little as one of behaviour
-    cloning.
+    cloning. Where the action is the mean of several networks, each learns by itself.
 
     Args:
         model: the model whose stage 2 is done.
@@ -352,6 +352,6 @@ class MAGEInverseDynamicsLoss(_MAGELoss):
             part[:, 0] if part.ndim == 3 else part for part in (observation, *others)
         )
         state, target = model.units.standardize(observation, return_to_go)
-        predicted = model.inverse_dynamics(plan, torch.cat([state, target], dim=-1))
-        wanted = model.units.action(action)
+        predicted = model.inverse_dynamics.each(plan, torch.cat([state, target], dim=-1))
+        wanted = model.units.action(action)[:, None].expand_as(predicted)
         return self.reduced({"loss_inverse_dynamics": squared_error(predicted, wanted)}, {})
