@@ -127,10 +127,6 @@ _EVERYWHERE = (
     "The paper trains 5 seeds on GPUs, with settings tuned for each dataset (its Table 25); what "
     "was trained here, and for how long, is under Protocol.",
 )
-_ONE_NETWORK = (
-    "Mazes of points: MAGE's records are from before its action was the mean of two inverse "
-    "dynamics; trainings since then are in the experiments."
-)
 _PALM = (
     "Adroit: today's reward adds the term for the distance of palm and object that D4RL "
     "subtracts, worth a few points of return."
@@ -157,10 +153,7 @@ _ENVIRONMENTS = {  # what today's environments change
     "pointmaze": (
         "PointMaze is OGBench's: the percentage of episodes, spread over its five pairs of start "
         "and goal, that reach the goal; `benchmarks.collect` makes the data by its recipe.",
-        _ONE_NETWORK,
     ),
-    "maze2d": (_ONE_NETWORK,),
-    "multi2d": (_ONE_NETWORK,),
 }
 _DATA = {  # what data that were collected anew change
     "door": (

@@ -45,7 +45,7 @@ class InverseDynamics(nn.Module):
         self.dropout = nn.Dropout(dropout)
         sizes = plan_dim + condition_dim, *[width] * num_layers, action_dim
         self.mlp = MLP(*sizes)
-        # Deviation 35: in point mazes, the mean of two networks, each trained by itself.
+        # Deviation 35: the demo acts on the mean of two networks, each trained by itself.
         # The data hold few states like those met at the goal, and single networks differ there.
         self.others = nn.ModuleList(MLP(*sizes) for _ in range(num_networks - 1))
 

@@ -30,7 +30,6 @@ _POINT: dict[str, Any] = {
     "inverse_dynamics": "displacement",
     "inverse_dynamics_lookahead": 16,
     "inverse_dynamics_weight_decay": 0.1,
-    "inverse_dynamics_networks": 2,
     "plan_entries": (0, 1),  # the position
     "value_entries": (0, 1),
     "inverse_dynamics_condition": "state",
@@ -103,5 +102,5 @@ for _name in ("pointmaze-small", "maze2d-small"):
         "value_steps": 15_000,
         "tokenizer_steps": 600,
         "generator_steps": 1_000,
-        "inverse_dynamics_steps": 9_000,
+        "inverse_dynamics_steps": 18_000,
     }
