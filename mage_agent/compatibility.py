@@ -75,11 +75,11 @@ def _check_ranges(agent: Agent, dataset: TensorDictBase) -> None:
     spread = float(observation.var(0, correction=0).max().sqrt())
     if away > FAR or spread < 1 / FAR:
         far = f"on average {away:.3g} standard deviations away from"
+        how = far if away > FAR else "hardly as varied as"
         warnings.warn(
-            f"the dataset's observations are {far if away > FAR else 'hardly as varied as'} "
-            "those that the agent was built with, and are still scaled like these: perhaps they "
-            "have other units. Build the agent anew with from_dataset, or from both datasets "
-            "together.",
+            f"the dataset's observations are {how} those that the agent was built with, and are "
+            "still scaled like these: perhaps they have other units. Build the agent anew with "
+            "from_dataset, or from both datasets together.",
             stacklevel=4,
         )
     returns = agent.returns_to_go(agent.trajectories(dataset))

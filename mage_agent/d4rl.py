@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from tensordict import TensorDictBase
 
 from mage_agent import optional
-from mage_agent.data.columns import as_flags
-from mage_agent.data.d4rl import read_hdf5
+from mage_agent.data.columns import as_flags, check_lengths
+from mage_agent.data.d4rl import REQUIRED, read_hdf5
 from mage_agent.data.d4rl_tasks import ALL_TASKS, MAZE2D_ID, TASKS, D4RLTask
 from mage_agent.data.load import load_dataset
 
@@ -109,7 +109,7 @@ def get_normalized_score(task_id: str, score: float | Array) -> float | Array:
         ValueError: The task is unknown.
     """
     task = _find(task_id)
-    above = np.asarray(score) - task.ref_min_score if np.ndim(score) else score - task.ref_min_score
+    above: float | Array = np.subtract(score, task.ref_min_score)
     return above / (task.ref_max_score - task.ref_min_score)
 
 
@@ -303,19 +303,21 @@ def sequence_dataset(
     columns = env.get_dataset(**kwargs) if dataset is None else dataset
     terminals, final = _ends(columns, env.task.max_episode_steps, True)
     ends = np.flatnonzero(terminals | final) + 1
-    steps = {key: column for key, column in columns.items() if not key.startswith("metadata")}
+    steps = _steps(columns)
     for start, end in zip([0, *ends], ends, strict=False):
         yield {key: column[start:end] for key, column in steps.items()}
 
 
+def _steps(columns: Mapping[str, Array]) -> Columns:
+    """The columns that hold a row for every step."""
+    return {key: column for key, column in columns.items() if not key.startswith("metadata")}
+
+
 def _ends(columns: Mapping[str, Array], limit: int, terminate_on_end: bool) -> tuple[Array, Array]:
     """Return where episodes terminate, and where they run into the time limit, both (N,) bool."""
-    names = ("observations", "actions", "rewards", "terminals")
-    if missing := [name for name in names if name not in columns]:
+    if missing := [name for name in REQUIRED if name not in columns]:
         raise KeyError(f"the dataset lacks the columns {missing}; it has {sorted(columns)}")
-    rows = {name: len(part) for name, part in columns.items() if not name.startswith("metadata")}
-    if len(set(rows.values())) > 1:
-        raise ValueError(f"the columns have different lengths: {rows}")
+    check_lengths(_steps(columns))
     terminals = as_flags(columns["terminals"], "terminals").reshape(-1)
     if "timeouts" in columns:
         return terminals, as_flags(columns["timeouts"], "timeouts").reshape(-1)

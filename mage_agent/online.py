@@ -90,7 +90,7 @@ def learn_online(
             learns from; 1 is all of them. The paper's buffer is prioritised by no formula it gives;
             on Maze2D, stages that learn from all lose what they had, from a quarter they gain.
         changes: of the configuration, for each stage, such as ``FINE_TUNING["hopper-medium"]`` of
-            ``mage_agent.gac.presets``; only of what training reads.
+            ``mage_agent.gac.presets``; only of what training and asking read.
         num_envs: environments to run side by side.
         seed: of the environments, of what is asked for, and of training.
         folder: keeps the state: whoever calls again with the same arguments and the policy, as it
@@ -190,7 +190,8 @@ def _run_in(place: Path | None, agent: Agent, runs: list[dict[str, Any]]) -> Ite
                     f"{new[name]}; give the same, or another folder."
                 )
     header["runs"] = runs + earlier[len(runs) :]
-    save_tensors(tensors, path, header)
+    if header["runs"] != earlier:
+        save_tensors(tensors, path, header)
     agent.load_state_dict(tensors)
     agent.config = type(agent.config).from_dict(header["config"])
     try:
@@ -265,10 +266,9 @@ def _collect(
 
     def make() -> gym.Env[Any, Any]:
         env = new_env(make_env)
-        policy.check_env(env, None)
         if isinstance(env.observation_space, gym.spaces.Dict):  # images, say, would fill memory
             kept = [key for key in env.observation_space if key in agent.observation_sizes]
-            env = gym.wrappers.FilterObservation(env, kept)
+            env = gym.wrappers.FilterObservation(env, kept) if kept else env  # evaluate refuses it
         return _Asked(Recorder(env, recorded), asked, first, agent)
 
     exploring = getattr(agent, "exploring", nullcontext)

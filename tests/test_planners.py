@@ -218,7 +218,8 @@ def test_tap_weighs_actions_by_how_little_they_vary(maze: TensorDict) -> None:
         step[..., :2] = spread  # one standard deviation off
         batch = {"step": step, "observation": torch.zeros(2, 6, 4)}
         batch |= {"collector": {"mask": torch.ones(2, 6, dtype=torch.bool)}}
-        losses.append(float(method.autoencoder_loss(TensorDict(batch, [2])).detach()))
+        loss = method.autoencoder_losses(TensorDict(batch, [2]), 0)["autoencoder"]
+        losses.append(float(loss.detach()))
         codes = method.autoencoder.encode(step)[2]
         assert losses[-1] - float(codes.detach()) == pytest.approx(5.0 * 2 / 8, rel=1e-3)
 

@@ -78,9 +78,9 @@ class Baseline(Agent):
     def build(self) -> None:
         """Make the networks and the loss, and set ``policy``."""
 
+    @abstractmethod
     def losses(self, batch: TensorDictBase, step: int) -> dict[str, Tensor]:
         """Losses of a batch, to be summed; each is a scalar."""
-        raise NotImplementedError
 
     @abstractmethod
     def optimizer(self) -> torch.optim.Optimizer:
@@ -165,7 +165,7 @@ class Objective(nn.Module):
 
     def forward(self, batch: TensorDictBase) -> TensorDict:
         """The losses of a batch under their names."""
-        losses: dict[str, Any] = dict(self.losses(batch, int(self.step)))
+        losses: dict[str, Any] = self.losses(batch, int(self.step))
         return TensorDict({f"loss_{name}": loss for name, loss in losses.items()})
 
     def after_step(self, step: int) -> None:

@@ -6,7 +6,6 @@ Jiang et al., 2023, https://arxiv.org/abs/2208.10291
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -112,14 +111,14 @@ class TAP(Planner):
             replace(
                 whole,
                 name=f"tap/{name}",
-                loss=Objective(self, partial(_alone, name, loss)),
+                loss=Objective(self, losses),
                 optimizer=partial(torch.optim.Adam, list(network.parameters()), fused=True),
                 after_step=lambda step: None,
                 acts=network is self.prior,
             )
-            for name, network, loss in (
-                ("autoencoder", self.autoencoder, self.autoencoder_loss),
-                ("prior", self.prior, self.prior_loss),
+            for name, network, losses in (
+                ("autoencoder", self.autoencoder, self.autoencoder_losses),
+                ("prior", self.prior, self.losses),
             )
         ]
 
@@ -132,21 +131,20 @@ class TAP(Planner):
         step = [columns.pop("action"), columns["observation"], reward, returns]
         return columns.set("step", torch.cat(step, -1))
 
-    def autoencoder_loss(self, batch: TensorDictBase) -> Tensor:
+    def autoencoder_losses(self, batch: TensorDictBase, step: int) -> dict[str, Tensor]:
         """Squared error of real steps, relative to variances, and the distance to the codes."""
         steps, weight = batch["step"], torch.ones(self.plan_shape[1], device=self.device)
         weight[: self.action_dim] = self.config.action_weight / self.action_variance
         codes, _, commitment = self.autoencoder.encode(steps)
         error = (self.autoencoder.decode(codes, batch["observation"][:, 0]) - steps).square()
-        loss: Tensor = (weight * error)[batch["collector", "mask"]].mean() + commitment
-        return loss
+        return {"autoencoder": (weight * error)[batch["collector", "mask"]].mean() + commitment}
 
-    def prior_loss(self, batch: TensorDictBase) -> Tensor:
-        """Cross-entropy of the tokens."""
+    def losses(self, batch: TensorDictBase, step: int) -> dict[str, Tensor]:
+        """The prior's: cross-entropy of the tokens."""
         with torch.no_grad(), evaluating(self.autoencoder):
             codes, tokens, _ = self.autoencoder.encode(batch["step"])
         logits = self.prior(codes[:, :-1], batch["observation"][:, 0])
-        return F.cross_entropy(logits.flatten(0, 1), tokens.flatten())
+        return {"prior": F.cross_entropy(logits.flatten(0, 1), tokens.flatten())}
 
     @property
     def plan_shape(self) -> tuple[int, int]:
@@ -201,9 +199,3 @@ class TAP(Planner):
         """Planned states, (B, T, S)."""
         states: Tensor = self.units.observation.inverse(plan[..., self.action_dim : -2])
         return states
-
-
-def _alone(
-    name: str, loss: Callable[[TensorDictBase], Tensor], batch: TensorDictBase, step: int
-) -> dict[str, Tensor]:
-    return {name: loss(batch)}

@@ -12,7 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["as_array", "as_flags", "as_float", "as_goals", "as_single_column"]
+__all__ = [
+    "as_array",
+    "as_flags",
+    "as_float",
+    "as_goals",
+    "as_single_column",
+    "check_lengths",
+]
 
 EXACT = {"float16", "float32", "bool", "int8", "uint8", "int16", "uint16"}
 """Types whose values float32 holds exactly."""
@@ -201,3 +208,18 @@ def as_goals(values: Any) -> Tensor | None:
     if not isinstance(values, np.ndarray) or values.ndim != 2 or values.dtype.kind not in "biuf":
         return None
     return as_float([values], "infos/goal") if np.isfinite(values).all() else None
+
+
+def check_lengths(columns: Mapping[str, NDArray[Any]], name: str = "the columns") -> None:
+    """Refuse columns that have not one row each for the same steps.
+
+    Args:
+        columns: By name.
+        name: What to call them in an error.
+
+    Raises:
+        ValueError: They have different lengths.
+    """
+    lengths = {key: column.shape[:1] for key, column in columns.items()}
+    if len(set(lengths.values())) != 1:
+        raise ValueError(f"{name} have different lengths: {lengths}")

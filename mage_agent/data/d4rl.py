@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from tensordict import TensorDict
 
 from mage_agent.data.arrays import dataset_from_arrays
-from mage_agent.data.columns import as_flags, as_goals
+from mage_agent.data.columns import as_flags, as_goals, check_lengths
 from mage_agent.data.continuity import jumps
 from mage_agent.data.d4rl_tasks import ALL_TASKS
 from mage_agent.data.hdf5 import open_hdf5
@@ -72,9 +72,7 @@ def read_hdf5(path: str | os.PathLike[str], *, everything: bool = False) -> dict
     for key in ("rewards", "terminals", "timeouts"):
         if key in columns:
             columns[key] = columns[key].reshape(-1)
-    lengths = {key: column.shape[:1] for key, column in columns.items()}
-    if len(set(lengths.values())) != 1:
-        raise ValueError(f"the columns of {str(path)!r} have different lengths: {lengths}")
+    check_lengths(columns, f"the columns of {str(path)!r}")
     return columns | further
 
 

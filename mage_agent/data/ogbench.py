@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tensordict import TensorDict
 
 from mage_agent.data.arrays import dataset_from_arrays
-from mage_agent.data.columns import as_array, as_flags
+from mage_agent.data.columns import as_array, as_flags, check_lengths
 from mage_agent.data.hdf5 import check_memory
 from mage_agent.data.ted import Bounds
 
@@ -105,7 +105,5 @@ def _read(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
         raise ValueError(
             f"{str(path)!r} is truncated or no .npz file ({error}); download it again"
         ) from error
-    lengths = {key: len(column) for key, column in columns.items()}
-    if len(set(lengths.values())) != 1:
-        raise ValueError(f"the columns of {str(path)!r} have different lengths: {lengths}")
+    check_lengths(columns, f"the columns of {str(path)!r}")
     return columns
