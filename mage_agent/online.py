@@ -28,7 +28,7 @@ from mage_agent.data import dataset_from_arrays, episode_lengths, metadata
 from mage_agent.envs import ReturnToGoWrapper
 from mage_agent.evaluation import evaluate, new_env
 from mage_agent.recording import Recorder
-from mage_agent.training import fit
+from mage_agent.training import dataset_digest, fit
 
 if TYPE_CHECKING:
     from mage_agent.policy import AgentPolicy
@@ -119,14 +119,15 @@ def learn_online(
     agent = policy.model
     check_fits(agent, dataset)
     changed = [_checked(agent, change) for change in changes]  # before the work, not after it
+    place = None if folder is None else Path(folder).absolute()
     counts = {"episodes": int(episodes), "seed": int(seed), "elite_fraction": float(elite_fraction)}
     runs: list[dict[str, Any]] = [
         {**counts, "quantile": q, "increment": dy, "changes": change}
         for q, dy, change in zip(quantiles, increments, [*changed, *[{}] * stages], strict=False)
     ]
-    place = None if folder is None else Path(folder).absolute()
+    source = {"dataset": "" if place is None else dataset_digest(agent, dataset)[:12]}
     results = []
-    with _run_in(place, agent, runs):
+    with _run_in(place, agent, [source, *runs]):
         buffer = _columns(agent, agent.trajectories(dataset))
         if steps is None:
             steps = max(1, sum(stage.steps for stage in agent.stages(buffer)) // 5)
@@ -164,7 +165,7 @@ def learn_online(
 
 @contextmanager
 def _run_in(place: Path | None, agent: Agent, runs: list[dict[str, Any]]) -> Iterator[None]:
-    """Take an agent back to where the run in a folder began; ``runs`` is what stages are told.
+    """Take an agent back to where the run in a folder began; ``runs`` says of what data and how.
 
     Raises:
         ValueError: the folder holds another run.
@@ -184,9 +185,9 @@ def _run_in(place: Path | None, agent: Agent, runs: list[dict[str, Any]]) -> Ite
     told = [{"weights": weights[0] if now in weights else now}, *runs]
     for old, new in zip(was, told, strict=False):
         for name in new:
-            if old[name] != new[name]:
+            if old.get(name) != new[name]:
                 raise ValueError(
-                    f"{str(place)!r} comes from another run: {name} was {old[name]} and is "
+                    f"{str(place)!r} comes from another run: {name} was {old.get(name)} and is "
                     f"{new[name]}; give the same, or another folder."
                 )
     header["runs"] = runs + earlier[len(runs) :]

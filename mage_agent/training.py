@@ -170,6 +170,13 @@ def fit(
     return agent.eval()
 
 
+def dataset_digest(agent: Agent, dataset: TensorDictBase) -> str:
+    """A name of what an agent learns from in a dataset."""
+    keys = (*agent.config.observation_keys, "action", "episode", "next")
+    bounds = agent.units.action_low.tolist(), agent.units.action_high.tolist()
+    return checkpoint.digest(dataset.select(*keys).flatten_keys(".").to_dict(), str(bounds))
+
+
 class _Run:
     """The loop's state: what a checkpoint must hold, and no more."""
 
@@ -190,13 +197,10 @@ class _Run:
         self.path = None if path is None else Path(path)
         self.number, self.step = 0, 0
         self._restored: tuple[dict[str, Tensor], dict[str, Any]] | None = None
-        keys = (*agent.config.observation_keys, "action", "episode", "next")
-        columns = {} if path is None else dataset.select(*keys).flatten_keys(".").to_dict()
-        bounds = agent.units.action_low.tolist(), agent.units.action_high.tolist()
         self.header = {
             "seed": seed,
             "steps": {stage.name: stage.steps for stage in stages},
-            "dataset": checkpoint.digest(columns, str(bounds)),
+            "dataset": "" if path is None else dataset_digest(agent, dataset),
         }
 
     @property

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mage_agent.data import dataset_from_arrays
+from mage_agent.data import dataset_from_arrays, metadata
 from mage_agent.data.columns import as_array, as_flags, as_float
 
 ENDS = np.arange(1, 21) % 10 == 0
@@ -62,6 +62,15 @@ class TestFlags:
             changed(**{name: np.zeros((20, 2))})
         with pytest.raises(ValueError, match=f"'{name}': 1,"):
             changed(**{name: 0})
+
+
+def test_bounds_may_come_with_the_facts_of_another_dataset() -> None:
+    facts = metadata(changed(action_low=-2.0, action_high=[2.0, 3.0]))
+    assert metadata(changed(facts=facts)) == facts
+    narrower = metadata(changed(facts=facts, action_low=-1.0))
+    assert (narrower["action_low"], narrower["action_high"]) == ([-1.0, -1.0], [2.0, 3.0])
+    with pytest.raises(ValueError, match=r"action.* outside the bounds \[-0.1, 0.1\]"):
+        changed(facts={"action_low": -0.1, "action_high": 0.1})
 
 
 class TestKindsOfArrays:

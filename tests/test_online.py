@@ -30,9 +30,8 @@ def gac_policy(**changes: Any) -> GACPolicy:
 
 def run(policy: AgentPolicy, env: type[PointEnv] = PointEnv, **changes: Any) -> list[OnlineStage]:
     arguments = {"stages": 2, "episodes": 5, "steps": 12, "num_envs": 3, "progress_bar": False}
-    return learn_online(
-        policy, lambda: env(6, 4), dataset=tiny_dataset(), **{**arguments, **changes}
-    )
+    arguments |= {"dataset": tiny_dataset()}
+    return learn_online(policy, lambda: env(6, 4), **{**arguments, **changes})
 
 
 def test_returns_above_the_quantile_are_asked_for() -> None:
@@ -343,6 +342,8 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
         run(gac_policy(), folder=tmp_path, seed=5)
     with pytest.raises(ValueError, match=r"elite_fraction was 0.25 and is 0.5"):
         run(gac_policy(), folder=tmp_path, elite_fraction=0.5)
+    with pytest.raises(ValueError, match=r"another run: dataset was \w+ and is \w+; give"):
+        run(gac_policy(), folder=tmp_path, dataset=tiny_dataset(seed=9))
     assert len(run(gac_policy(), folder=tmp_path, stages=3)) == 3  # to go on is no other run
     same = gac_policy()
     run(same, folder=tmp_path)

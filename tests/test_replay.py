@@ -454,6 +454,8 @@ class TestBuffer:
             replay_buffer(toy_dataset.exclude("episode"))
         with pytest.raises(KeyError, match="nothing"):
             replay_buffer(toy_dataset, keys=["nothing"])
+        with pytest.raises(TypeError, match=r"such as \('action',\), got 'action'"):
+            replay_buffer(toy_dataset, keys="action")
         with pytest.raises(KeyError, match="return_to_go"):
             replay_buffer(toy_dataset, keys=["return_to_go"])  # for which there is no discount
 

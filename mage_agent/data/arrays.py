@@ -73,9 +73,10 @@ def dataset_from_arrays(
             every episode from it, and values bootstrap from it where an episode was cut off.
         goals: (N, G), what whoever collected the data headed for, if that is known: GAC plans for
             one at a time, see ``GACConfig.split_goals``.
-        action_low: Lower bound of the actions, a number or one per dimension, -1 by default.
+        action_low: Lower bound of the actions, a number or one per dimension; that of `facts` or -1
+            by default.
         action_high: Upper bound likewise, 1 by default.
-        facts: What else the dataset shall say about itself, see `metadata`; bounds apart.
+        facts: What else the dataset shall say about itself, see `metadata`.
 
     Returns:
         The same as `load_dataset`.
@@ -239,8 +240,8 @@ def from_tensordict(
         as_single_column(reward, len(last), "next/reward"),
         terminated,
         last,
-        action_low=facts.pop("action_low", None) if action_low is None else action_low,
-        action_high=facts.pop("action_high", None) if action_high is None else action_high,
+        action_low=action_low,
+        action_high=action_high,
         facts=facts,
         goal=as_goals(goal_of(flat)),
     )

@@ -185,6 +185,7 @@ def replay_buffer(
 
     Raises:
         KeyError: The dataset lacks ``episode`` or one of `keys`.
+        TypeError: `keys` is one string.
         ValueError: An argument is out of range, or two episodes have one number.
 
     Examples:
@@ -194,6 +195,8 @@ def replay_buffer(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1 window, got {batch_size}")
+    if isinstance(keys, str):
+        raise TypeError(f"keys must be a sequence of keys, such as ({keys!r},), got {keys!r}")
     episode = dataset.get("episode", None)
     if episode is None:
         raise KeyError("the dataset has no 'episode'; load_dataset(tensordict) completes it")

@@ -253,9 +253,9 @@ def assemble(
         terminated: (N,) bool.
         last: (N,) bool, True on the last step of every episode. Last steps that did not terminate
             are truncated. The very last step always counts as one.
-        action_low: Lower action bound, as `action_bounds` takes it.
+        action_low: Lower action bound, as `action_bounds` takes it; that of `facts` if None.
         action_high: Upper action bound likewise.
-        facts: The rest of the metadata.
+        facts: The metadata.
         goal: (N, G), floating point, what was headed for, where that is known.
 
     Raises:
@@ -302,7 +302,9 @@ def assemble(
     )
     if goal is not None:
         dataset["infos", "goal"] = goal
-    bounds = action_bounds(action, action_low, action_high)
+    given = {"action_low": action_low, "action_high": action_high}
+    named = {name: facts.get(name) if bound is None else bound for name, bound in given.items()}
+    bounds = action_bounds(action, *named.values())
     dataset.set_non_tensor("metadata", {**facts, **bounds})
     return dataset
 
