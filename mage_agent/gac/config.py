@@ -42,7 +42,7 @@ class GACConfig(Config):
             are kept per trajectory, and learn by the backward pass that trains the model;
             "amortised": an encoder network, which is not the paper's method.
         inner_steps: Adam steps on q at every visit, at most; None is 100 with "fresh" (appendix B),
-            and 0 otherwise, where q learns along with the model.
+            which takes at least one, and 0 otherwise, where q learns along with the model.
         inner_learning_rate: of Adam on q (Table 6).
         inner_tolerance: relative change of the objective at which a trajectory's inner loop stops
             (appendix B).
@@ -170,6 +170,16 @@ class GACConfig(Config):
             raise ValueError(
                 f"discount is {self.discount}; GAC models the return of whole episodes, which is "
                 "not discounted. Leave it at 1."
+            )
+        if self.inference == "fresh" and self.inner_steps == 0:
+            raise ValueError(
+                "inner_steps is 0, but inference='fresh' fits q by them alone; take at least 1, or "
+                "None for 100."
+            )
+        if self.inference == "amortised" and self.inner_steps:
+            raise ValueError(
+                f"inner_steps is {self.inner_steps}, but inference='amortised' takes q from its "
+                "encoder, with no steps of its own; leave it None."
             )
         if self.trigger in ("surprise", "promise") and self.held_out == 0:
             raise ValueError(

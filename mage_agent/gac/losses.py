@@ -138,6 +138,8 @@ class GACLoss(AgentLoss):
                 "of replay_buffer(dataset, starts='episodes', horizon=longest episode)."
             )
         shape = observation.shape[:2]
+        if 0 in shape:
+            raise ValueError(f"the batch is empty: its observations have {(*observation.shape,)}.")
         mask = tensordict.get(keys.mask, None)
         if mask is None:
             mask = torch.ones(shape, dtype=torch.bool, device=observation.device)
@@ -179,24 +181,13 @@ class GACLoss(AgentLoss):
         if config.inference == "amortised" or config.max_inner_steps == 0:
             return tensordict
         trajectories = self.trajectories(tensordict)
-        if self.store is None:
-            start = Ascent.random(len(trajectories.length), self._like(trajectories))
-        else:
-            rows = self._rows(tensordict)
-            start = self.store.read(rows)
-        ascent, self.inner_steps = infer(
-            self.model,
-            trajectories,
-            start,
-            steps=config.max_inner_steps,
-            free_bits=config.free_bits,
-        )
         if self.store is not None:
-            self.store.write(rows, ascent)
+            rows = self._rows(tensordict)
+            self.store.write(rows, self._fitted(trajectories, self.store.read(rows)))
             return tensordict
         prepared = tensordict.copy()
         prepared.batch_size = tensordict.batch_size[:1]
-        for name, value in ascent.posterior._asdict().items():
+        for name, value in self._fitted(trajectories).posterior._asdict().items():
             prepared.set((POSTERIOR, name), value)
         return prepared
 
@@ -241,17 +232,25 @@ class GACLoss(AgentLoss):
             return self.model.encode(trajectories)
         if self.training and self.store is not None:
             return self._learning(self._rows(tensordict), trajectories.length)
-        like = self._like(trajectories)
         if self.training:
-            start: Ascent | None = Ascent.random(len(like), like)
-            steps, margin = self.model.config.max_inner_steps, self.model.config.free_bits
-        else:
-            start = None
-            steps, margin = EVALUATION_STEPS, None
-        ascent, self.inner_steps = infer(
-            self.model, trajectories, start, steps=steps, free_bits=margin
-        )
+            return self._fitted(trajectories).posterior
+        ascent, self.inner_steps = infer(self.model, trajectories, steps=EVALUATION_STEPS)
         return ascent.posterior
+
+    def _fitted(self, trajectories: Trajectories, start: Ascent | None = None) -> Ascent:
+        """The inner loop of training, by default from a random start."""
+        config = self.model.config
+        if start is None:
+            like = trajectories.observation.new_empty(self.model.noise_shape)
+            start = Ascent.random(len(trajectories.length), like)
+        ascent, self.inner_steps = infer(
+            self.model,
+            trajectories,
+            start,
+            steps=config.max_inner_steps,
+            free_bits=config.free_bits,
+        )
+        return ascent
 
     def _learning(self, rows: Tensor, length: Tensor) -> Posterior:
         """The kept q of some trajectories, which the backward pass of the loss will move."""
@@ -260,8 +259,9 @@ class GACLoss(AgentLoss):
         assert store is not None
         ascent = store.read(rows)
         phi = ascent.phi.requires_grad_()
-        # The loss is -J by the batch's mean T, averaged over the batch; q learns by J itself.
-        scale = self._mean(length.to(phi.dtype))
+        # The loss is -J by the batch's mean T, averaged over the batch; q learns by J / T of its
+        # own trajectory, as in ``infer``, which the moments are shared with.
+        scale = self._mean(length.to(phi.dtype)) / length
         if self.reduction == "mean":
             scale = scale * len(rows)
 
@@ -273,7 +273,7 @@ class GACLoss(AgentLoss):
         ) -> None:  # must not hold the leaf, which holds it: nothing frees both
             assert leaf.grad is not None
             kept = Ascent(leaf.detach(), *moments)
-            gradient = -scale * leaf.grad
+            gradient = -scale[:, None, None, None] * leaf.grad
             store.write(rows, kept.step(gradient, self.model.config.inner_learning_rate))
 
         phi.register_post_accumulate_grad_hook(step)
@@ -290,10 +290,6 @@ class GACLoss(AgentLoss):
                 f"{len(self.store)}; their numbers must run from 0."
             )
         return rows
-
-    def _like(self, trajectories: Trajectories) -> Tensor:
-        """A tensor of the shape and kind of eps, (B, K, D)."""
-        return trajectories.observation.new_empty(len(trajectories.length), *self.model.noise_shape)
 
 
 def _next(key: NestedKey) -> NestedKey:

@@ -26,7 +26,7 @@ from mage_agent.gac.memory import Memory
 from mage_agent.gac.networks import Deviation, Encoder, Generator, Prior
 from mage_agent.gac.queries import Query, make_plan
 from mage_agent.gac.replanning import replan, replan_where_due
-from mage_agent.gac.trajectory import Steps, Trajectories
+from mage_agent.gac.trajectory import Steps, Trajectories, draw_steps
 from mage_agent.nn.layers import MLP
 from mage_agent.nn.units import Normalizer
 from mage_agent.stage import Stage
@@ -204,7 +204,14 @@ class GACModel(Agent):
         """
         count = 1 if together else len(trajectories.length)
         share = torch.rand(count, generator=generator, device=trajectories.length.device)
-        return trajectories.draw(share, window=self.config.window, reach=self.config.reach)
+        drawn = draw_steps(
+            trajectories.length,
+            longest=trajectories.observation.shape[1],
+            window=self.config.window,
+            reach=self.config.reach,
+            share=share,
+        )
+        return trajectories.take(*drawn)
 
     def encode(self, trajectories: Trajectories) -> Posterior:
         """q(eps | tau, y) by the encoder, which sees ``SEEN`` steps, evenly spaced."""
@@ -371,6 +378,8 @@ class GACModel(Agent):
         chosen = torch.as_tensor(range(len(state)) if rows is None else rows, device=self.device)
         chosen = chosen.nonzero().squeeze(-1) if chosen.dtype == torch.bool else chosen.long()
         seen = memory.length[chosen]
+        if (seen < 1).any():
+            raise ValueError("an episode has not begun; its plan is made where it begins.")
         if mode == "posterior" and ((seen < 2) | (seen > memory.observation.shape[1])).any():
             raise ValueError(
                 f"mode='posterior' explains an episode since its beginning: {seen.tolist()} "

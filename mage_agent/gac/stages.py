@@ -221,7 +221,7 @@ def calibrate(model: GACModel, dataset: TensorDictBase) -> None:
     """
     interval = model.config.replan_interval
     with evaluating(model), seeded(0, model.device):
-        trajectories = sample_trajectories(model, dataset)
+        trajectories = sample_trajectories(model, model.trajectories(dataset))
         first = trajectories.observation[:, 0]
         ascent, _ = infer(model, trajectories, steps=EVALUATION_STEPS)
         plan = ascent.posterior.mean
@@ -309,16 +309,20 @@ def _columns(model: GACModel, dataset: TensorDictBase) -> TensorDictBase:
     keys = model.config.observation_keys
     following = [("next", key) for key in keys]
     columns = dataset.select(*keys, *following, "action", "step_count", ("next", "done"))
-    started = (dataset["step_count"].flatten() == 0).long()
-    if not started[0]:
+    episode = dataset["episode"]
+    started = torch.cat([torch.ones(1).bool(), (episode[1:] != episode[:-1]).cpu()])
+    torn = (dataset["step_count"].flatten().cpu() == 0) != started
+    if torn.any():
+        number = int(episode[torn.nonzero()[0, 0]])
         raise ValueError(
-            "the dataset begins in the middle of an episode; GAC learns from whole episodes."
+            f"what there is of episode {number} begins in the middle of an episode; GAC learns "
+            "from whole episodes."
         )
     if not dataset["next", "done"][-1]:
         raise ValueError(
             "the dataset ends in the middle of an episode; GAC learns from whole episodes."
         )
-    columns["episode"] = started.cumsum(0) - 1
+    columns["episode"] = (started.long().cumsum(0) - 1).to(episode.device)
     columns["return_to_go"] = model.returns_to_go(dataset)
     return columns
 

@@ -46,13 +46,6 @@ class Trajectories:
             weight=weight,
         )
 
-    def draw(self, share: Tensor, *, window: int | None, reach: int) -> Steps:
-        """Draw steps (see ``draw_steps``) and look them up."""
-        longest = self.observation.shape[1]
-        return self.take(
-            *draw_steps(self.length, longest=longest, window=window, reach=reach, share=share)
-        )
-
     def evenly(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """Evenly spaced steps: observations (B, L, S), actions (B, L, A), clock (B, L, 1)."""
         place = torch.arange(count, device=self.length.device)
@@ -124,20 +117,17 @@ def draw_steps(
         ``index`` into the trajectory, ``history`` and ``weight`` of ``Steps``, each (B, N, L).
     """
     # Deviation 26: a few steps stand for a trajectory; the paper sums over all of them.
-    whole = window is None or window >= longest
-    size = longest if whole or window is None else window
+    size = longest if window is None else min(window, longest)
     past = reach - 1
     piece = min(size, max(1, 4 * past))
     pieces = -(-size // piece)
     length = length[:, None]
     number = torch.arange(pieces, device=length.device)
-    start = (number * piece).expand(len(length), -1)
     chosen = pieces * piece
     short = length <= chosen  # taken as it is
-    if not whole:
-        offset = (share[:, None] * length).long().minimum(length - 1)
-        ring = (offset + number * length // pieces) % length
-        start = torch.where(short, start, ring)
+    offset = (share[:, None] * length).long().minimum(length - 1)
+    ring = (offset + number * length // pieces) % length
+    start = torch.where(short, number * piece, ring)
     place = torch.arange(-past, piece, device=length.device)
     step = start[..., None] + place  # (B, N, L)
     end = length[..., None]

@@ -79,6 +79,8 @@ def test_fine_tuning_is_that_of_tables_6_and_7() -> None:
         ({"width": 30, "num_heads": 4}, "width 30 is not a multiple of num_heads 4"),
         ({"discount": 0.99}, "not discounted"),
         ({"trigger": "surprise"}, "held_out is 0"),
+        ({"inference": "fresh", "inner_steps": 0}, "fits q by them alone; take at least 1"),
+        ({"inference": "amortised", "inner_steps": 5}, "takes q from its encoder"),
         ({"query": "best of all"}, "allowed"),
         ({"inference": "exact"}, "allowed"),
         ({"window": 0}, "window is 0"),

@@ -104,6 +104,18 @@ def test_what_the_query_was_set_to_stays(policy: GACPolicy, tmp_path: Any) -> No
     assert (facts["asks for kind"], facts["asks for asked_return"]) == ("target", "1.25")
 
 
+def test_an_empty_batch_is_refused(policy: GACPolicy) -> None:
+    batch = replay_buffer(tiny_dataset(), horizon=20, starts="episodes", discount=1.0).sample()
+    with pytest.raises(ValueError, match=r"the batch is empty: its observations have \(0, 20, 3\)"):
+        GACLoss(policy.model, num_trajectories=8)(batch[:0])
+
+
+@pytest.mark.parametrize("mode", ["restart", "posterior"])
+def test_no_plan_is_made_anew_before_an_episode_begins(policy: GACPolicy, mode: Any) -> None:
+    with pytest.raises(ValueError, match="an episode has not begun"):
+        policy.model.replan(policy.model.initial_state(2), mode=mode)
+
+
 def test_windows_from_the_middle_of_episodes_are_refused(policy: GACPolicy) -> None:
     buffer = replay_buffer(tiny_dataset(), horizon=20, batch_size=16, discount=1.0)
     with pytest.raises(ValueError, match="begin in the middle of an episode"):

@@ -150,6 +150,10 @@ def test_observations_that_never_change_are_refused() -> None:
 def test_a_dataset_that_begins_inside_an_episode_is_refused() -> None:
     with pytest.raises(ValueError, match="begins in the middle of an episode"):
         build(tiny_dataset()[3:])
+    dataset = tiny_dataset()
+    torn = (dataset["episode"] == 4) & (dataset["step_count"].flatten() < 2)
+    with pytest.raises(ValueError, match="of episode 4 begins in the middle of an episode"):
+        build(dataset[~torn])
 
 
 def test_holding_out_parts_episodes() -> None:
