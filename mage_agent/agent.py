@@ -11,6 +11,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any, ClassVar, Self
 
 import torch
@@ -77,13 +78,10 @@ class Agent(nn.Module, ABC):
                 f"observation_dim is {observation_dim}; it must hold the size of each of {keys}."
             )
         if min(*given.values(), action_dim) < 1:
-            raise ValueError(
-                f"observation_dim is {observation_dim} and action_dim is {action_dim}; all sizes "
-                "must be at least 1."
-            )
+            sizes = f"observation_dim is {observation_dim} and action_dim is {action_dim}"
+            raise ValueError(f"{sizes}; all sizes must be at least 1.")
         self.config = config.replace(observation_keys=keys)
-        sizes = {key: given[key] for key in keys}
-        self.units = Units(sizes, action_dim, discount=config.discount)
+        self.units = Units({k: given[k] for k in keys}, action_dim, discount=config.discount)
 
     @property
     def sizes(self) -> dict[str, Any]:
@@ -113,15 +111,19 @@ class Agent(nn.Module, ABC):
         """
         raise ValueError(f"there is no copy of {self.name!r} that acts faster than the agent.")
 
-    def changed(self, **settings: Any) -> Self:
-        """A copy with other settings, of those that decisions read.
+    def adopt(self, **settings: Any) -> None:
+        """Take other settings in place, as ``Config.changed`` allows."""
+        self.config = self.config.changed(**settings)
 
-        Raises:
-            ValueError: a setting is unknown, or its value is not allowed.
-        """
-        copy = type(self)(self.config.replace(**settings), **self.sizes)
-        copy.load_state_dict(self.state_dict())
-        return copy.to(self.device).eval()
+    def changed(self, **settings: Any) -> Self:
+        """A copy that has adopted other settings."""
+        copy = deepcopy(self).eval()
+        copy.adopt(**settings)
+        return copy
+
+    def know_returns(self, dataset: TensorDictBase) -> None:
+        """Take the returns of more data into what may be asked for, in place."""
+        self.units.widen(self.returns_to_go(dataset).to(self.device))
 
     def asks(self) -> dict[str, Any]:
         """What is asked for beyond the configuration, JSON-ready, to be saved with it."""

@@ -48,6 +48,8 @@ class Config:
         ("learning_rate", "warmup_steps", "weight_decay", "gradient_clip")
     )
     """What may change when training is taken up again: it helps training that diverged."""
+    CHANGEABLE: ClassVar[frozenset[str]] = ADJUSTABLE | {"batch_size", "temperature"}
+    """What may change of a trained agent: what decisions read, or training when it goes on."""
 
     observation_keys: tuple[str, ...] = ()
     discount: float = bounded(0.99, 1e-6, 1.0)
@@ -70,6 +72,21 @@ class Config:
     def replace(self, **changes: Any) -> Self:
         """Return a copy with other values; unknown names raise ``ValueError``."""
         return self.from_dict({**self.to_dict(), **changes})
+
+    def changed(self, **changes: Any) -> Self:
+        """Return a copy with other values of ``CHANGEABLE``, for an agent that is trained.
+
+        Raises:
+            ValueError: a name is unknown or not changeable, or a value is not allowed.
+        """
+        new = self.replace(**changes)
+        differs = [name for name in changes if getattr(new, name) != getattr(self, name)]
+        if fixed := sorted(set(differs) - self.CHANGEABLE):
+            raise ValueError(
+                f"{', '.join(fixed)} cannot change: the agent's networks, or what they have "
+                f"learned, depend on it. What may change: {sorted(self.CHANGEABLE)}."
+            )
+        return new
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values."""

@@ -24,6 +24,7 @@ from torch import Tensor
 from mage_agent.agent import Agent
 from mage_agent.checkpoint import agent_header, digest, load_tensors, save_tensors
 from mage_agent.compatibility import check_fits
+from mage_agent.config import Config
 from mage_agent.data import dataset_from_arrays, episode_lengths, metadata
 from mage_agent.envs import ReturnToGoWrapper
 from mage_agent.evaluation import evaluate, new_env
@@ -90,7 +91,7 @@ def learn_online(
             learns from; 1 is all of them. The paper's buffer is prioritised by no formula it gives;
             on Maze2D, stages that learn from all lose what they had, from a quarter they gain.
         changes: of the configuration, for each stage, such as ``FINE_TUNING["hopper-medium"]`` of
-            ``mage_agent.gac.presets``; only of what training and asking read.
+            ``mage_agent.gac.presets``; only of ``config.CHANGEABLE``.
         num_envs: environments to run side by side.
         seed: of the environments, of what is asked for, and of training.
         folder: keeps the state: whoever calls again with the same arguments and the policy, as it
@@ -118,7 +119,7 @@ def learn_online(
     increments = _by_stage("increment", increment, stages)
     agent = policy.model
     check_fits(agent, dataset)
-    changed = [_checked(agent, change) for change in changes]  # before the work, not after it
+    changed = _checked(agent.config, changes)  # before the work, not after it
     place = None if folder is None else Path(folder).absolute()
     counts = {"episodes": int(episodes), "seed": int(seed), "elite_fraction": float(elite_fraction)}
     runs: list[dict[str, Any]] = [
@@ -144,8 +145,8 @@ def learn_online(
             assert new is not None
             result = OnlineStage(number=number, asked=asked, returns=returns, steps=steps, data=new)
             buffer = _append(buffer, _columns(agent, agent.trajectories(new)))
-            agent.units.widen(agent.returns_to_go(buffer).to(agent.device))
-            agent.config = agent.config.replace(**run["changes"])
+            agent.know_returns(buffer)
+            agent.adopt(**run["changes"])
             # Deviation 32: the buffer is prioritised by leaving out all but the best episodes.
             fit(
                 agent,
@@ -157,6 +158,7 @@ def learn_online(
                 checkpoint_path=None if place is None else place / f"stage_{number}.training",
                 resume=place is not None,
             )
+            agent.know_returns(buffer)  # of all, where training has taken those of the elite
             results.append(result)
             if callback is not None:
                 callback(policy, result)
@@ -195,29 +197,25 @@ def _run_in(place: Path | None, agent: Agent, runs: list[dict[str, Any]]) -> Ite
         save_tensors(tensors, path, header)
     agent.load_state_dict(tensors)
     agent.config = type(agent.config).from_dict(header["config"])
+    agent.ask(header["asks"])
     try:
         yield
     finally:
         save_tensors(tensors, path, header | {"weights": [*weights, _name(agent)]})
 
 
-def _checked(agent: Agent, change: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a stage, ready for JSON.
+def _checked(config: Config, changes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What changes in each stage, ready for JSON.
 
     Raises:
-        ValueError: they make other networks, or discount otherwise, than the agent does.
+        ValueError: an agent that is trained cannot change it.
     """
-    config = agent.config.replace(**change)
-    with torch.device("meta"):
-        other = type(agent)(config, **agent.sizes)
-    own, others = ({k: v.shape for k, v in a.state_dict().items()} for a in (agent, other))
-    if own != others or config.discount != agent.config.discount:
-        raise ValueError(
-            f"changes holds {dict(change)}; a stage may change only what training reads, such as "
-            "learning_rate or batch_size, not the agent's networks or what they learn from."
-        )
-    values = config.to_dict()
-    return {name: values[name] for name in change}
+    checked = []
+    for change in changes:
+        config = config.changed(**change)
+        values = config.to_dict()
+        checked.append({name: values[name] for name in change})
+    return checked
 
 
 def _by_stage(name: str, value: Any, stages: int) -> list[Any]:

@@ -13,6 +13,7 @@ from tensordict import TensorDict
 
 from mage_agent import MAGEConfig, MAGEPolicy, MAGETokenizerLoss, online
 from mage_agent.gac import queries
+from mage_agent.gac.model import GACModel
 from mage_agent.gac.policy import GACPolicy
 from mage_agent.online import OnlineStage, _asked, _columns, learn_online
 from mage_agent.policy import AgentPolicy
@@ -197,9 +198,9 @@ def test_stages_may_learn_from_the_best_episodes_alone(monkeypatch: pytest.Monke
     old = policy.model.returns_to_go(dataset)[starts].flatten().tolist()
     best = sorted([*old, *result.returns.tolist()])[-6:]  # of 8 and 5
     assert sorted(seen[0].tolist()) == pytest.approx(best, abs=1e-5)
-    # What "plus" asks for follows from what the model has learned from.
+    # What "plus" asks for follows from all returns, not from those of the elite alone.
     asked = policy.model.returns[[0, -1]].tolist()
-    assert asked == pytest.approx([best[0], best[-1]], abs=1e-5)
+    assert asked == pytest.approx([min(old + result.returns.tolist()), best[-1]], abs=1e-5)
     (result,) = run(gac_policy(), stages=1)
     assert len(seen[1]) == 3, "by default a quarter of 8 and 5"
 
@@ -332,8 +333,34 @@ def test_bad_numbers_are_named() -> None:
 
 
 def test_changes_of_what_was_learned_are_refused_before_the_work() -> None:
-    with pytest.raises(ValueError, match=r"changes holds \{'width': 32\}; a stage may change only"):
-        run(gac_policy(), changes=[{"width": 32}])
+    for change in ({"width": 32}, {"num_heads": 1}, {"trajectory_steps": 3}):
+        (name,) = change
+        with pytest.raises(
+            ValueError, match=rf"{name} cannot change: .* What may change: \['asked_"
+        ):
+            run(gac_policy(), changes=[change])
+    # A stage goes on with what the stage before it was told.
+    told = [{"held_out": 0.2, "trigger": "surprise"}, {"held_out": 0.0}]
+    with pytest.raises(ValueError, match="held_out is 0"):
+        run(gac_policy(), changes=told)
+
+
+def test_changes_reach_the_query_and_the_trigger(tmp_path: Path) -> None:
+    policy = gac_policy()
+    policy.query = "plus"
+    change = {"query_steps": 3, "quantile": 0.3, "held_out": 0.2, "trigger": "promise"}
+    changes = [{}, change]
+    run(policy, changes=changes, folder=tmp_path)
+    model = policy.model
+    assert isinstance(model, GACModel)
+    told = (model.query.kind, model.query.steps, model.query.quantile, model.trigger)
+    assert told == ("plus", 3, 0.3, "promise")
+    assert model.shortfall_limit < 1e20
+    weights = {key: value.clone() for key, value in model.state_dict().items()}
+    policy.query = "prior"  # a run goes on from where it began
+    run(policy, changes=changes, folder=tmp_path)
+    assert (model.query.kind, model.query.steps, model.trigger) == ("plus", 3, "promise")
+    assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:

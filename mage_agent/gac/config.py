@@ -111,6 +111,13 @@ class GACConfig(Config):
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = PRESETS
     FINE_TUNING: ClassVar[dict[str, tuple[dict[str, Any], ...]]] = FINE_TUNING
+    CHANGEABLE: ClassVar[frozenset[str]] = Config.CHANGEABLE | {
+        *("free_bits", "inner_steps", "inner_learning_rate", "inner_tolerance", "window", "steps"),
+        *("outer_steps", "optimizer", "held_out", "query", "asked_return", "quantile", "increment"),
+        *("prior_weight", "query_samples", "query_radius", "query_steps", "query_learning_rate"),
+        *("query_tolerance", "trigger", "replan", "replan_interval", "replan_weight"),
+        "replan_steps",
+    }
 
     discount: float = bounded(1.0, 1e-6, 1.0)
     # Networks.

@@ -8,6 +8,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from mage_agent.config import LARGEST
 from mage_agent.gac.evidence import log_normal
 from mage_agent.gac.queries import Plan
 from mage_agent.gac.trajectory import Trajectories
@@ -47,7 +48,18 @@ class Memory:
 
     @staticmethod
     def empty(model: GACModel, count: int) -> TensorDict:
-        """Memory of ``count`` episodes that have not begun."""
+        """Memory of ``count`` episodes that have not begun.
+
+        Raises:
+            ValueError: the trigger has no limit, since it has not been calibrated.
+        """
+        limits = {"surprise": model.surprise_limit, "promise": model.shortfall_limit}
+        if model.trained and model.trigger in limits and limits[model.trigger] >= LARGEST:
+            raise ValueError(
+                f"the trigger {model.trigger!r} has no limit: training held out no episodes to "
+                "calibrate it on (held_out), or replan_interval has changed since. Calibrate it by "
+                "mage_agent.gac.stages.calibrate(model, dataset), on data that it has not seen."
+            )
         config, like = model.config, model.units.action_low
         size = config.reach
         if model.trigger == "surprise":

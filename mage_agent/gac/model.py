@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import Any, ClassVar, Self, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -244,6 +244,11 @@ class GACModel(Agent):
         super().fit_units(dataset)
         stages.fit_statistics(self, dataset)
 
+    def know_returns(self, dataset: TensorDictBase) -> None:
+        """Take the returns of more data into what may be asked for, in place."""
+        super().know_returns(dataset)
+        stages.take_returns(self, dataset)
+
     def trajectories(self, dataset: TensorDictBase) -> TensorDictBase:
         """A dataset whose episodes head for one goal, and are no longer than an evaluation's."""
         return stages.part(dataset, self.config)
@@ -275,12 +280,15 @@ class GACModel(Agent):
         self.remembers_episodes |= saved.pop("remembers_episodes", False)
         self.query = replace(self.query, **saved)
 
-    def changed(self, **settings: Any) -> Self:
-        """A copy with other settings; what query and trigger were set to stays, but for these."""
-        copy = super().changed(**settings)
-        own = {"trigger": copy.trigger} if "trigger" in settings else {}
-        copy.ask({**self.asks(), **copy.query.among(settings), **own})
-        return copy
+    def adopt(self, **settings: Any) -> None:
+        """Take other settings; what query and trigger were set to stays, but for these."""
+        span = self.config.replan_interval
+        super().adopt(**settings)
+        self.query = replace(self.query, **Query.of(self.config).among(settings))
+        if "trigger" in settings:
+            self.trigger = self.config.trigger
+        if self.config.replan_interval != span:  # the limit is of means over as many steps
+            self.surprise_limit.fill_(LARGEST)
 
     @contextmanager
     def exploring(self) -> Iterator[None]:

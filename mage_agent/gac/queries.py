@@ -97,6 +97,12 @@ class Plan(NamedTuple):
     latents: Tensor
     value: Tensor
 
+    @classmethod
+    def of(cls, model: GACModel, start: Tensor, noise: Tensor) -> Plan:
+        """The plan of eps (B, K, D) for standardised s_0, (B, S)."""
+        latents = model.latents(start, noise)
+        return cls(noise, latents, model.value(latents))
+
 
 @torch.no_grad()
 def make_plan(
@@ -159,8 +165,7 @@ def make_plan(
         found = near(ascent.posterior)
         drawn = sample and query.kind != "max"
         chosen = found.sample(noise()) if drawn else found.mean
-    latents = model.latents(start, chosen)
-    return Plan(chosen, latents, model.value(latents))
+    return Plan.of(model, start, chosen)
 
 
 def noise_like(

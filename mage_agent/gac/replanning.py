@@ -24,6 +24,8 @@ FIRST_LOG_VARIANCE = -2.0
 """Of q around a plan that is to be changed: sure of the plan, but not entirely."""
 LOOK_STEPS = 10
 """Adam steps after which the trigger "promise" reads the return that is still to be expected."""
+LOOK_LEARNING_RATE = 0.05
+"""Of these steps; its limit holds for them alone."""
 
 
 @torch.no_grad()
@@ -64,11 +66,11 @@ def replan(
             memory.trajectories(rows),
             query_term(model, replace(query, prior_weight=model.config.replan_weight), values),
             steps=model.config.replan_steps,
+            learning_rate=query.learning_rate,
             sample=sample,
             generator=generator,
         )
-        latents = model.latents(start, noise)
-        plan = Plan(noise, latents, model.value(latents))
+        plan = Plan.of(model, start, noise)
     memory.follow(plan, rows)
 
 
@@ -88,13 +90,14 @@ def shortfall(model: GACModel, start: Tensor, noise: Tensor, trajectories: Traje
     Returns:
         Difference of E[y | z], shape (B,).
     """
-    expected, reached = (
-        model.value(
-            model.latents(start, explain(model, start, noise, seen, None, steps=LOOK_STEPS))
+
+    def expected(seen: Trajectories | None) -> Tensor:
+        moved = explain(
+            model, start, noise, seen, None, steps=LOOK_STEPS, learning_rate=LOOK_LEARNING_RATE
         )
-        for seen in (None, trajectories)
-    )
-    return expected - reached
+        return Plan.of(model, start, moved).value
+
+    return expected(None) - expected(trajectories)
 
 
 def replan_where_due(
@@ -165,6 +168,7 @@ def explain(
     term: Callable[[Tensor], Tensor] | None,
     *,
     steps: int,
+    learning_rate: float,
     sample: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -181,6 +185,7 @@ def explain(
             nothing.
         term: what the query adds, from ``query_term``; None asks for nothing.
         steps: of Adam, at most.
+        learning_rate: of these steps.
         sample: whether to draw from ``generator``.
         generator: source of randomness; None is torch's own.
 
@@ -205,7 +210,7 @@ def explain(
         objective,
         Ascent.start(phi),
         steps=steps,
-        learning_rate=model.query.learning_rate,
+        learning_rate=learning_rate,
         tolerance=model.query.tolerance,
         anneal=term is not None,
     )

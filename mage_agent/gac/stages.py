@@ -38,6 +38,7 @@ __all__ = [
     "make_stages",
     "part",
     "sample_trajectories",
+    "take_returns",
 ]
 
 JUDGED = 128
@@ -77,7 +78,7 @@ def make_stages(model: GACModel, dataset: TensorDictBase) -> list[Stage]:
     peak = config.learning_rate
 
     def begin() -> None:
-        _take_returns(model, columns)
+        take_returns(model, training)
         if model.trained:
             _catch_up(loss, columns)
 
@@ -157,7 +158,7 @@ def fit_statistics(model: GACModel, dataset: TensorDictBase) -> None:
         )
     columns = _columns(model, dataset)
     model.normalize_value.fit(_returns(columns)[:, None])
-    _take_returns(model, columns)
+    take_returns(model, dataset)
     # Memories reach back to s_0 in an evaluation, which may outlast the trajectories.
     model.longest.clamp_(min=model.config.trajectory_steps or step_limit(dataset) or 1)
 
@@ -242,8 +243,9 @@ def calibrate(model: GACModel, dataset: TensorDictBase) -> None:
             model.shortfall_limit.copy_(torch.cat(missing).quantile(SHORTFALL_QUANTILE))
 
 
-def _take_returns(model: GACModel, columns: TensorDictBase) -> None:
+def take_returns(model: GACModel, dataset: TensorDictBase) -> None:
     """Quantiles of the episodes' returns, which "plus" asks for, and the longest episode."""
+    columns = _columns(model, dataset)
     levels = torch.linspace(0, 1, len(model.returns), dtype=torch.float64)
     model.returns.copy_(_returns(columns).double().quantile(levels, interpolation="nearest"))
     model.longest.fill_(max(int(model.longest), _longest(columns)))

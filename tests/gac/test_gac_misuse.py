@@ -17,7 +17,7 @@ from mage_agent.gac.actor import GACActor
 from mage_agent.gac.losses import GACLoss
 from mage_agent.gac.policy import GACPolicy
 from mage_agent.gac.queries import Query
-from mage_agent.gac.stages import hold_out
+from mage_agent.gac.stages import calibrate, hold_out
 from mage_agent.online import learn_online
 from tests.gac.point import PointEnv
 from tests.gac.tiny import STATE, tiny_config, tiny_dataset
@@ -99,9 +99,27 @@ def test_what_the_query_was_set_to_stays(policy: GACPolicy, tmp_path: Any) -> No
     assert copy.query == policy.query
     copy = policy.model.changed(query="max", query_steps=9)
     assert (copy.query.kind, copy.query.asked_return, copy.query.steps) == ("max", 1.25, 9)
+    with pytest.raises(ValueError, match="num_heads cannot change: the agent's networks"):
+        policy.model.changed(num_heads=1)
     policy.save(tmp_path / "asks")
     facts = checkpoint_facts(tmp_path / "asks")
     assert (facts["asks for kind"], facts["asks for asked_return"]) == ("target", "1.25")
+
+
+@pytest.mark.parametrize("trigger", ["surprise", "promise"])
+def test_a_trigger_without_a_limit_is_refused(policy: GACPolicy, trigger: Any) -> None:
+    policy.model.trained.fill_(True)
+    policy.model.trigger = trigger
+    with pytest.raises(ValueError, match=f"the trigger '{trigger}' has no limit: training held"):
+        policy.predict(np.zeros(3, np.float32))
+    calibrate(policy.model, tiny_dataset())
+    policy.predict(np.zeros(3, np.float32))
+    other = policy.model.changed(replan_interval=3)
+    if trigger == "surprise":  # whose limit is of means over as many steps
+        with pytest.raises(ValueError, match="or replan_interval has changed since"):
+            other.initial_state(1)
+    else:
+        other.initial_state(1)
 
 
 def test_an_empty_batch_is_refused(policy: GACPolicy) -> None:

@@ -222,6 +222,7 @@ def test_replanning_is_eq_3() -> None:
         start,
         trajectories,
         query_term(model, query, asked),
+        learning_rate=0.05,
         steps=800,
     )
     for row in range(2):
