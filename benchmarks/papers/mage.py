@@ -146,9 +146,6 @@ _ENVIRONMENTS = {  # what today's environments change
         "the goal is part of the observation.",
         "AntMaze: MAGE departs further from its paper than elsewhere: its plans hold the achieved "
         "goal, not the whole state, and its action is read off the plan's direction.",
-        "AntMaze: MAGE's records of umaze are from before values had a training stage of their "
-        "own; today's preset trains them first, asks for the best return from every state, sees "
-        "how far goals are and follows Muon.",
     ),
     "pointmaze": (
         "PointMaze is OGBench's: the percentage of episodes, spread over its five pairs of start "
