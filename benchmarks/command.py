@@ -201,7 +201,9 @@ def make_parser() -> argparse.ArgumentParser:
     add("--table", type=int, help=f"run a table of the paper ({tables})")
     add("--stages", type=int, default=0, help="score after as many stages of online fine-tuning")
     add("--seeds", type=_positive, default=5, help="number of training seeds (default: 5)")
-    add("--budget", choices=tuple(MINUTES), default="standard", help="length of a training")
+    lengths = ", ".join(f"{name} {m:g} minutes" for name, m in MINUTES.items() if m)
+    about = f"length of a training: {lengths}, paper its published steps (default: standard)"
+    add("--budget", choices=tuple(MINUTES), default="standard", help=about)
     add("--minutes", type=_above_zero, help="of a training; default: the budget's")
     add("--output", type=Path, default=Path("runs/suite"), help="folder (default: runs/suite)")
     add("--executor", choices=("local", "ray"), default="local", help="where cells run")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
@@ -109,6 +109,20 @@ class AgentActor(SafeModule):  # type: ignore[misc]
         """The agent that acts."""
         model: Agent = self.module.model
         return model
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Write the action, and the agent's memory under ``next``.
+
+        Raises:
+            KeyError: an entry is missing.
+        """
+        try:
+            return super().forward(*args, **kwargs)
+        except KeyError as error:
+            raise KeyError(
+                f"{error.args[0]}. The actor reads {self.in_keys}; what an environment does not "
+                "have by itself, actor.make_env_transforms() adds to it."
+            ) from error
 
     def make_env_transforms(
         self, target_return: float | Sequence[float] | Tensor | None = None

@@ -92,6 +92,13 @@ class DiscountedTargetReturn(TargetReturn):  # type: ignore[misc]
         self.discount = discount
         self.low, self.high = return_to_go_range
 
+    def __repr__(self) -> str:  # torchrl's own asks for keys that only an environment settles
+        target, limits = self.target_return.tolist(), (self.low, self.high)
+        return (
+            f"{type(self).__name__}({target}, discount={self.discount}, "
+            f"return_to_go_range={limits})"
+        )
+
     def _reset(
         self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase
     ) -> TensorDictBase:

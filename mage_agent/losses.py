@@ -188,7 +188,12 @@ class AgentLoss(LossModule):  # type: ignore[misc]
                 "data with load_dataset and take the batches of a stage, or draw windows with "
                 f"replay_buffer(dataset, discount={self.model.config.discount})."
             )
-        return torch.cat([tensordict.get(key) for key in self.observation_keys], dim=-1)
+        return torch.cat([self.read(tensordict, key) for key in self.observation_keys], dim=-1)
+
+    def read(self, tensordict: TensorDictBase, key: NestedKey) -> Tensor:
+        """An entry of a batch, in the agent's own floating-point type."""
+        entry: Tensor = tensordict.get(key)
+        return entry.to(self.model.units.action_low.dtype)
 
     def reduced(self, losses: dict[str, Tensor], metrics: dict[str, Tensor]) -> TensorDict:
         """Reduce losses of shape (B,); metrics are scalars and stay out of ``reduction="none"``."""

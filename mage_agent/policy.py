@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast, overload
 
 import gymnasium as gym
 import numpy as np
@@ -377,7 +377,7 @@ class AgentPolicy(BasePolicy):
 
     @classmethod
     def load(cls, path: File, device: str | torch.device = "auto") -> Self:
-        """Read a policy; nothing in the file is executed.
+        """Read a policy, ``AgentPolicy`` one of any agent; nothing in the file is executed.
 
         Args:
             path: file written by ``save``, or a binary file open for reading.
@@ -386,8 +386,7 @@ class AgentPolicy(BasePolicy):
         Raises:
             FileNotFoundError: there is no such file.
             TypeError: the file holds another agent than the class is for.
-            ValueError: the file is damaged or no checkpoint of mage_agent, or lacks what a policy
-                needs.
+            ValueError: the file is damaged, no checkpoint of mage_agent, or none of a policy.
         """
         model, extra = load_agent(path, find_device(device))
         known = {key: extra[key] for key in ("target_return", "seed") if key in extra}
@@ -396,5 +395,6 @@ class AgentPolicy(BasePolicy):
                 f"{path} holds the agent {model.name!r}, a {type(model).__name__}; {cls.__name__} "
                 f"drives a {cls.agent_class.__name__}, AgentPolicy any."
             )
+        own = [each for each in AgentPolicy.__subclasses__() if each.agent_class is type(model)]
         with usable(path, "policy"):
-            return cls(model, **known)
+            return cast("type[Self]", own[0] if own and cls is AgentPolicy else cls)(model, **known)

@@ -186,6 +186,8 @@ def test_observation_of_another_size_is_an_error() -> None:
 def test_missing_return_to_go_is_an_error_that_names_it() -> None:
     with pytest.raises(KeyError, match="return_to_go"):
         GymEnv("Pendulum-v1").rollout(2, MAGEActor(make_model()))
+    with pytest.raises(KeyError, match=r"by itself, actor\.make_env_transforms\(\) adds to it"):
+        MAGEActor(make_model())(inputs(2).exclude("return_to_go"))
 
 
 class TestMemory:

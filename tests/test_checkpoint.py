@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mage_agent import AgentPolicy, MAGEModel, checkpoint
+from mage_agent import AgentPolicy, MAGEModel, MAGEPolicy, checkpoint
 from mage_agent.checkpoint import (
     FORMATS,
     CheckpointError,
@@ -251,7 +251,9 @@ class TestMethods:
         buffer = io.BytesIO()
         AgentPolicy(model).save(buffer)
         buffer.seek(0)
-        assert AgentPolicy.load(buffer).model.config == model.config
+        policy = AgentPolicy.load(buffer)
+        assert policy.model.config == model.config
+        assert type(policy) is MAGEPolicy  # which has what this agent's policies have
 
 
 class TestDigest:

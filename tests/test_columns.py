@@ -73,7 +73,29 @@ def test_bounds_may_come_with_the_facts_of_another_dataset() -> None:
         changed(facts={"action_low": -0.1, "action_high": 0.1})
 
 
+def test_a_value_that_makes_up_the_spread_is_pointed_at() -> None:
+    rng, ends = np.random.default_rng(0), np.arange(1, 501) % 50 == 0
+    seen = rng.normal(size=(500, 3))
+    seen[:, 2] = np.arange(500) == 80  # a flag that is set once: nothing is lost
+    rest = (rng.uniform(-1, 1, size=(500, 2)), rng.normal(size=500), ends & False, ends)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dataset_from_arrays(seen, *rest)
+    seen[77, 1] = -1e6
+    with pytest.warns(
+        UserWarning, match=r"observation, column 1, is -1e\+06 in episode 1, step 27"
+    ):
+        dataset_from_arrays(seen, *rest)
+
+
 class TestKindsOfArrays:
+    def test_a_data_frame_of_columns_of_several_types(self) -> None:
+        frame = np.array([[0.5, True, 3], [1.5, False, 4]], dtype=object)
+        assert as_array(frame, "observations").tolist() == [[0.5, 1.0, 3.0], [1.5, 0.0, 4.0]]
+        frame[1, 0] = None
+        with pytest.raises(TypeError, match="observations holds object such as None"):
+            as_array(frame, "observations")
+
     @pytest.mark.parametrize(
         "form",
         [

@@ -205,6 +205,14 @@ class TestBadFiles:
         with pytest.raises(ValueError, match="is not a D4RL file: it lacks actions, rewards"):
             load_dataset(write(actions=None, rewards=None))
 
+    def test_a_group_in_place_of_an_array(self, tmp_path: Path) -> None:
+        with h5py.File(tmp_path / "own.hdf5", "w") as file:
+            for name in ("actions", "rewards", "terminals"):
+                file[name] = np.zeros((4, 2))
+            file["observations/position"] = np.zeros((4, 2))
+        with pytest.raises(ValueError, match="; observations must be one array, not a group of"):
+            load_dataset(tmp_path / "own.hdf5")
+
     def test_minari_file(self, minari_dataset: Any) -> None:
         path = Path(minari_dataset.storage.data_path) / "main_data.hdf5"
         with pytest.raises(ValueError, match="a Minari dataset: load it by its id"):

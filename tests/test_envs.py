@@ -146,6 +146,12 @@ def test_the_wrapper_refuses_normalised_rewards() -> None:
     assert outermost.reset()[0]["return_to_go"] == [1.0]
 
 
+def test_the_transform_prints_before_it_has_an_environment() -> None:
+    printed = repr(DiscountedTargetReturn(9.0, discount=0.9, return_to_go_range=(0.0, 12.0)))
+    expected = "DiscountedTargetReturn(9.0, discount=0.9, return_to_go_range=(0.0, 12.0))"
+    assert printed == expected
+
+
 def test_the_transform_refuses_normalised_rewards() -> None:
     normalise = VecNormV2(in_keys=["reward"])
     with pytest.raises(ValueError, match=r"VecNormV2 normalises .* put it behind"):

@@ -81,6 +81,12 @@ def total(losses: TensorDict) -> Tensor:
     return torch.stack([term.mean() for term in terms]).sum()
 
 
+def test_float64_batches_are_read_in_the_types_of_the_agent(make_loss: Any) -> None:
+    loss = make_loss().eval()
+    batch = batch_for(loss)
+    assert_same(evaluate(loss, batch.double()), evaluate(loss, batch))
+
+
 def gradients(loss: Loss, td: TensorDict) -> dict[str, Tensor]:
     loss.zero_grad(set_to_none=True)
     total(evaluate(loss, td)).backward()

@@ -215,6 +215,15 @@ class TestCodebook:
         assert not torch.equal(quantizer.codes, state["codebook._codebook.embed"][0])
         assert {key: value.data_ptr() for key, value in quantizer.state_dict().items()} == places
 
+    @pytest.mark.parametrize("started", [True, False])
+    def test_what_is_not_finite_moves_nothing(self, started: bool) -> None:
+        quantizer, latent = make_quantizer(), torch.randn(20, 4, 3)
+        quantizer.codebook._codebook.initted.fill_(started)
+        state = {key: value.clone() for key, value in quantizer.state_dict().items()}
+        latent[3, 0, 0] = torch.nan
+        quantizer.encode(latent, update_codebook=True)
+        assert all(torch.equal(value, state[key]) for key, value in quantizer.state_dict().items())
+
     def test_a_dead_code_comes_back_among_the_data(self) -> None:
         quantizer = make_quantizer()
         codebook = quantizer.codebook._codebook

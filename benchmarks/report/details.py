@@ -177,7 +177,9 @@ def failure_section(results: Results) -> Section:
         if len(digests := {r["config_digest"] for r in cell.finished if r.get("config_digest")}) > 1
     ]
     remarks = [*gaps, *mixed, *results.problems]
-    blocks.append(Points(items=remarks or ["No gaps: every method was run on every dataset."]))
+    if not remarks and not seeds:
+        remarks = ["No gaps: every method was run on every dataset."]
+    blocks.append(Points(items=remarks))
     section.blocks = blocks
     return section
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 from mage_agent.data.continuity import jumps
 from mage_agent.data.ted import OUTCOMES, check_contiguous, metadata, observation_keys
 
+OUTLIERS = 3
+"""Values, at most, that are pointed at where a column's spread is theirs alone."""
 TOLERANCE = 1e-4
 """How far an action may lie outside its bounds, as a part of their distance: rounding."""
 
@@ -30,6 +33,9 @@ def check_dataset(dataset: TensorDictBase) -> None:
         ValueError: There are no steps, a shape is wrong, a value is NaN or infinite, observations
             or actions are zero throughout, an action lies outside its bounds, the steps of an
             episode do not lie in one piece or do not follow on, or an episode is padding.
+
+    Warns:
+        UserWarning: Nearly all of a column's variance is that of one to three values.
     """
     observations = check_layout(dataset)
     if not dataset["action"].is_floating_point():
@@ -48,6 +54,10 @@ def check_dataset(dataset: TensorDictBase) -> None:
                 f"nothing happened, or the data was not read properly (the cache of torchrl 0.14's "
                 f"MinariExperienceReplay, for instance, holds only zeros)"
             )
+    for entry in observations:
+        if isinstance(dataset[entry], Tensor):
+            _warn_of_outliers(dataset, entry)
+    _warn_of_outliers(dataset, ("next", "reward"))
     check_contiguous(dataset["episode"])
     _check_episodes(dataset, observations)
     _check_bounds(dataset)
@@ -108,6 +118,26 @@ def _check_values(dataset: TensorDictBase, key: Key) -> None:
         f"({values[row, column].item()}) in {_where(dataset, row)}, column {column}; leave those "
         f"episodes out or repair the values"
     )
+
+
+def _warn_of_outliers(dataset: TensorDictBase, key: Key) -> None:
+    values: Tensor = dataset[key]
+    squares = (values - values.mean(0)).square()
+    total = squares.sum(0)
+    for column in (squares.amax(0) > total / (OUTLIERS + 1)).nonzero().flatten().tolist():
+        most, rows = squares[:, column].topk(min(OUTLIERS, len(values)))
+        rest = values[:, column].index_fill(0, rows, values[:, column].median())
+        low, high = (float(extreme) for extreme in rest.aminmax())
+        # Of flags that are rarely set, the rest does not vary, and nothing is lost.
+        if len(values) > 100 and most.sum() > 0.99 * total[column] and low < high:
+            row = int(rows[0])
+            warnings.warn(
+                f"{_name(key)}, column {column}, is {float(values[row, column]):g} in "
+                f"{_where(dataset, row)}, and within [{low:g}, {high:g}] in all steps but "
+                f"{OUTLIERS} at most: standardised by such a spread, all the others look alike. If "
+                "it stands for a missing value, repair it, or leave the episode out.",
+                stacklevel=4,
+            )
 
 
 def _check_episodes(dataset: TensorDictBase, observations: Sequence[str]) -> None:

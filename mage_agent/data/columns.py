@@ -60,6 +60,8 @@ def as_array(values: Any, name: str) -> NDArray[Any]:
         array = np.atleast_1d(np.asarray(values))
         if array.dtype == object:  # a column of arrays, or of numbers of several types
             array = np.stack([np.asarray(row) for row in array])
+        if array.dtype == object and all(isinstance(value, Real) for value in array.flat):
+            array = array.astype(np.float64)  # a data frame's, of columns of several types
     except (ValueError, RuntimeError) as error:
         shapes = [np.shape(row) for row in values]
         odd = next((i for i, shape in enumerate(shapes) if shape != shapes[0]), 0)

@@ -64,6 +64,8 @@ def read_hdf5(path: str | os.PathLike[str], *, everything: bool = False) -> dict
         if missing:
             found = sorted(file)[:8]
             hint = " (a Minari dataset: load it by its id)" if "episode_0" in file else ""
+            if groups := [key for key in missing if isinstance(file.get(key), h5py.Group)]:
+                hint = f"; {', '.join(groups)} must be one array, not a group of them"
             raise ValueError(
                 f"{str(path)!r} is not a D4RL file: it lacks {', '.join(missing)} and has "
                 f"{', '.join(found) or 'nothing'}{hint}"

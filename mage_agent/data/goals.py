@@ -117,7 +117,8 @@ def _by_distance(dataset: TensorDictBase) -> _Rule:
     raise ValueError(
         f"the rewards of the dataset, {len(rewards)} different ones from {float(rewards[0]):g} to "
         f"{float(rewards[-1]):g}, are not one within a distance of the goal and another one "
-        "beyond; give reward=, for instance lambda achieved, goal: "
+        "beyond. Either what followed the last steps of episodes is missing (next_observations "
+        "of dataset_from_arrays), or give reward=, for instance lambda achieved, goal: "
         "env.unwrapped.compute_reward(achieved, goal, {})."
     )
 

@@ -158,12 +158,12 @@ class GACLoss(AgentLoss):
                 f"{int(begun.sum())} of {len(begun)} windows begin in the middle of an episode; "
                 "GAC learns from whole episodes: draw them with starts='episodes'."
             )
-        following = [tensordict.get(_next(key)) for key in self.observation_keys]
+        following = [self.read(tensordict, _next(key)) for key in self.observation_keys]
         return model.standardize(
             observation=observation,
-            action=tensordict.get(keys.action),
+            action=self.read(tensordict, keys.action),
             next_observation=torch.cat(following, dim=-1),
-            value=tensordict.get(keys.return_to_go).view(shape)[:, 0],
+            value=self.read(tensordict, keys.return_to_go).view(shape)[:, 0],
             length=length,
         )
 

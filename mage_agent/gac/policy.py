@@ -65,8 +65,14 @@ class GACPolicy(AgentPolicy):
             The state for the next ``predict``.
 
         Raises:
+            TypeError: there is no state, or the rows are a word.
             ValueError: see ``GACModel.replan``.
         """
+        if state is None or isinstance(rows, str):
+            raise TypeError(
+                f"state is {state!r} and rows is {rows!r}; give the state that predict returned, "
+                'the numbers of environments, and the mode by its name: mode="restart".'
+            )
         memory = from_arrays(self.model.initial_state(len(state[0])), state)
         assert memory is not None
         return to_arrays(self.model.replan(memory, rows, mode=mode))

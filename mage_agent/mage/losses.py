@@ -57,8 +57,8 @@ class _MAGELoss(AgentLoss):
             )
         return TrajectoryWindow(
             observation=observation,
-            action=tensordict.get(keys.action),
-            return_to_go=tensordict.get(keys.return_to_go),
+            action=self.read(tensordict, keys.action),
+            return_to_go=self.read(tensordict, keys.return_to_go),
             mask=mask,
         )
 
@@ -347,7 +347,7 @@ class MAGEInverseDynamicsLoss(_MAGELoss):
         """Losses of a batch, whose first step is read; the input stays as it is."""
         model, keys = self.model, self.tensor_keys
         observation = self.observation(tensordict)
-        others = (tensordict.get(key) for key in (keys.action, keys.return_to_go, "plan"))
+        others = (self.read(tensordict, k) for k in (keys.action, keys.return_to_go, "plan"))
         observation, action, return_to_go, plan = (
             part[:, 0] if part.ndim == 3 else part for part in (observation, *others)
         )

@@ -103,9 +103,12 @@ class MultiScaleQuantizer(nn.Module):
         residuals: list[Tensor] = []
         commitments: list[Tensor] = []
 
+        if update_codebook:  # not by what is not finite, which codes would keep for ever
+            whole = gather(latent.detach())
+            update_codebook = bool(whole.isfinite().all())
         if update_codebook and not self.codebook._codebook.initted:
-            down = torch.cat([d @ latent.detach() for d in self.scale_down], dim=1)
-            self.codebook._codebook.init_embed_(gather(down).flatten(0, 1)[None])
+            down = torch.cat([d @ whole for d in self.scale_down], dim=1)
+            self.codebook._codebook.init_embed_(down.flatten(0, 1)[None])
 
         total = torch.zeros_like(latent)
         for down, up in zip(self.scale_down, self.scale_up, strict=True):

@@ -122,6 +122,14 @@ def test_a_trigger_without_a_limit_is_refused(policy: GACPolicy, trigger: Any) -
         other.initial_state(1)
 
 
+def test_a_mode_is_given_by_its_name(policy: GACPolicy) -> None:
+    state = followed(policy, 2)
+    with pytest.raises(TypeError, match=r"rows is .restart.; give .* by its name"):
+        policy.replan(state, "restart")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="state is None"):
+        policy.replan(None)  # type: ignore[arg-type]
+
+
 def test_an_empty_batch_is_refused(policy: GACPolicy) -> None:
     batch = replay_buffer(tiny_dataset(), horizon=20, starts="episodes", discount=1.0).sample()
     with pytest.raises(ValueError, match=r"the batch is empty: its observations have \(0, 20, 3\)"):
