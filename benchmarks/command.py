@@ -69,7 +69,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed = [record for record in done if record["status"] == "failed"]
     missing = [record for record in done if record["status"] == "unavailable"]
     if failed:
-        console.print(f"{len(failed)} of {len(cells)} cells failed; --retry-failed runs them again")
+        first = str(failed[0].get("error") or "no message").strip().splitlines()[-1]
+        console.print(
+            f"{len(failed)} of {len(cells)} cells failed, the first with: {first}\n"
+            "--retry-failed runs them again",
+            soft_wrap=True,
+            markup=False,
+        )
     if missing:
         console.print(f"{len(missing)} of {len(cells)} cells have no data")
     console.print(f"report: {report}", soft_wrap=True)

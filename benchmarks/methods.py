@@ -100,11 +100,15 @@ def find_method(name: str) -> Any:
             "of your own is named by module:Class, for example my_module:MyPolicy."
         )
     try:
-        return getattr(importlib.import_module(module), attribute)
+        found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(
             f"cannot import the method {name!r}: {error}. Its module must be on PYTHONPATH."
         ) from error
+    needed = () if _is_agent(found) else ("learn", "predict", "describe")
+    if lacking := [each for each in needed if not callable(getattr(found, each, None))]:
+        raise ValueError(f"{name!r} is no method: no Agent, and without {', '.join(lacking)}.")
+    return found
 
 
 def is_told_return(name: str) -> bool:

@@ -150,9 +150,13 @@ def test_a_checkpoint_that_another_cell_goes_on_from_stays(
         assert (folder / "checkpoint").exists() == kept
 
 
-def test_failure_is_recorded_and_stops_nothing(suite: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failure_is_recorded_and_stops_nothing(
+    suite: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     status, found = suite(methods="Failing,Still")
     assert status == 1
+    said = "1 of 2 cells failed, the first with: RuntimeError: nothing can be learnt from this"
+    assert said in capsys.readouterr().out
     assert [record["status"] for record in found] == ["failed", "ok"]
     assert found[0]["error"] == "RuntimeError: nothing can be learnt from this"
     assert "in step" in found[0]["traceback"]
@@ -278,6 +282,10 @@ def test_changed_settings_are_another_cell(suite: Any) -> None:
         (("--datasets", "a/pen/b-v0", "--methods", "magic"), "known: mage, "),
         (("--datasets", "a/pen/b-v0", "--methods", "no_module:X"), "on PYTHONPATH"),
         (("--datasets", "a/pen/b-v0", "--methods", f"{OURS}:X"), "cannot import the method"),
+        (
+            ("--datasets", "a/pen/b-v0", "--methods", f"{OURS}:Config"),
+            "is no method: no Agent, and without learn, predict, describe",
+        ),
         (("--table", "5", "--config", '{"a": 1}'), "changes one method"),
         (("--datasets", "a/pen/b-v0", "--config", "{a: 1}"), "is no JSON"),
         (("--datasets", "a/pen/b-v0", "--config", "[]"), "must be an object"),
