@@ -54,7 +54,7 @@ class Memory:
             ValueError: the trigger has no limit, since it has not been calibrated.
         """
         limits = {"surprise": model.surprise_limit, "promise": model.shortfall_limit}
-        if model.trained and model.trigger in limits and limits[model.trigger] >= LARGEST:
+        if model.trigger in limits and model.trained and limits[model.trigger] >= LARGEST:
             raise ValueError(
                 f"the trigger {model.trigger!r} has no limit: training held out no episodes to "
                 "calibrate it on (held_out), or replan_interval has changed since. Calibrate it by "
