@@ -201,6 +201,7 @@ def agent_header(agent: Agent) -> dict[str, Any]:
     """What is needed to build the agent again."""
     return {
         "method": agent.name,
+        "module": type(agent).__module__,
         "config": agent.config.to_dict(),
         "sizes": agent.sizes,
         "asks": agent.asks(),
@@ -214,9 +215,12 @@ def build(tensors: Mapping[str, Tensor], header: Mapping[str, Any], path: File) 
     Raises:
         CheckpointError: something is missing, unknown or of another shape.
     """
+    try:
+        cls = find_agent(header.get("method", "mage"))  # files of the first format name none
+    except (TypeError, ValueError) as error:
+        where = f" It is of the module {header['module']}." if "module" in header else ""
+        raise CheckpointError(f"{path} cannot be read yet: {error}{where}") from error
     with usable(path, "agent"):
-        # Files of the first format name no method.
-        cls = find_agent(header.get("method", "mage"))
         if "method" not in header:
             tensors, header = cls.upgrade(tensors, header)
         config, sizes = cls.config_class.from_dict(header["config"]), header["sizes"]
