@@ -237,7 +237,7 @@ class TestCraftedHeaders:
 class TestMethods:
     def test_a_method_that_nobody_defines_is_named_with_those_that_are(self, path: Path) -> None:
         forge(path, method="dreamer", module="my_agents")
-        with pytest.raises(CheckpointError, match=r"no agent 'dreamer'; known: .*'mage'.*module my_agents"):
+        with pytest.raises(CheckpointError, match=r"'dreamer'; known: .*'mage'.*module my_agents"):
             load(path)
 
     def test_an_open_file_will_do(self, model: MAGEModel, tmp_path: Path) -> None:
