@@ -162,6 +162,10 @@ _DATA = {  # what data that were collected anew change
         "HalfCheetah: the environment is v5 (D4RL: v2); PPO and TQC agents made half of the data "
         "each.",
     ),
+    "hopper": (
+        "Hopper: the environment is v5 (D4RL: v2); a SAC agent that scores 35 made the data, a "
+        "fifth of D4RL's steps.",
+    ),
     "antmaze": (
         "AntMaze: a noisy follower of waypoints made the data; in medium mazes from random starts "
         "to random goals, while evaluation goes from corner to corner.",
