@@ -87,9 +87,9 @@ def take_up(
     if cell.method in QUESTIONS or cell.stage:
         about = {**about, "learning_curve": []}  # of the question that was asked in training
     trained = AgentPolicy.load(stage_file(folder, cell.stage), settings.device)
-    method.model.load_state_dict(trained.model.state_dict())
     for row in _published(cell, domain, trained.config)[: cell.stage]:
-        method.model = method.model.changed(**row)
+        method.model.adopt(**row)
+    method.model.load_state_dict(trained.model.state_dict())
     used = method.hyperparameters
     return method, {**about, "hyperparameters": used, "config_digest": digest(used)}
 

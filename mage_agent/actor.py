@@ -19,7 +19,8 @@ from torchrl.envs.transforms import (
 from torchrl.envs.utils import ExplorationType, exploration_type
 from torchrl.modules import SafeModule
 
-from mage_agent.agent import Agent, check_target, evaluating
+from mage_agent.agent import Agent, evaluating
+from mage_agent.compatibility import check_target
 from mage_agent.envs import DiscountedTargetReturn
 from mage_agent.memory import reset_rows
 from mage_agent.types import MEMORY
@@ -119,9 +120,13 @@ class AgentActor(SafeModule):  # type: ignore[misc]
         try:
             return super().forward(*args, **kwargs)
         except KeyError as error:
+            given = args[0] if args and isinstance(args[0], TensorDictBase) else kwargs
+            missing = [key for key in self.in_keys if given.get(key, None) is None]
+            if not missing:
+                raise
             raise KeyError(
-                f"{error.args[0]}. The actor reads {self.in_keys}; what an environment does not "
-                "have by itself, actor.make_env_transforms() adds to it."
+                f"the actor lacks {missing}; what an environment does not have by itself, "
+                "actor.make_env_transforms() adds to it."
             ) from error
 
     def make_env_transforms(

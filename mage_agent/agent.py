@@ -7,7 +7,6 @@ A method of one's own is a subclass of ``Agent`` with three things: networks, ``
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,10 +21,10 @@ from mage_agent.bounds import inner_bounds
 from mage_agent.config import Config
 from mage_agent.data import check_dataset, metadata, observation_keys, returns_to_go
 from mage_agent.hardware import seeded
-from mage_agent.nn.units import BEST, Units
+from mage_agent.nn.units import Units
 from mage_agent.stage import Stage
 
-__all__ = ["Agent", "check_target", "evaluating", "find_agent"]
+__all__ = ["Agent", "evaluating", "find_agent"]
 
 _AGENTS: dict[str, type[Agent]] = {}
 
@@ -48,6 +47,8 @@ class Agent(nn.Module, ABC):
     name: ClassVar[str]
     """By which checkpoints, the command line and the suite find the class."""
     config_class: ClassVar[type[Config]]
+    policy_class: ClassVar[Any] = None
+    """The class of the agent's own policies, which ``AgentPolicy.load`` then gives."""
     told_return: ClassVar[bool] = True
     """Whether actions depend on the return-to-go that is asked for."""
     only_acts: bool = False
@@ -117,6 +118,8 @@ class Agent(nn.Module, ABC):
 
     def changed(self, **settings: Any) -> Self:
         """A copy that has adopted other settings."""
+        if self.only_acts:
+            raise ValueError("this copy only acts; change the agent itself, and copy that anew.")
         copy = deepcopy(self).eval()
         copy.adopt(**settings)
         return copy
@@ -348,40 +351,6 @@ def find_agent(name: str) -> type[Agent]:
             "it first."
         )
     return _AGENTS[name]
-
-
-def check_target(agent: Agent, target_return: Any, *, for_later: bool = False) -> None:
-    """Is it a return that the agent can be asked for? None always is.
-
-    Raises:
-        ValueError: the agent's actions do not depend on it.
-
-    Warns:
-        UserWarning: it is further from the data's than these from one another, or, ``for_later``,
-            the agent's actions do not depend on it yet.
-    """
-    if target_return is None:
-        return
-    if not agent.told_return:
-        reason = (
-            f"target_return is {target_return}, but the agent does not act on a return that is "
-            "asked for, so that nothing would come of it; leave it out, or ask GAC the query "
-            '"target" without an asked_return.'
-        )
-        if not for_later:
-            raise ValueError(reason)
-        warnings.warn(reason, stacklevel=3)
-        return
-    low, high = agent.units.return_to_go_range
-    asked = torch.as_tensor(target_return, dtype=torch.float64)
-    far = (asked - asked.clamp(low, high)).abs() > high - low
-    varied = low < high and agent.units.default_target < BEST  # else the best of the state is meant
-    if varied and far.any():
-        warnings.warn(
-            f"a return of {float(asked[far].flatten()[0]):g} is asked for, but the data's lie in "
-            f"[{low:g}, {high:g}]: the agent has learned nothing of returns so far away.",
-            stacklevel=3,
-        )
 
 
 @contextmanager

@@ -1,9 +1,10 @@
-"""Does a dataset fit an agent? Asked before anything is trained on it."""
+"""Does a dataset, or a return to ask for, fit an agent? Asked before anything is done with it."""
 
 from __future__ import annotations
 
 import math
 import warnings
+from typing import Any
 
 import torch
 from tensordict import TensorDictBase
@@ -12,7 +13,7 @@ from mage_agent.agent import Agent
 from mage_agent.data import check_dataset, episode_lengths
 from mage_agent.nn.units import BEST
 
-__all__ = ["check_fits"]
+__all__ = ["check_fits", "check_target"]
 
 FAR = 100.0
 """Standard deviations by which observations may differ from those the agent knows, on average;
@@ -109,4 +110,38 @@ def _check_asked(agent: Agent, dataset: TensorDictBase) -> None:
             f"off after {length} steps, where most have {usual} or more; leave such episodes out, "
             "or set target_return.",
             stacklevel=4,
+        )
+
+
+def check_target(agent: Agent, target_return: Any, *, for_later: bool = False) -> None:
+    """Is it a return that the agent can be asked for? None always is.
+
+    Raises:
+        ValueError: the agent's actions do not depend on it.
+
+    Warns:
+        UserWarning: it is further from the data's than these from one another, or, ``for_later``,
+            the agent's actions do not depend on it yet.
+    """
+    if target_return is None:
+        return
+    if not agent.told_return:
+        reason = (
+            f"target_return is {target_return}, but the agent does not act on a return that is "
+            "asked for, so that nothing would come of it; leave it out, or ask GAC the query "
+            '"target" without an asked_return.'
+        )
+        if not for_later:
+            raise ValueError(reason)
+        warnings.warn(reason, stacklevel=3)
+        return
+    low, high = agent.units.return_to_go_range
+    asked = torch.as_tensor(target_return, dtype=torch.float64)
+    far = (asked - asked.clamp(low, high)).abs() > high - low
+    varied = low < high and agent.units.default_target < BEST  # else the best of the state is meant
+    if varied and far.any():
+        warnings.warn(
+            f"a return of {float(asked[far].flatten()[0]):g} is asked for, but the data's lie in "
+            f"[{low:g}, {high:g}]: the agent has learned nothing of returns so far away.",
+            stacklevel=3,
         )

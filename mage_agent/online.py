@@ -24,7 +24,6 @@ from torch import Tensor
 from mage_agent.agent import Agent
 from mage_agent.checkpoint import agent_header, digest, load_tensors, save_tensors
 from mage_agent.compatibility import check_fits
-from mage_agent.config import Config
 from mage_agent.data import dataset_from_arrays, episode_lengths, metadata
 from mage_agent.envs import ReturnToGoWrapper
 from mage_agent.evaluation import evaluate, new_env
@@ -119,8 +118,8 @@ def learn_online(
     increments = _by_stage("increment", increment, stages)
     agent = policy.model
     check_fits(agent, dataset)
-    changed = _checked(agent.config, changes)  # before the work, not after it
     place = None if folder is None else Path(folder).absolute()
+    changed = _checked(place, agent, changes)  # before the work, not after it
     counts = {"episodes": int(episodes), "seed": int(seed), "elite_fraction": float(elite_fraction)}
     runs: list[dict[str, Any]] = [
         {**counts, "quantile": q, "increment": dy, "changes": change}
@@ -179,17 +178,17 @@ def _run_in(place: Path | None, agent: Agent, runs: list[dict[str, Any]]) -> Ite
     if not any(place.glob("stage_*")):  # nothing has been collected
         begun = agent_header(agent) | {"weights": [now], "runs": runs}
         save_tensors(agent.state_dict(), path, begun)
-    elif not path.is_file():
+    tensors, header = load_tensors(path) if path.is_file() else ({}, {"runs": [{}]})
+    if "dataset" not in header["runs"][0]:
         raise ValueError(f"{str(place)!r} holds a run of an earlier version; give another folder.")
-    tensors, header = load_tensors(path)
     weights, earlier = header["weights"], header["runs"]
     was = [{"weights": weights[0]}, *earlier]
     told = [{"weights": weights[0] if now in weights else now}, *runs]
     for old, new in zip(was, told, strict=False):
         for name in new:
-            if old.get(name) != new[name]:
+            if old[name] != new[name]:
                 raise ValueError(
-                    f"{str(place)!r} comes from another run: {name} was {old.get(name)} and is "
+                    f"{str(place)!r} comes from another run: {name} was {old[name]} and is "
                     f"{new[name]}; give the same, or another folder."
                 )
     header["runs"] = runs + earlier[len(runs) :]
@@ -204,17 +203,21 @@ def _run_in(place: Path | None, agent: Agent, runs: list[dict[str, Any]]) -> Ite
         save_tensors(tensors, path, header | {"weights": [*weights, _name(agent)]})
 
 
-def _checked(config: Config, changes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What changes in each stage, ready for JSON.
+def _checked(place: Path | None, agent: Agent, changes: Sequence[Any]) -> list[dict[str, Any]]:
+    """What changes in each stage from where the run began, ready for JSON.
 
     Raises:
         ValueError: an agent that is trained cannot change it.
     """
-    checked = []
+    checked, config = [], agent.config
+    if place is not None and any(place.glob("stage_*")) and (place / "run").is_file():
+        header = load_tensors(place / "run")[1]
+        config = (
+            type(config).from_dict(header["config"]) if header["method"] == agent.name else config
+        )
     for change in changes:
         config = config.changed(**change)
-        values = config.to_dict()
-        checked.append({name: values[name] for name in change})
+        checked.append({name: config.to_dict()[name] for name in change})
     return checked
 
 

@@ -16,11 +16,12 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from mage_agent.agent import Agent, check_target
+from mage_agent.agent import Agent
 from mage_agent.callbacks import Callback, CallbackAdapter
 from mage_agent.checkpoint import File, usable
 from mage_agent.checkpoint import load as load_agent
 from mage_agent.checkpoint import save as save_agent
+from mage_agent.compatibility import check_target
 from mage_agent.config import Config
 from mage_agent.data import as_dataset
 from mage_agent.entries import check_actions, check_observes, check_spaces, read_entries
@@ -223,8 +224,7 @@ class AgentPolicy(BasePolicy):
     def target_return(self) -> float:
         """Discounted return to ask for at the start of an episode, in the dataset's units.
 
-        Set it to a number, or to None for the agent's default. An environment that ``wrap`` has
-        made keeps the target of that time.
+        A number, or None for the agent's default. Wrapped environments keep that of their time.
         """
         target = self._target_return
         return self.model.units.default_target if target is None else target
@@ -395,6 +395,6 @@ class AgentPolicy(BasePolicy):
                 f"{path} holds the agent {model.name!r}, a {type(model).__name__}; {cls.__name__} "
                 f"drives a {cls.agent_class.__name__}, AgentPolicy any."
             )
-        own = [each for each in AgentPolicy.__subclasses__() if each.agent_class is type(model)]
+        kind = model.policy_class if cls is AgentPolicy else None
         with usable(path, "policy"):
-            return cast("type[Self]", own[0] if own and cls is AgentPolicy else cls)(model, **known)
+            return cast("type[Self]", kind or cls)(model, **known)

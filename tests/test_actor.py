@@ -190,6 +190,13 @@ def test_missing_return_to_go_is_an_error_that_names_it() -> None:
         MAGEActor(make_model())(inputs(2).exclude("return_to_go"))
 
 
+def test_an_error_inside_the_agent_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model()
+    monkeypatch.setattr(type(model), "decide", lambda *args, **kwargs: {}["my table"])
+    with pytest.raises(KeyError, match=r"^'my table'$"):
+        MAGEActor(model)(inputs(2))
+
+
 class TestMemory:
     def expected(self, rollout: TensorDict) -> torch.Tensor:
         """What ``Echo`` should do at every step of a rollout (B, T), by a plain loop."""

@@ -1,5 +1,6 @@
 """Columns say the same afterwards as before, or an error or a warning names them."""
 
+import re
 import warnings
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mage_agent.data import dataset_from_arrays, metadata
+from mage_agent.data import check_dataset, dataset_from_arrays, metadata
 from mage_agent.data.columns import as_array, as_flags, as_float
 
 ENDS = np.arange(1, 21) % 10 == 0
@@ -81,11 +82,19 @@ def test_a_value_that_makes_up_the_spread_is_pointed_at() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         dataset_from_arrays(seen, *rest)
-    seen[77, 1] = -1e6
-    with pytest.warns(
-        UserWarning, match=r"observation, column 1, is -1e\+06 in episode 1, step 27"
-    ):
-        dataset_from_arrays(seen, *rest)
+    for sentinel in (-1e6, -1e30):  # whose square is beyond float32
+        seen[77, 1] = sentinel
+        told = re.escape(f"observation, column 1, is {sentinel:g} in episode 1, step 27")
+        with pytest.warns(UserWarning, match=told):
+            dataset_from_arrays(seen, *rest)
+
+
+def test_integers_are_checked_like_other_numbers() -> None:
+    dataset = changed()
+    counts = torch.arange(20)[:, None].expand(20, 3).contiguous()
+    dataset["observation"], dataset["next", "observation"] = counts, counts + 1
+    dataset["next", "reward"] = torch.ones(20, 1, dtype=torch.long)
+    check_dataset(dataset)
 
 
 class TestKindsOfArrays:

@@ -77,10 +77,10 @@ ALLOWED: dict[str, set[str]] = {  # module -> modules of the package it may impo
         "training",
     },
     "policy": {
-        *("agent", "callbacks", "checkpoint", "data", "entries", "envs", "hardware", "memory"),
-        *("online", "training"),
+        *("agent", "callbacks", "checkpoint", "compatibility", "data", "entries", "envs"),
+        *("hardware", "memory", "online", "training"),
     },
-    "actor": {"agent", "envs", "memory"},
+    "actor": {"agent", "compatibility", "envs", "memory"},
     # Whoever stands on it.
     "d4rl": {"data.columns", "data.d4rl", "data.d4rl_tasks", "data.load"},
     "environment": {"d4rl", "data", "data.minari", "ogbench"},

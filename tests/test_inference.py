@@ -103,6 +103,8 @@ def test_it_is_neither_trained_nor_saved(toy_dataset: TensorDict, tmp_path: Path
     fast = optimize_for_inference(make_model())
     with pytest.raises(ValueError, match="train the model itself"):
         fit(fast, toy_dataset)
+    with pytest.raises(ValueError, match="this copy only acts; change the agent itself"):
+        fast.changed(code_temperature=0.5)
     with pytest.raises(ValueError, match="save the model itself"):
         checkpoint.save(fast, tmp_path / "model.mage")
     assert not any(tmp_path.iterdir())

@@ -345,6 +345,14 @@ def test_changes_of_what_was_learned_are_refused_before_the_work() -> None:
         run(gac_policy(), changes=told)
 
 
+def test_a_run_goes_on_whatever_its_last_stage_was_told(tmp_path: Path) -> None:
+    told = [{"held_out": 0.0}, {"held_out": 0.2, "trigger": "promise"}]
+    policy = gac_policy()
+    first = run(policy, changes=told, folder=tmp_path)
+    again = run(policy, changes=told, folder=tmp_path)
+    assert [each.returns.tolist() for each in again] == [each.returns.tolist() for each in first]
+
+
 def test_changes_reach_the_query_and_the_trigger(tmp_path: Path) -> None:
     policy = gac_policy()
     policy.query = "plus"

@@ -187,6 +187,7 @@ class TestLoss:
         assert torch.equal(
             loss(**{key: batch[key] for key in loss.in_keys}), expected["loss_value"]
         )
+        torch.testing.assert_close(loss(batch.double()), expected)  # in the agent's own type
         each = MAGEValueLoss(model, reduction="none")(batch)["loss_value"]
         torch.testing.assert_close(each.mean(), expected["loss_value"])
         loss.set_keys(observation="seen")

@@ -15,6 +15,8 @@ from mage_agent.data.ted import OUTCOMES, check_contiguous, metadata, observatio
 
 OUTLIERS = 3
 """Values, at most, that are pointed at where a column's spread is theirs alone."""
+FEW_STEPS = 100
+"""Below which a single value may well make up the spread."""
 TOLERANCE = 1e-4
 """How far an action may lie outside its bounds, as a part of their distance: rounding."""
 
@@ -57,7 +59,6 @@ def check_dataset(dataset: TensorDictBase) -> None:
     for entry in observations:
         if isinstance(dataset[entry], Tensor):
             _warn_of_outliers(dataset, entry)
-    _warn_of_outliers(dataset, ("next", "reward"))
     check_contiguous(dataset["episode"])
     _check_episodes(dataset, observations)
     _check_bounds(dataset)
@@ -122,17 +123,21 @@ def _check_values(dataset: TensorDictBase, key: Key) -> None:
 
 def _warn_of_outliers(dataset: TensorDictBase, key: Key) -> None:
     values: Tensor = dataset[key]
-    squares = (values - values.mean(0)).square()
+    if len(values) < FEW_STEPS:
+        return
+    largest = values.abs().amax(0)
+    squares = values / torch.where(largest > 0, largest, 1)  # their squares stay within float32
+    squares = squares.sub_(squares.mean(0)).square_()
     total = squares.sum(0)
     for column in (squares.amax(0) > total / (OUTLIERS + 1)).nonzero().flatten().tolist():
-        most, rows = squares[:, column].topk(min(OUTLIERS, len(values)))
-        rest = values[:, column].index_fill(0, rows, values[:, column].median())
-        low, high = (float(extreme) for extreme in rest.aminmax())
+        most, rows = squares[:, column].topk(OUTLIERS)
+        every = values[:, column]
+        low, high = (float(each) for each in every.index_fill(0, rows, every.median()).aminmax())
         # Of flags that are rarely set, the rest does not vary, and nothing is lost.
-        if len(values) > 100 and most.sum() > 0.99 * total[column] and low < high:
+        if most.sum() > 0.99 * total[column] and low < high:
             row = int(rows[0])
             warnings.warn(
-                f"{_name(key)}, column {column}, is {float(values[row, column]):g} in "
+                f"{_name(key)}, column {column}, is {float(every[row]):g} in "
                 f"{_where(dataset, row)}, and within [{low:g}, {high:g}] in all steps but "
                 f"{OUTLIERS} at most: standardised by such a spread, all the others look alike. If "
                 "it stands for a missing value, repair it, or leave the episode out.",

@@ -43,6 +43,7 @@ class GACConfig(Config):
             "amortised": an encoder network, which is not the paper's method.
         inner_steps: Adam steps on q at every visit, at most; None is 100 with "fresh" (appendix B),
             which takes at least one, and 0 otherwise, where q learns along with the model.
+            "amortised" takes none.
         inner_learning_rate: of Adam on q (Table 6).
         inner_tolerance: relative change of the objective at which a trajectory's inner loop stops
             (appendix B).
@@ -182,11 +183,6 @@ class GACConfig(Config):
             raise ValueError(
                 "inner_steps is 0, but inference='fresh' fits q by them alone; take at least 1, or "
                 "None for 100."
-            )
-        if self.inference == "amortised" and self.inner_steps:
-            raise ValueError(
-                f"inner_steps is {self.inner_steps}, but inference='amortised' takes q from its "
-                "encoder, with no steps of its own; leave it None."
             )
         if self.trigger in ("surprise", "promise") and self.held_out == 0:
             raise ValueError(

@@ -246,7 +246,7 @@ class GACModel(Agent):
 
     def know_returns(self, dataset: TensorDictBase) -> None:
         """Take the returns of more data into what may be asked for, in place."""
-        super().know_returns(dataset)
+        super().know_returns(dataset := self.trajectories(dataset))
         stages.take_returns(self, dataset)
 
     def trajectories(self, dataset: TensorDictBase) -> TensorDictBase:

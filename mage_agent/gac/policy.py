@@ -76,3 +76,6 @@ class GACPolicy(AgentPolicy):
         memory = from_arrays(self.model.initial_state(len(state[0])), state)
         assert memory is not None
         return to_arrays(self.model.replan(memory, rows, mode=mode))
+
+
+GACModel.policy_class = GACPolicy

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mage_agent import parallel
 from mage_agent.agent import evaluating
+from mage_agent.config import LARGEST
 from mage_agent.data import (
     WindowSampler,
     cut_episodes,
@@ -221,6 +222,8 @@ def calibrate(model: GACModel, dataset: TensorDictBase) -> None:
         dataset: from ``load_dataset``.
     """
     interval = model.config.replan_interval
+    for limit in (model.surprise_limit, model.shortfall_limit):
+        limit.fill_(LARGEST / 2)  # where episodes are too short to look, nothing fires
     with evaluating(model), seeded(0, model.device):
         trajectories = sample_trajectories(model, model.trajectories(dataset))
         first = trajectories.observation[:, 0]

@@ -127,14 +127,14 @@ class MAGEDistanceLoss(BootstrappedLoss):
         model, horizon = self.model, self.model.config.horizon
         distance = model.get_submodule("goal_distance")
         here, goal = model.apart(model.units.observation(self.observation(tensordict)))
-        goal_ahead, steps = tensordict["goal_ahead"], tensordict["horizon_ahead"]
-        ends = [tensordict[f"{end}_observation"] for end in ("horizon", "lookahead")]
+        goal_ahead, steps = (self.read(tensordict, f"{end}_ahead") for end in ("goal", "horizon"))
+        ends = [self.read(tensordict, f"{end}_observation") for end in ("horizon", "lookahead")]
         with torch.no_grad():
             there, _ = model.apart(model.units.observation(torch.stack(ends)))
             left = self.target(there, goal)
             met = (goal_ahead >= 0) & (goal_ahead <= steps)
             wanted = torch.where(met, goal_ahead / horizon, steps / horizon + left[0])
-        found = distance(here, goal, tensordict["moves"])
+        found = distance(here, goal, self.read(tensordict, "moves"))
         error = found[:, :1] - wanted
         weight = torch.where(error > 0, _EXPECTILE, 1 - _EXPECTILE)
         losses = {

@@ -33,3 +33,6 @@ class MAGEPolicy(AgentPolicy):
     def config(self) -> MAGEConfig:
         """The model's configuration."""
         return self.model.config
+
+
+MAGEModel.policy_class = MAGEPolicy

@@ -137,16 +137,17 @@ class MAGEValueLoss(BootstrappedLoss):
         model, units = self.model, self.model.units
         state = units.observation(self.observation(tensordict))
         with torch.no_grad():
-            then = units.observation(tensordict["n_step_observation"])
+            then = units.observation(self.read(tensordict, "n_step_observation"))
             ahead = units.return_to_go.inverse(self.target(model.valued(then)))
-            total = tensordict["n_step_return"] + tensordict["n_step_factor"] * ahead
+            factor = self.read(tensordict, "n_step_factor")
+            total = self.read(tensordict, "n_step_return") + factor * ahead
             wanted = units.return_to_go(total)
         error = wanted - model.value(state)
         expectile = self.expectile
         weight = torch.where(error > 0, expectile, 1 - expectile)
         losses = {"loss_value": (weight * error.square()).squeeze(-1)}
         if model.plan_value is not None:
-            worth = model.value_of_moves(state, tensordict["moves"])
+            worth = model.value_of_moves(state, self.read(tensordict, "moves"))
             losses["loss_plan_value"] = squared_error(worth, wanted)
         return self.reduced(losses, {})
 

@@ -80,7 +80,6 @@ def test_fine_tuning_is_that_of_tables_6_and_7() -> None:
         ({"discount": 0.99}, "not discounted"),
         ({"trigger": "surprise"}, "held_out is 0"),
         ({"inference": "fresh", "inner_steps": 0}, "fits q by them alone; take at least 1"),
-        ({"inference": "amortised", "inner_steps": 5}, "takes q from its encoder"),
         ({"query": "best of all"}, "allowed"),
         ({"inference": "exact"}, "allowed"),
         ({"window": 0}, "window is 0"),

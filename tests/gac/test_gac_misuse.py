@@ -20,7 +20,7 @@ from mage_agent.gac.queries import Query
 from mage_agent.gac.stages import calibrate, hold_out
 from mage_agent.online import learn_online
 from tests.gac.point import PointEnv
-from tests.gac.tiny import STATE, tiny_config, tiny_dataset
+from tests.gac.tiny import ACTION, STATE, tiny_config, tiny_dataset
 
 
 @pytest.fixture
@@ -120,6 +120,22 @@ def test_a_trigger_without_a_limit_is_refused(policy: GACPolicy, trigger: Any) -
             other.initial_state(1)
     else:
         other.initial_state(1)
+
+
+def test_where_episodes_are_too_short_to_look_no_trigger_fires(policy: GACPolicy) -> None:
+    model = policy.model.changed(held_out=0.2, trigger="promise", replan_interval=50)
+    model.trained.fill_(True)
+    calibrate(model, tiny_dataset())
+    assert GACPolicy(model).predict(np.zeros(3, np.float32))[0].shape == (ACTION,)
+
+
+def test_returns_of_more_data_are_those_of_trajectories() -> None:
+    config = tiny_config(trajectory_steps=5)
+    model = GACPolicy.from_dataset(tiny_dataset(), config, device="cpu").model
+    before = model.returns.clone()
+    model.know_returns(tiny_dataset())
+    assert torch.equal(model.returns, before)
+    assert int(model.longest) == 5
 
 
 def test_a_mode_is_given_by_its_name(policy: GACPolicy) -> None:
