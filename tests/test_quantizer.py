@@ -223,6 +223,10 @@ class TestCodebook:
         latent[3, 0, 0] = torch.nan
         quantizer.encode(latent, update_codebook=True)
         assert all(torch.equal(value, state[key]) for key, value in quantizer.state_dict().items())
+        with torch.no_grad():
+            quantizer.scale_down[0].fill_(torch.nan)
+        quantizer.encode(torch.randn(20, 4, 3), update_codebook=True)
+        assert torch.equal(quantizer.codes, state["codebook._codebook.embed"][0])
 
     def test_a_dead_code_comes_back_among_the_data(self) -> None:
         quantizer = make_quantizer()

@@ -103,12 +103,10 @@ class MultiScaleQuantizer(nn.Module):
         residuals: list[Tensor] = []
         commitments: list[Tensor] = []
 
-        if update_codebook:  # not by what is not finite, which codes would keep for ever
-            whole = gather(latent.detach())
-            update_codebook = bool(whole.isfinite().all())
         if update_codebook and not self.codebook._codebook.initted:
-            down = torch.cat([d @ whole for d in self.scale_down], dim=1)
-            self.codebook._codebook.init_embed_(down.flatten(0, 1)[None])
+            down = gather(torch.cat([d @ latent.detach() for d in self.scale_down], dim=1))
+            if down.isfinite().all():
+                self.codebook._codebook.init_embed_(down.flatten(0, 1)[None])
 
         total = torch.zeros_like(latent)
         for down, up in zip(self.scale_down, self.scale_up, strict=True):
@@ -122,8 +120,9 @@ class MultiScaleQuantizer(nn.Module):
         if update_codebook:
             # Deviation 2: the codebook follows by moving average, without a codebook loss.
             # One update for all scales: a code that only coarse scales use is not taken for dead.
-            vectors, ids = torch.cat(residuals, dim=1), torch.cat(token_ids, dim=1)
-            self.codebook.update_indices(gather(vectors), gather(ids))
+            vectors, ids = (gather(torch.cat(part, dim=1)) for part in (residuals, token_ids))
+            if vectors.isfinite().all():  # else the codes would never be finite again
+                self.codebook.update_indices(vectors, ids)
         return Encoding(tuple(token_ids), total, torch.stack(commitments).mean(0))
 
     def lookup(self, token_ids: Tensor) -> Tensor:
