@@ -186,6 +186,7 @@ class _Act(torch.nn.Module):
         self.memory_names = memory_names
         self.observed = observed
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Act on entries of batch shape *B, in the order of the actor's ``in_keys``."""
@@ -196,6 +197,8 @@ class _Act(torch.nn.Module):
                 f"{'heed' if model.told_return else 'ignore'} the return that is asked for; make "
                 "the actor anew, and its environment's transforms."
             )
+        # GAC finds its plans by gradients.
+        inputs = tuple(part.clone() if part.is_inference() else part for part in inputs)
         lead = inputs[0].shape[:-1]
         observation = model.rows(torch.cat(inputs[:observed], dim=-1))
         told = inputs[observed].reshape(-1, 1) if self.told_return else observation[:, :1]

@@ -299,6 +299,7 @@ class AgentPolicy(BasePolicy):
             return ReturnToGoVecWrapper(env, target, discount=discount, return_to_go_range=limits)
         return ReturnToGoWrapper(env, target, discount=discount, return_to_go_range=limits)
 
+    @torch.inference_mode(False)
     def predict(
         self,
         observation: Any,
@@ -336,8 +337,7 @@ class AgentPolicy(BasePolicy):
         action, memory = self._decide(tensors, memory, deterministic)
         actions: NDArray[np.float32] = action.cpu().numpy()
         check_actions(actions, (count, self.model.action_dim), observation, self.target_return)
-        following = None if memory is None else to_arrays(memory)
-        return (actions[0] if single else actions), following
+        return actions[0] if single else actions, None if memory is None else to_arrays(memory)
 
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
         """Actions (B, A) for observation entries (B, size), at the first step of an episode."""

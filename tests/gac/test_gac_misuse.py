@@ -8,6 +8,7 @@ import pytest
 import torch
 from gymnasium.wrappers import RescaleAction
 from torchrl.envs import GymWrapper, TransformedEnv
+from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from benchmarks.datasets import check_name
 from mage_agent import AgentPolicy, dataset_from_arrays, evaluate, load_dataset, replay_buffer
@@ -136,6 +137,24 @@ def test_returns_of_more_data_are_those_of_trajectories() -> None:
     model.know_returns(tiny_dataset())
     assert torch.equal(model.returns, before)
     assert int(model.longest) == 5
+
+
+def test_inference_mode_changes_nothing(policy: GACPolicy) -> None:
+    """Plans are found by gradients, which that mode would not have."""
+    actor = GACActor(policy.model)
+    env = TransformedEnv(GymWrapper(PointEnv(6, 4)), actor.make_env_transforms())
+
+    def act() -> tuple[Any, torch.Tensor]:
+        torch.manual_seed(0)
+        action, _ = policy.predict(np.ones((2, STATE), np.float32), deterministic=True)
+        with set_exploration_type(ExplorationType.DETERMINISTIC):
+            return action, env.rollout(4, actor)["action"]
+
+    expected = act()
+    with torch.inference_mode():
+        found = act()
+    np.testing.assert_array_equal(found[0], expected[0])
+    assert found[1].shape == expected[1].shape
 
 
 def test_a_mode_is_given_by_its_name(policy: GACPolicy) -> None:
