@@ -25,7 +25,7 @@ from benchmarks.methods import (
     training_of,
 )
 from benchmarks.papers import PAPERS, Paper, find_paper, stand_in
-from benchmarks.records import renamed
+from benchmarks.records import reason, renamed
 from benchmarks.suite import SuiteError, run_suite
 
 __all__ = ["main", "select"]
@@ -69,9 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed = [record for record in done if record["status"] == "failed"]
     missing = [record for record in done if record["status"] == "unavailable"]
     if failed:
-        first = str(failed[0].get("error") or "no message").strip().splitlines()[-1]
         console.print(
-            f"{len(failed)} of {len(cells)} cells failed, the first with: {first}\n"
+            f"{len(failed)} of {len(cells)} cells failed, the first with: {reason(failed[0])}\n"
             "--retry-failed runs them again",
             soft_wrap=True,
             markup=False,

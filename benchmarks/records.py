@@ -9,7 +9,18 @@ from typing import Any
 
 from filelock import FileLock
 
-__all__ = ["KEY", "Key", "Record", "RecordError", "append", "key_of", "latest", "read", "renamed"]
+__all__ = [
+    "KEY",
+    "Key",
+    "Record",
+    "RecordError",
+    "append",
+    "key_of",
+    "latest",
+    "read",
+    "reason",
+    "renamed",
+]
 
 Record = dict[str, Any]
 Key = tuple[Any, ...]
@@ -35,6 +46,11 @@ def key_of(record: Record) -> Key:
 def renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings by the names that they have now."""
     return {RENAMED.get(name, name): value for name, value in settings.items()}
+
+
+def reason(record: Record) -> str:
+    """What went wrong with a cell, in a line: a traceback ends with it."""
+    return str(record.get("error") or "no message").strip().splitlines()[-1].strip()
 
 
 def latest(records: Iterable[Record]) -> list[Record]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from benchmarks.records import Record
+from benchmarks.records import Record, reason
 from benchmarks.report import figures
 from benchmarks.report.document import Block, Entry, Figures, Panel, Points, Section, Table
 from benchmarks.report.results import Results, Trainings, display_name, numbers
@@ -196,8 +196,7 @@ def _differing(trainings: Sequence[Record]) -> str:
 
 
 def _error(record: Record) -> str:
-    lines = str(record.get("error") or "no message").strip().splitlines()
-    last = lines[-1].strip()  # a traceback ends with what went wrong
+    last = reason(record)
     return last if len(last) <= _LONGEST_ERROR else last[: _LONGEST_ERROR - 1] + "…"
 
 

@@ -79,7 +79,7 @@ def make_stages(model: GACModel, dataset: TensorDictBase) -> list[Stage]:
     peak = config.learning_rate
 
     def begin() -> None:
-        take_returns(model, training)
+        _take_returns(model, columns)
         if model.trained:
             _catch_up(loss, columns)
 
@@ -159,7 +159,7 @@ def fit_statistics(model: GACModel, dataset: TensorDictBase) -> None:
         )
     columns = _columns(model, dataset)
     model.normalize_value.fit(_returns(columns)[:, None])
-    take_returns(model, dataset)
+    _take_returns(model, columns)
     # Memories reach back to s_0 in an evaluation, which may outlast the trajectories.
     model.longest.clamp_(min=model.config.trajectory_steps or step_limit(dataset) or 1)
 
@@ -248,7 +248,10 @@ def calibrate(model: GACModel, dataset: TensorDictBase) -> None:
 
 def take_returns(model: GACModel, dataset: TensorDictBase) -> None:
     """Quantiles of the episodes' returns, which "plus" asks for, and the longest episode."""
-    columns = _columns(model, dataset)
+    _take_returns(model, _columns(model, dataset))
+
+
+def _take_returns(model: GACModel, columns: TensorDictBase) -> None:
     levels = torch.linspace(0, 1, len(model.returns), dtype=torch.float64)
     model.returns.copy_(_returns(columns).double().quantile(levels, interpolation="nearest"))
     model.longest.fill_(max(int(model.longest), _longest(columns)))

@@ -139,13 +139,16 @@ class MAGEConfig(Config):
         "inverse_dynamics_learning_rate",
         "inverse_dynamics_weight_decay",
     }
-    CHANGEABLE: ClassVar[frozenset[str]] = Config.CHANGEABLE | {
-        *("return_reweighting", "context", "gumbel_temperature", "commitment_weight"),
-        *("q_value_weight", "inverse_dynamics_weight", "condition_weight", "code_temperature"),
-        *("optimizer", "inverse_dynamics_learning_rate", "inverse_dynamics_weight_decay"),
-        *("value_steps", "tokenizer_steps", "generator_steps", "inverse_dynamics_steps"),
-        "data_scales",
-    }
+    CHANGEABLE: ClassVar[frozenset[str]] = (
+        Config.CHANGEABLE
+        | ADJUSTABLE
+        | {
+            *("return_reweighting", "context", "gumbel_temperature", "commitment_weight"),
+            *("q_value_weight", "inverse_dynamics_weight", "condition_weight", "code_temperature"),
+            *("optimizer", "value_steps", "tokenizer_steps", "generator_steps"),
+            *("inverse_dynamics_steps", "data_scales"),
+        }
+    )
 
     # Scales and tokens.
     horizon: int = bounded(24, 1, 10**6)
