@@ -7,8 +7,8 @@ objective, statistics and units stay those of its offline training.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,14 +19,13 @@ import torch
 from minari.data_collector import EpisodeBuffer
 from numpy.typing import NDArray
 from tensordict import TensorDict, TensorDictBase
-from torch import Tensor
 
 from mage_agent.agent import Agent
-from mage_agent.checkpoint import agent_header, digest, load_tensors, save_tensors
 from mage_agent.compatibility import check_fits
 from mage_agent.data import dataset_from_arrays, episode_lengths, metadata
 from mage_agent.envs import ReturnToGoWrapper
 from mage_agent.evaluation import evaluate, new_env
+from mage_agent.online_run import Run
 from mage_agent.recording import Recorder
 from mage_agent.training import dataset_digest, fit
 
@@ -118,34 +117,34 @@ def learn_online(
     increments = _by_stage("increment", increment, stages)
     agent = policy.model
     check_fits(agent, dataset)
-    place = None if folder is None else Path(folder).absolute()
-    changed = _checked(place, agent, changes)  # before the work, not after it
+    run = Run(folder, agent)
+    changed = run.checked(changes)  # before the work, not after it
     counts = {"episodes": int(episodes), "seed": int(seed), "elite_fraction": float(elite_fraction)}
-    runs: list[dict[str, Any]] = [
+    told: list[dict[str, Any]] = [
         {**counts, "quantile": q, "increment": dy, "changes": change}
         for q, dy, change in zip(quantiles, increments, [*changed, *[{}] * stages], strict=False)
     ]
-    source = {"dataset": "" if place is None else dataset_digest(agent, dataset)[:12]}
+    source = {"dataset": "" if folder is None else dataset_digest(agent, dataset)[:12]}
     results = []
-    with _run_in(place, agent, [source, *runs]):
+    with run.of([source, *told]):
         buffer = _columns(agent, agent.trajectories(dataset))
         if steps is None:
-            steps = max(1, sum(stage.steps for stage in agent.stages(buffer)) // 5)
-        for number, run in enumerate(runs, 1):
-            new, returns = _collected(place, number)
-            asking = {name: run[name] for name in ("quantile", "increment")}
+            steps = max(1, sum(each.steps for each in agent.stages(buffer)) // 5)
+        for number, stage in enumerate(told, 1):
+            new, returns = run.collected(number)
+            asking = {name: stage[name] for name in ("quantile", "increment")}
             asked = _asked(agent, buffer, episodes, seed=seed + 1000 * number, **asking)
             while len(returns) < episodes:  # some at a time, so that few are lost
                 first = 10**6 * number + seed + len(returns)  # other starts than an evaluation's
                 some = asked[len(returns) :][: 4 * num_envs]
                 more, earned = _collect(policy, make_env, some, first, num_envs, progress_bar)
                 new, returns = _append(new, more), np.concatenate([returns, earned])
-                _keep(place, number, new, returns)
+                run.keep(number, new, returns)
             assert new is not None
             result = OnlineStage(number=number, asked=asked, returns=returns, steps=steps, data=new)
             buffer = _append(buffer, _columns(agent, agent.trajectories(new)))
             agent.know_returns(buffer)
-            agent.adopt(**run["changes"])
+            agent.adopt(**stage["changes"])
             # Deviation 32: the buffer is prioritised by leaving out all but the best episodes.
             fit(
                 agent,
@@ -154,71 +153,14 @@ def learn_online(
                 steps=steps,
                 device=agent.device,
                 progress_bar=progress_bar,
-                checkpoint_path=None if place is None else place / f"stage_{number}.training",
-                resume=place is not None,
+                checkpoint_path=run.file(f"stage_{number}.training"),
+                resume=folder is not None,
             )
             agent.know_returns(buffer)  # of all, where training has taken those of the elite
             results.append(result)
             if callback is not None:
                 callback(policy, result)
     return results
-
-
-@contextmanager
-def _run_in(place: Path | None, agent: Agent, runs: list[dict[str, Any]]) -> Iterator[None]:
-    """Take an agent back to where the run in a folder began; ``runs`` says of what data and how.
-
-    Raises:
-        ValueError: the folder holds another run.
-    """
-    if place is None:
-        yield
-        return
-    path, now = place / "run", _name(agent)
-    if not any(place.glob("stage_*")):  # nothing has been collected
-        begun = agent_header(agent) | {"weights": [now], "runs": runs}
-        save_tensors(agent.state_dict(), path, begun)
-    tensors, header = load_tensors(path) if path.is_file() else ({}, {"runs": [{}]})
-    if "dataset" not in header["runs"][0]:
-        raise ValueError(f"{str(place)!r} holds a run of an earlier version; give another folder.")
-    weights, earlier = header["weights"], header["runs"]
-    was = [{"weights": weights[0]}, *earlier]
-    told = [{"weights": weights[0] if now in weights else now}, *runs]
-    for old, new in zip(was, told, strict=False):
-        for name in new:
-            if old[name] != new[name]:
-                raise ValueError(
-                    f"{str(place)!r} comes from another run: {name} was {old[name]} and is "
-                    f"{new[name]}; give the same, or another folder."
-                )
-    header["runs"] = runs + earlier[len(runs) :]
-    if header["runs"] != earlier:
-        save_tensors(tensors, path, header)
-    agent.load_state_dict(tensors)
-    agent.config = type(agent.config).from_dict(header["config"])
-    agent.ask(header["asks"])
-    try:
-        yield
-    finally:
-        save_tensors(tensors, path, header | {"weights": [*weights, _name(agent)]})
-
-
-def _checked(place: Path | None, agent: Agent, changes: Sequence[Any]) -> list[dict[str, Any]]:
-    """What changes in each stage from where the run began, ready for JSON.
-
-    Raises:
-        ValueError: an agent that is trained cannot change it.
-    """
-    checked, config = [], agent.config
-    if place is not None and any(place.glob("stage_*")) and (place / "run").is_file():
-        header = load_tensors(place / "run")[1]
-        config = (
-            type(config).from_dict(header["config"]) if header["method"] == agent.name else config
-        )
-    for change in changes:
-        config = config.changed(**change)
-        checked.append({name: config.to_dict()[name] for name in change})
-    return checked
 
 
 def _by_stage(name: str, value: Any, stages: int) -> list[Any]:
@@ -372,29 +314,3 @@ def _append(buffer: TensorDict | None, new: TensorDict) -> TensorDict:
     joined: TensorDict = torch.cat([buffer.exclude("metadata"), later])
     joined.set_non_tensor("metadata", dict(metadata(buffer)))
     return joined
-
-
-def _name(agent: Agent) -> str:
-    """A name of an agent's weights."""
-    return digest(agent.state_dict())[:12]
-
-
-def _keep(place: Path | None, number: int, new: TensorDict, returns: NDArray[np.float64]) -> None:
-    """Write what a stage has collected, whole or not at all."""
-    if place is None:
-        return
-    flat = new.exclude("metadata").flatten_keys("/")
-    tensors: dict[str, Tensor] = {key: flat[key] for key in flat.keys()}  # noqa: SIM118
-    header = {"returns": returns.tolist(), "metadata": dict(metadata(new))}
-    save_tensors(tensors, place / f"stage_{number}.episodes", header)
-
-
-def _collected(place: Path | None, number: int) -> tuple[TensorDict | None, NDArray[np.float64]]:
-    """What a stage collected in an earlier call, or nothing."""
-    path = None if place is None else place / f"stage_{number}.episodes"
-    if path is None or not path.is_file():
-        return None, np.zeros(0)
-    tensors, header = load_tensors(path)
-    new = TensorDict(tensors, batch_size=[len(tensors["action"])]).unflatten_keys("/")
-    new.set_non_tensor("metadata", header["metadata"])
-    return new, np.array(header["returns"])

@@ -72,8 +72,9 @@ ALLOWED: dict[str, set[str]] = {  # module -> modules of the package it may impo
         "stage",
     },
     "callbacks": {"training"},
+    "online_run": {"agent", "checkpoint", "data"},
     "online": {
-        *("agent", "checkpoint", "compatibility", "data", "envs", "evaluation", "recording"),
+        *("agent", "compatibility", "data", "envs", "evaluation", "online_run", "recording"),
         "training",
     },
     "policy": {
@@ -112,7 +113,7 @@ THIRD_PARTY: dict[str, set[str]] = {  # package -> the only modules that may nam
         "memory",
         "online",
     }
-    | {"online", "parallel", "policy", "stage"},
+    | {"online_run", "parallel", "policy", "stage"},
     "stable_baselines3": {"callbacks", "envs", "policy"},
     "vector_quantize_pytorch": {"mage.quantizer"},
     "minari": {"data.*", "environment", "online", "recording"},
