@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from benchmarks.methods import (
     configure,
     expand,
     find_method,
+    is_told_return,
     training_of,
 )
 from benchmarks.papers import PAPERS, Paper, find_paper, stand_in
@@ -111,6 +113,11 @@ def select(args: argparse.Namespace) -> list[Cell]:
         methods = expand(_words(args.methods))
     else:
         methods = expand(table.methods if table is not None else ["all"])
+    if args.targets and all(is_told_return(method) is False for method in methods):
+        raise ValueError(
+            f"--targets is {args.targets}, but none of {', '.join(methods)} can be asked for a "
+            "return."
+        )
     changes = _changes(args.config)
     variants: dict[str, dict[str, Any]] = {"": {}}
     if changes:
@@ -182,9 +189,18 @@ def _changes(text: str) -> dict[str, Any]:
 def _settings(args: argparse.Namespace) -> Settings:
     names = [field.name for field in dataclasses.fields(Settings)]
     values = {name: getattr(args, name) for name in names}
-    targets = tuple(float(value) for value in _words(args.targets))
-    values |= {"output": args.output.resolve(), "targets": targets}
+    values |= {"output": args.output.resolve(), "targets": _numbers(args.targets)}
     return Settings(**{**values, "gpus": args.gpus if args.device == "cuda" else 0.0})
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(word) for word in _words(text))
+        if all(map(math.isfinite, numbers)):
+            return numbers
+    except ValueError:
+        pass
+    raise ValueError(f"--targets is {text!r}; it must be finite numbers, such as 0.5,1.")
 
 
 def _words(text: str) -> list[str]:

@@ -111,11 +111,11 @@ def find_method(name: str) -> Any:
     return found
 
 
-def is_told_return(name: str) -> bool:
-    """Whether a method can be asked for a return."""
+def is_told_return(name: str) -> bool | None:
+    """Whether a method can be asked for a return; None where its settings decide."""
     method = find_method(name)
     told = getattr(method, "told_return", hasattr(method, "update_return_to_go"))
-    return told is True  # of a property, the instance must be asked
+    return None if isinstance(told, property) else bool(told)
 
 
 def configure(

@@ -297,6 +297,14 @@ def test_changed_settings_are_another_cell(suite: Any) -> None:
             ("--datasets", "a/pen/b-v0", "--methods", "iql", "--config", '{"width": 3}'),
             "unknown configuration keys ['width']; known keys: ['",
         ),
+        (
+            ("--datasets", "a/pen/b-v0", "--methods", "bc,iql", "--targets", "0.5"),
+            "none of bc, iql can be asked for a return",
+        ),
+        (
+            ("--datasets", "a/pen/b-v0", "--methods", "mage", "--targets", "0.5,inf"),
+            "--targets is '0.5,inf'; it must be finite numbers",
+        ),
         (("--datasets", "pen-exprt-v1"), "Did you mean 'pen-expert-v1'?"),
         (("--datasets", "a/pen/b-v0", "--minutes", "-1"), "-1.0 is not a finite number above 0"),
         (
