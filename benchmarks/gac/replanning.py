@@ -49,6 +49,26 @@ class Replanning:
         return self.policy.predict(observation, state, episode_start, bool(deterministic))
 
 
+class Watched:
+    """A policy whose new plans within episodes are counted, those made by hand left out."""
+
+    def __init__(self, policy: GACPolicy) -> None:
+        self.policy = policy
+        self.since = list(policy.model.initial_state(1).keys()).index("since")
+        self.steps = self.plans = 0
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: Any = 0
+    ) -> tuple[Any, Any]:
+        """Act, and count."""
+        begins = np.ones(len(observation), dtype=bool) if state is None else episode_start
+        action, state = self.policy.predict(observation, state, episode_start, deterministic)
+        since = state[self.since][~np.asarray(begins)]
+        self.steps += len(since)
+        self.plans += int((since == 0).sum())
+        return action, state
+
+
 def way_to(maze: list[list[int]], goal: tuple[int, int]) -> dict[tuple[int, int], int]:
     """Steps from cell to cell to the goal, for every cell that can reach it."""
     steps, queue = {goal: 0}, deque([goal])
@@ -70,8 +90,9 @@ def measure(trained: Trained, episodes: int = 50, query: str = "max") -> dict[st
         query: what plans are asked for.
 
     Returns:
-        By case, the rate of ``success`` and the mean ``return``; ``A``, ``B``, the ``maze``; and
-        ``paths`` of a plan from A, one mended at B, and one from B.
+        By case, the rate of ``success`` and the mean ``return``; ``alarms``, the share of the steps
+        of usual episodes at which a trigger fires; ``A``, ``B``, the ``maze``; and ``paths`` of a
+        plan from A, one mended at B, and one from B.
     """
     maze, _ = layout_of(trained)
     env = make_environment(trained.dataset, **trained.domain.environment)
@@ -95,7 +116,8 @@ def measure(trained: Trained, episodes: int = 50, query: str = "max") -> dict[st
         "A, new plan at B (restart)": (Replanning(plain, middle, "restart"), start),
         "B": (plain, middle),
     }
-    found: dict[str, Any] = {"cases": {}, "A": start.tolist(), "B": middle.tolist(), "maze": maze}
+    found: dict[str, Any] = {"cases": {}, "alarms": {}, "maze": maze}
+    found |= {"A": start.tolist(), "B": middle.tolist()}
     model.remembers_episodes = True  # Eq. 3 explains the whole way since A
     for name, (policy, place) in cases.items():
         found["cases"][name] = _outcome(trained, policy, query, episodes, place)
@@ -105,8 +127,11 @@ def measure(trained: Trained, episodes: int = 50, query: str = "max") -> dict[st
     for trigger in ("surprise", "promise"):
         limit = model.surprise_limit if trigger == "surprise" else model.shortfall_limit
         if float(limit) < 1e9:  # calibrated, on episodes held out in training
+            model.trigger = trigger
+            watched = Watched(plain)
+            trained.run(watched, query, episodes)
+            found["alarms"][trigger] = watched.plans / watched.steps
             for mode in ("posterior", "restart"):
-                model.trigger = trigger
                 config, model.config = model.config, model.config.replace(replan=mode)
                 name = f"A, {trigger} ({'Eq. 3' if mode == 'posterior' else mode})"
                 found["cases"][name] = _outcome(trained, plain, query, episodes, start)
@@ -154,5 +179,8 @@ def draw(found: dict[str, Any]) -> Figure:
     for row, (name, rate) in enumerate(zip(names, rates, strict=True)):
         mean = found["cases"][name]["return"]
         right.annotate(f" {rate:.0f}%, return {mean:.0f}", (0, row), va="center", fontsize=8)
+    alarms = [f"{name} fires at {share:.1%}" for name, share in found["alarms"].items()]
+    if alarms:
+        right.set_title(f"of usual episodes' steps, {', '.join(alarms)}", fontsize=8)
     right.spines[["top", "right"]].set_visible(False)
     return figure

@@ -197,6 +197,8 @@ def test_figure_5_compares_a_plan_with_a_mended_one(trained: Trained) -> None:
     ]
     own = ["A, better", "A, surprise (Eq. 3)", "A, surprise (restart)"]
     assert names[4:] == own, "promise has no limit"
+    assert list(found["alarms"]) == ["surprise"]
+    assert 0 < found["alarms"]["surprise"] <= 1 / model.config.replan_interval, "the limit is 0"
     assert model.trigger == "never"
     left, right = replanning.draw(found).axes
     assert [text.get_text() for text in right.get_yticklabels()] == names
