@@ -10,11 +10,14 @@ from numpy.typing import NDArray
 from benchmarks.gac.maze import _PALETTE, _walls, layout_of, rollouts
 from benchmarks.gac.trained import Trained
 from mage_agent import GACPolicy, make_environment
+from mage_agent.gac.stages import calibrate
 
 __all__ = ["Replanning", "draw", "measure", "way_to"]
 
 NEAR = 0.5
 """Distance from B at which a new plan is made by hand, metres."""
+_NO_LIMIT = 1e9
+"""What no trigger's limit reaches that was calibrated, on episodes held out."""
 
 
 class Replanning:
@@ -124,9 +127,11 @@ def measure(trained: Trained, episodes: int = 50, query: str = "max") -> dict[st
     if query in ("max", "best"):
         model.trigger = "better"
         found["cases"]["A, better"] = _outcome(trained, plain, query, episodes, start)
+    if len(trained.held) and float(model.surprise_limit) >= _NO_LIMIT:  # training held none out
+        calibrate(model, trained.held)
     for trigger in ("surprise", "promise"):
         limit = model.surprise_limit if trigger == "surprise" else model.shortfall_limit
-        if float(limit) < 1e9:  # calibrated, on episodes held out in training
+        if float(limit) < _NO_LIMIT:
             model.trigger = trigger
             watched = Watched(plain)
             trained.run(watched, query, episodes)
@@ -141,9 +146,9 @@ def measure(trained: Trained, episodes: int = 50, query: str = "max") -> dict[st
     found["paths"] = {
         name: rollouts(trained, [place.tolist()], 1, policy=policy)[0]
         for name, policy, place in (
-            ("A", plain, start),
-            ("mended", mended, start),
-            ("B", plain, middle),
+            ("from A", plain, start),
+            ("from A, mended at B", mended, start),
+            ("from B", plain, middle),
         )
     }
     return found
@@ -165,7 +170,7 @@ def draw(found: dict[str, Any]) -> Figure:
     _walls(left, found["maze"])
     for number, (name, path) in enumerate(found["paths"].items()):
         rows, columns = np.array(path).T
-        left.plot(columns, rows, color=_PALETTE[number], label=f"plan from {name}", linewidth=1.5)
+        left.plot(columns, rows, color=_PALETTE[number], label=name, linewidth=1.5)
     for name in ("A", "B"):
         row, column = found[name]
         left.annotate(name, (column, row), ha="center", va="center", weight="bold")

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -202,8 +203,14 @@ def test_figure_5_compares_a_plan_with_a_mended_one(trained: Trained) -> None:
     assert model.trigger == "never"
     left, right = replanning.draw(found).axes
     assert [text.get_text() for text in right.get_yticklabels()] == names
-    assert found["paths"]["A"][0] == pytest.approx([3, 1], abs=0.2)
+    assert found["paths"]["from A"][0] == pytest.approx([3, 1], abs=0.2)
     assert len(left.lines) == 3
+
+
+def test_figure_5_calibrates_triggers_that_training_did_not(trained: Trained) -> None:
+    found = replanning.measure(replace(trained, held=trained.dataset), episodes=1)
+    assert list(found["alarms"]) == ["surprise", "promise"]
+    assert all(0 <= share <= 1 for share in found["alarms"].values())
 
 
 def test_ways_lead_around_walls() -> None:
