@@ -41,9 +41,10 @@ class AgentActor(SafeModule):  # type: ignore[misc]
     ``LSTMModule`` does it; where ``is_init`` is True it starts anew. `make_env_transforms` adds all
     of it to an environment. Any leading batch shape \*B works.
 
-    ``set_exploration_type(ExplorationType.DETERMINISTIC)`` switches sampling off; with any other
-    exploration type, and none, the agent samples with ``config.temperature``. It acts without
-    dropout and without gradients, also while it is being trained.
+    ``set_exploration_type(ExplorationType.DETERMINISTIC)`` switches sampling off, and so do the
+    older MODE and MEAN; with any other exploration type, and none, the agent samples with
+    ``config.temperature``. It acts without dropout and without gradients, also while it is being
+    trained.
 
     Args:
         model: the agent that acts; shared, not copied.
@@ -136,7 +137,8 @@ class AgentActor(SafeModule):  # type: ignore[misc]
 
         They cast to float32, track the return-to-go by the agent's discount and range, mark
         (``is_init``) and sum up (``episode_reward``) episodes, and make room for the agent's
-        memory. The agent's range and target are taken now, so call this after training.
+        memory. The agent's range and target are taken now, so call this after training. Beside
+        other transforms: ``Compose(*actor.make_env_transforms(), StepCounter(50))``.
 
         Args:
             target_return: discounted return asked for at the start of an episode; a number, or one
@@ -218,6 +220,12 @@ class _Act(torch.nn.Module):
                 name: part.reshape(-1, *part.shape[len(lead) :]).to(initial[name])
                 for name, part in zip(self.memory_names, parts, strict=True)
             }
+            if other := [name for name, part in kept.items() if part.shape != initial[name].shape]:
+                raise ValueError(
+                    f"the agent's memory {other} has another size than when the environment's "
+                    "transforms were made, since the agent was told to remember more or less; make "
+                    "them anew."
+                )
             memory = reset_rows(TensorDict(kept, initial.batch_size), initial, started.reshape(-1))
         deterministic = exploration_type() in _DETERMINISTIC
         with evaluating(model):

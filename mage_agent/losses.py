@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
@@ -29,7 +29,8 @@ class AgentLoss(LossModule):  # type: ignore[misc]
     A subclass names the networks that it trains and returns ``reduced`` losses from ``forward``.
     ``parameters()`` are those of these networks only, so that no gradient step can move another
     stage's, while ``state_dict()``, ``to()`` and ``train()`` reach the whole agent: it is a plain
-    submodule (``functional`` is False), since no target networks need a copy.
+    submodule (``functional`` is False), since no target networks need a copy. A loss in training
+    mode puts its agent there when it is called, wherever that has acted in between.
 
     Args:
         model: the agent to train.
@@ -82,6 +83,12 @@ class AgentLoss(LossModule):  # type: ignore[misc]
         self.model = model
         self.reduction = reduction or "mean"
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Losses of a batch, as ``forward`` has them, with the agent in the loss's own mode."""
+        if self.training and not self.model.training:  # agents are made, and act, without dropout
+            self.model.train()
+        return super().__call__(*args, **kwargs)
+
     @property
     def functional(self) -> bool:
         """The agent is a plain submodule."""
@@ -117,7 +124,7 @@ class AgentLoss(LossModule):  # type: ignore[misc]
             return self._out_keys
         written = self.written()
         # Metrics are scalars, and stay out of losses of shape (B,).
-        alone = self.reduction == "none"
+        alone = self.reduction == "none" or not self.metrics
         return [key for key in written if key.startswith("loss_") or not alone]
 
     @out_keys.setter
@@ -129,7 +136,17 @@ class AgentLoss(LossModule):  # type: ignore[misc]
         """Losses and metrics that ``forward`` writes."""
 
     def set_keys(self, **kwargs: NestedKey | None) -> None:
-        """Rename the entries to read; None restores the default."""
+        """Rename the entries to read; None restores the default.
+
+        Raises:
+            ValueError: there is no such key, or the agent reads no entry that it stands for.
+        """
+        keys, default = self.model.config.observation_keys, self.default_keys().observation
+        if kwargs.get("observation") not in (None, default) and default not in keys:
+            raise ValueError(
+                f"set_keys(observation={kwargs['observation']!r}) stands for {default!r}, which is "
+                f"none of the agent's observation_keys, {list(keys)}; rename the batch's entries."
+            )
         super().set_keys(**kwargs)
         self._in_keys = None
 
@@ -190,6 +207,35 @@ class AgentLoss(LossModule):  # type: ignore[misc]
             )
         return torch.cat([self.read(tensordict, key) for key in self.observation_keys], dim=-1)
 
+    def action(self, tensordict: TensorDictBase) -> Tensor:
+        """Actions (..., A) of a batch, one for each observation.
+
+        Raises:
+            ValueError: they have another shape.
+        """
+        action = self.read(tensordict, self.tensor_keys.action)
+        steps = tensordict.get(self.observation_keys[0]).shape[:-1]
+        if action.shape != (*steps, self.model.action_dim):
+            raise ValueError(
+                f"the actions have shape {tuple(action.shape)}; expected "
+                f"{(*steps, self.model.action_dim)}."
+            )
+        return action
+
+    def mask(self, tensordict: TensorDictBase, shape: torch.Size) -> Tensor:
+        """True for the real steps of a batch of windows, of shape (B, T).
+
+        Raises:
+            KeyError: the batch lacks the entry that ``set_keys`` named.
+        """
+        key = self.tensor_keys.mask
+        mask: Tensor | None = tensordict.get(key, None)
+        if mask is not None:
+            return mask.view(shape).bool()  # TensorDict.double() casts it, too
+        if key != self.default_keys().mask:
+            raise KeyError(f"the batch lacks {key!r}, where set_keys says that its mask is.")
+        return torch.ones(shape, dtype=torch.bool, device=tensordict.device)
+
     def read(self, tensordict: TensorDictBase, key: NestedKey) -> Tensor:
         """An entry of a batch, in the agent's own floating-point type."""
         entry: Tensor = tensordict.get(key)
@@ -201,4 +247,5 @@ class AgentLoss(LossModule):  # type: ignore[misc]
             return TensorDict(losses, batch_size=next(iter(losses.values())).shape)
         total = torch.sum if self.reduction == "sum" else torch.mean
         reduced = {key: total(value) for key, value in losses.items()}
-        return TensorDict({**reduced, **{key: value.detach() for key, value in metrics.items()}})
+        logged = {key: value.detach() for key, value in metrics.items() if self.metrics}
+        return TensorDict({**reduced, **logged})

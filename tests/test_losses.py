@@ -175,9 +175,36 @@ class TestContract:
         expected = evaluate(loss, td).select(*TERMS[type(loss)])
         loss.metrics = False
         found = evaluate(loss, td)
-        measured = {"reconstruction_error"} & set(found.keys())  # it comes for free
-        assert set(found.keys()) == set(expected.keys()) | measured
-        assert_same(found.exclude(*measured), expected)
+        assert set(found.keys()) == set(expected.keys()) == set(loss.out_keys)
+        assert_same(found, expected)
+
+    def test_what_learns_is_in_training_mode_wherever_it_has_acted(
+        self, make_loss: Callable[..., Loss]
+    ) -> None:
+        loss = make_loss()
+        loss.model.eval()  # as agents are made, and act
+        loss(batch_for(loss))
+        assert all(part.training for part in loss.modules())
+        loss.eval()
+        loss(batch_for(loss))
+        assert not any(part.training for part in loss.modules())
+
+    def test_entries_of_another_shape_or_name_are_refused(
+        self, make_loss: Callable[..., Loss]
+    ) -> None:
+        loss = make_loss().eval()
+        td = batch_for(loss)
+        for wrong in (td["action"][..., 0], td["action"][..., :1], td["action"][:, :, None]):
+            if wrong.shape != td["action"].shape:
+                with pytest.raises(ValueError, match=r"the actions have shape .*; expected \(8, "):
+                    loss(td.copy().set("action", wrong))
+        loss.set_keys(mask="valid")
+        if not isinstance(loss, MAGEInverseDynamicsLoss):  # which looks at first steps alone
+            with pytest.raises(KeyError, match="lacks 'valid', where set_keys says"):
+                loss(td)
+        other = type(loss)(tiny_model(observation_keys=("state",)))
+        with pytest.raises(ValueError, match=r"observation_keys, \['state'\]; rename"):
+            other.set_keys(observation="obs")
 
     def test_the_input_stays_as_it_is(self, make_loss: Callable[..., Loss]) -> None:
         loss = make_loss()
@@ -227,8 +254,10 @@ class TestContract:
         assert set(results["none"].keys()) == set(TERMS[type(loss)])
         for key, values in results["none"].items():
             assert values.shape == (8,)
-            torch.testing.assert_close(values.mean(), results["mean"][key])
-            torch.testing.assert_close(values.sum(), results["sum"][key])
+            # Means and sums estimate the condition loss on a quarter of the batch.
+            seen = values[:2] if key == "loss_condition" else values
+            torch.testing.assert_close(seen.mean(), results["mean"][key])
+            torch.testing.assert_close(8 * seen.mean(), results["sum"][key])
 
     def test_reset_starts_the_stages_networks_as_new_ones_start(
         self, make_loss: Callable[..., Loss]
@@ -606,7 +635,7 @@ class TestClosedForms:
             torch.testing.assert_close(losses[f"action_error_{name}"], error)
 
     def test_condition_loss_of_a_certain_generator(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Eq. 7 with D' held to D past the first step, on the first quarter four times as heavy."""
+        """Eq. 7 with D' held to D past the first step; a quarter of the batch stands for all."""
         model, td = tiny_model(condition_weight=0.3), tiny_windows()
         be_certain(monkeypatch, model)
         loss = MAGELoss(model, reduction="none").eval()
@@ -617,8 +646,10 @@ class TestClosedForms:
         trained = model.decode(latent, state, target, guided=False)
         miss = (bent[:, 0] - torch.cat([target, state], -1)).square().mean(1)
         drift = (bent[:, 1:] - trained[:, 1:]).square().mean((1, 2))
-        torch.testing.assert_close(found[:2], 0.3 * 4 * (miss + drift)[:2])
-        assert (found[2:] == 0).all()
+        torch.testing.assert_close(found, 0.3 * (miss + drift))
+        for reduction, factor in (("mean", 1), ("sum", 8)):
+            loss.reduction = reduction
+            torch.testing.assert_close(loss(td)["loss_condition"], factor * found[:2].mean())
 
     def test_of_windows_the_first_step_is_read_and_transitions_are_first_steps(self) -> None:
         model = tiny_model(inverse_dynamics_condition="state_and_return")
@@ -683,8 +714,7 @@ class TestClosedForms:
         wanted = torch.cat([target, state[:, STATE : STATE + 2]], dim=-1)
         error = (bent[:, 0] - wanted).square().mean(1)
         error = error + (bent[:, 1:] - trained[:, 1:]).square().flatten(1).mean(1)
-        expected = torch.where(torch.arange(8) < 2, 4 * error, 0.0)
-        torch.testing.assert_close(loss(td)["loss_condition"], expected)
+        torch.testing.assert_close(loss(td)["loss_condition"], error)
 
 
 class TestContext:

@@ -234,6 +234,24 @@ def fork() -> TensorDict:
 
 
 @pytest.mark.filterwarnings("ignore:the codebook has collapsed")
+def test_an_average_that_never_moves_is_warned_of(recwarn: pytest.WarningsRecorder) -> None:
+    data = episodes(12, 12)
+    for changes, told in (({}, True), ({"bootstrap_steps": 0}, False)):
+        model = tiny_model(**{**VALUES, **changes}).eval()
+        stage = next(stage for stage in model.stages(data) if stage.name == "values")
+        loss, batch = MAGEValueLoss(model), next(stage.batches())
+        for _ in range(150):
+            loss(batch)
+        warned = [str(w.message) for w in recwarn if "after_step(step)" in str(w.message)]
+        assert len(warned) == told
+        recwarn.clear()
+    loss = MAGEValueLoss(tiny_model(**VALUES))
+    for step in range(150):
+        loss(batch)
+        loss.after_step(step)
+    assert not [w for w in recwarn if "after_step(step)" in str(w.message)]
+
+
 def test_good_parts_of_different_episodes_add_up() -> None:
     data = fork()
     config = tiny_config(

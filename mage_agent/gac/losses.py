@@ -38,9 +38,10 @@ class GACLoss(AgentLoss):
     Where q(eps | tau, y) comes from is ``config.inference``. With "persistent", the module keeps
     its parameters for every trajectory; in training mode, the backward pass that gives the model
     its gradient moves them as well, by Adam (they are no ``parameters()``, but in
-    ``state_dict()``). A batch that brings q under ``"posterior"`` is taken at its word. In
-    evaluation mode, q is fitted to the batch from the prior on, but for "amortised", where it is
-    the encoder's.
+    ``state_dict()``). Trajectories whose gradient is not finite keep their q, and all do where
+    ``torch.autograd.grad`` or ``backward(inputs=...)`` takes the gradient. A batch that brings q
+    under ``"posterior"`` is taken at its word. In evaluation mode, q is fitted to the batch from
+    the prior on, but for "amortised", where it is the encoder's.
 
     Metrics: ``elbo`` (the plain bound per step), ``kl`` in nats, ``inner_steps`` of Adam on q
     before this step, ``active_dims``, entries of eps that q is sure about.
@@ -70,7 +71,7 @@ class GACLoss(AgentLoss):
             action: actions, shape (B, T, A).
             return_to_go: of which the first, undiscounted one is y, shape (B, T, 1).
             mask: True for real steps, shape (B, T) or (B, T, 1); all steps are real without it.
-            episode: number of the trajectory, shape (B, T).
+            episode: number of the trajectory, shape (B, T); "persistent" alone reads it.
             done: True at the last step of an episode, shape (B, T, 1).
             step_count: steps since the episode began, shape (B, T, 1); not checked without it.
         """
@@ -114,7 +115,8 @@ class GACLoss(AgentLoss):
         """What ``forward`` reads, unless ``in_keys`` was set."""
         keys = self.tensor_keys
         following = [_next(key) for key in self.observation_keys]
-        own = (keys.action, keys.return_to_go, keys.episode, keys.done)
+        number = [keys.episode] if self.model.config.inference == "persistent" else []
+        own = [keys.action, keys.return_to_go, *number, keys.done]
         return [*self.observation_keys, *following, *own]
 
     def written(self) -> list[str]:
@@ -140,10 +142,7 @@ class GACLoss(AgentLoss):
         shape = observation.shape[:2]
         if 0 in shape:
             raise ValueError(f"the batch is empty: its observations have {(*observation.shape,)}.")
-        mask = tensordict.get(keys.mask, None)
-        if mask is None:
-            mask = torch.ones(shape, dtype=torch.bool, device=observation.device)
-        length = mask.view(shape).bool().sum(1)
+        length = self.mask(tensordict, shape).sum(1)
         done = tensordict.get(keys.done).view(shape).bool()
         ended = done.gather(1, (length - 1).clamp_min(0)[:, None])
         if not ended.all():
@@ -161,7 +160,7 @@ class GACLoss(AgentLoss):
         following = [self.read(tensordict, _next(key)) for key in self.observation_keys]
         return model.standardize(
             observation=observation,
-            action=self.read(tensordict, keys.action),
+            action=self.action(tensordict),
             next_observation=torch.cat(following, dim=-1),
             value=self.read(tensordict, keys.return_to_go).view(shape)[:, 0],
             length=length,
@@ -194,6 +193,9 @@ class GACLoss(AgentLoss):
     @dispatch  # type: ignore[untyped-decorator]
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Losses of a batch; the input stays as it is."""
+        if torch.is_inference_mode_enabled():  # q is found by gradients
+            with torch.inference_mode(False), torch.no_grad():
+                return self.forward(tensordict.clone())
         model, config = self.model, self.model.config
         trajectories = self.trajectories(tensordict)
         posterior = self._posterior(tensordict, trajectories)
@@ -274,7 +276,9 @@ class GACLoss(AgentLoss):
             assert leaf.grad is not None
             kept = Ascent(leaf.detach(), *moments)
             gradient = -scale[:, None, None, None] * leaf.grad
-            store.write(rows, kept.step(gradient, self.model.config.inner_learning_rate))
+            finite = gradient.flatten(1).isfinite().all(1)  # a scaler of losses may skip a step
+            rate = self.model.config.inner_learning_rate
+            store.write(rows, kept.step(gradient, rate, finite))
 
         phi.register_post_accumulate_grad_hook(step)
         return Posterior(*phi.unbind(1))

@@ -164,6 +164,7 @@ def fit_statistics(model: GACModel, dataset: TensorDictBase) -> None:
     model.longest.clamp_(min=model.config.trajectory_steps or step_limit(dataset) or 1)
 
 
+@torch.inference_mode(False)
 @torch.no_grad()
 def describe(model: GACModel, dataset: TensorDictBase) -> dict[str, float]:
     """How well a model explains data, best data that it has not seen.
@@ -210,6 +211,7 @@ def describe(model: GACModel, dataset: TensorDictBase) -> dict[str, float]:
         }
 
 
+@torch.inference_mode(False)
 @torch.no_grad()
 def calibrate(model: GACModel, dataset: TensorDictBase) -> None:
     """Set the limits of both triggers by data that the model has not seen, in place.

@@ -84,13 +84,13 @@ class MAGEDistanceLoss(BootstrappedLoss):
     """Expectile regression of the steps from a state to a goal, on goals in hindsight.
 
     The distance d(s_0, g) is regressed on k where the goal was achieved k steps later, at most n =
-    ``horizon``, and else on n + d'(s_n, g), where d' is a moving average; shorter ways count
-    nine times as much. Beside it, the distance after a move m within the ``lookahead`` of l steps
-    is regressed on the mean of d'(s_l, g), so that passing a goal is worse than stopping there. The
-    unit is n steps. Rows are spread over the places of the data. A batch holds states (B,) with a
-    ``desired_goal`` in hindsight, how many steps ahead it and the end of the horizon are (B, 1),
-    the observations at the ends of horizon and lookahead (B, S), and ``moves`` (B, E), as those of
-    the stage do.
+    ``horizon``, and else on n + d'(s_n, g), where d' is a moving average, which ``after_step``
+    moves; shorter ways count nine times as much. Beside it, the distance after a move m within the
+    ``lookahead`` of l steps is regressed on the mean of d'(s_l, g), so that passing a goal is worse
+    than stopping there. The unit is n steps. Rows are spread over the places of the data. A batch
+    holds states (B,) with a ``desired_goal`` in hindsight, how many steps ahead it and the end of
+    the horizon are (B, 1), the observations at the ends of horizon and lookahead (B, S), and
+    ``moves`` (B, E), as those of the stage do.
 
     Args:
         model: the model to train.
@@ -131,7 +131,7 @@ class MAGEDistanceLoss(BootstrappedLoss):
         ends = [self.read(tensordict, f"{end}_observation") for end in ("horizon", "lookahead")]
         with torch.no_grad():
             there, _ = model.apart(model.units.observation(torch.stack(ends)))
-            left = self.target(there, goal)
+            left = self.bootstrapped(there, goal)
             met = (goal_ahead >= 0) & (goal_ahead <= steps)
             wanted = torch.where(met, goal_ahead / horizon, steps / horizon + left[0])
         found = distance(here, goal, self.read(tensordict, "moves"))

@@ -38,7 +38,7 @@ class _MAGELoss(AgentLoss):
             KeyError: the batch lacks an entry.
             ValueError: the batch has another shape.
         """
-        keys, horizon = self.tensor_keys, self.model.config.horizon
+        horizon = self.model.config.horizon
         observation = self.observation(tensordict)
         if observation.ndim != 3 or observation.shape[1] != horizon:
             raise ValueError(
@@ -46,10 +46,7 @@ class _MAGELoss(AgentLoss):
                 f"{horizon}, {self.model.observation_dim}): draw windows with "
                 f"replay_buffer(dataset, horizon={horizon})."
             )
-        mask = tensordict.get(keys.mask, None)
-        if mask is None:
-            mask = torch.ones(observation.shape[:2], dtype=torch.bool, device=observation.device)
-        mask = mask.view(observation.shape[:2]).bool()  # TensorDict.double() casts it, too
+        mask = self.mask(tensordict, observation.shape[:2])
         if not torch.compiler.is_compiling() and (empty := ~mask[:, 0]).any():
             raise ValueError(
                 f"{int(empty.sum())} of {len(mask)} windows begin with padding; a window begins at "
@@ -57,8 +54,8 @@ class _MAGELoss(AgentLoss):
             )
         return TrajectoryWindow(
             observation=observation,
-            action=self.read(tensordict, keys.action),
-            return_to_go=self.read(tensordict, keys.return_to_go),
+            action=self.action(tensordict),
+            return_to_go=self.read(tensordict, self.tensor_keys.return_to_go),
             mask=mask,
         )
 
@@ -155,7 +152,8 @@ class MAGELoss(_MAGELoss):
 
     Args:
         model: the model whose stage 1 is done.
-        reduction: "mean" (default), "sum" or "none" (one loss per window).
+        reduction: "mean" (default), "sum" or "none" (one loss per window); the former two estimate
+            the condition loss on the first quarter of the batch.
 
     Raises:
         ValueError: the batch is no batch of windows of the model's horizon.
@@ -219,7 +217,7 @@ class MAGELoss(_MAGELoss):
         if config.condition_guidance != "none":
             # Deviation 9: estimated on a quarter of the batch, weighted four times. The expectation
             # is the same, and a training step takes a quarter less time.
-            count = -(-len(state) // 4)
+            count = len(state) if self.reduction == "none" else -(-len(state) // 4)
             latent = (
                 self._sampled([scale[:count] for scale in logits])
                 if sums is None
@@ -347,9 +345,10 @@ class MAGEInverseDynamicsLoss(_MAGELoss):
         """Losses of a batch, whose first step is read; the input stays as it is."""
         model, keys = self.model, self.tensor_keys
         observation = self.observation(tensordict)
-        others = (self.read(tensordict, k) for k in (keys.action, keys.return_to_go, "plan"))
+        read = (self.read(tensordict, key) for key in (keys.return_to_go, "plan"))
         observation, action, return_to_go, plan = (
-            part[:, 0] if part.ndim == 3 else part for part in (observation, *others)
+            part[:, 0] if part.ndim == 3 else part
+            for part in (observation, self.action(tensordict), *read)
         )
         state, target = model.units.standardize(observation, return_to_go)
         predicted = model.inverse_dynamics.each(plan, torch.cat([state, target], dim=-1))

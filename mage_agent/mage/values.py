@@ -7,6 +7,7 @@ they can lead to. What a move from a state is worth, on average, judges sampled 
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -25,10 +26,15 @@ __all__ = ["BootstrappedLoss", "MAGEValueLoss", "label_returns"]
 
 _RATE = 0.01
 """Of the moving average that values are bootstrapped from, per step."""
+_UNMOVED = 100
+"""Batches after which an average that has not moved is warned of; gradients may be added up."""
 
 
 class BootstrappedLoss(AgentLoss):
     """A regression on what a moving average of the trained network says of later states.
+
+    ``after_step`` moves the average. ``Stage.step`` calls it; in a loop of one's own, call it after
+    each step of the optimiser, and ``begin`` before the first one.
 
     Args:
         model: the model to train.
@@ -46,6 +52,8 @@ class BootstrappedLoss(AgentLoss):
     def __init__(self, model: MAGEModel, *, reduction: str | None = None) -> None:
         super().__init__(model, reduction=reduction)
         self.target = copy.deepcopy(self._followed).requires_grad_(False)
+        self.bootstraps = True
+        self.unmoved = 0  # batches since the average moved
 
     def begin(self) -> None:
         """Start the moving average anew."""
@@ -57,6 +65,21 @@ class BootstrappedLoss(AgentLoss):
         pairs = zip(self.target.parameters(), self._followed.parameters(), strict=True)
         for slow, fast in pairs:
             slow.lerp_(fast, _RATE)
+        self.unmoved = 0
+
+    def bootstrapped(self, *inputs: Tensor) -> Tensor:
+        """What the moving average says of later states."""
+        if self.training and self.bootstraps and not torch.compiler.is_compiling():
+            self.unmoved += 1
+            if self.unmoved == _UNMOVED:
+                warnings.warn(
+                    f"{type(self).__name__} has learnt from {_UNMOVED} batches on a moving average "
+                    "that has not moved; call its after_step(step) after each step of the "
+                    "optimiser, as Stage.step does.",
+                    stacklevel=4,
+                )
+        said: Tensor = self.target(*inputs)
+        return said
 
     def end(self) -> None:
         """Finish the stage."""
@@ -83,12 +106,12 @@ class BootstrappedLoss(AgentLoss):
 class MAGEValueLoss(BootstrappedLoss):
     """Expectile regression of V(s_0) on ``sum_{i<n} gamma^i r_i + gamma^n V'(s_n)``.
 
-    V' is a moving average of V. With ``bootstrap_steps=0`` the return that followed takes the place
-    of the sum, and nothing is bootstrapped. Where sampled plans are judged (``candidates``),
-    Q(s_0, m) is trained besides, the mean of the sum for a move m, how far the state goes within
-    the lookahead. Both see ``value_entries`` of a state. A batch holds transitions (B,) with
-    ``n_step_return`` (B, 1), ``n_step_factor`` (B, 1), ``n_step_observation`` (B, S), and for Q
-    ``moves`` (B, E), as those of the stage do.
+    V' is a moving average of V, which ``after_step`` moves. With ``bootstrap_steps=0`` the return
+    that followed takes the place of the sum, and nothing is bootstrapped. Where sampled plans are
+    judged (``candidates``), Q(s_0, m) is trained besides, the mean of the sum for a move m, how far
+    the state goes within the lookahead. Both see ``value_entries`` of a state. A batch holds
+    transitions (B,) with ``n_step_return`` (B, 1), ``n_step_factor`` (B, 1), ``n_step_observation``
+    (B, S), and for Q ``moves`` (B, E), as those of the stage do.
 
     Args:
         model: the model to train.
@@ -122,7 +145,7 @@ class MAGEValueLoss(BootstrappedLoss):
                 "trains them."
             )
         super().__init__(model, reduction=reduction)
-        self.expectile = expectile
+        self.expectile, self.bootstraps = expectile, model.config.bootstrap_steps > 0
         if model.plan_value is not None:
             self.trains, self.reads = (*self.trains, "plan_value"), (*self.reads, "moves")
 
@@ -138,7 +161,7 @@ class MAGEValueLoss(BootstrappedLoss):
         state = units.observation(self.observation(tensordict))
         with torch.no_grad():
             then = units.observation(self.read(tensordict, "n_step_observation"))
-            ahead = units.return_to_go.inverse(self.target(model.valued(then)))
+            ahead = units.return_to_go.inverse(self.bootstrapped(model.valued(then)))
             factor = self.read(tensordict, "n_step_factor")
             total = self.read(tensordict, "n_step_return") + factor * ahead
             wanted = units.return_to_go(total)

@@ -242,6 +242,31 @@ def test_q_moves_in_training_mode_and_in_a_backward_pass_only() -> None:
     assert all(parameter.grad is not None for parameter in model.critic.parameters())
 
 
+def test_a_gradient_that_is_not_finite_moves_no_q() -> None:
+    _, loss, batch = make()
+    before = copy.deepcopy(loss.state_dict())
+    broken = batch.clone()
+    broken["action"][2, 0] = torch.nan
+    total_loss(seeded_loss(loss, broken)).backward()
+    assert loss.store is not None
+    moved = (loss.store.phi != before["store.phi"]).flatten(1).any(1)
+    assert loss.store.phi.isfinite().all()
+    assert moved.logical_not().nonzero().flatten().tolist() == [2]
+    assert loss.store.count.tolist() == moved.long().tolist()
+
+
+@pytest.mark.parametrize("inference", ["persistent", "fresh"])
+def test_a_loss_is_measured_in_inference_mode(inference: str) -> None:
+    _, loss, batch = make(inference=inference)
+    loss.eval()
+    expected = seeded_loss(loss, batch)
+    with torch.inference_mode():
+        found = seeded_loss(loss, batch.clone())
+    for key in PARTS:
+        torch.testing.assert_close(found[key], expected[key])
+    assert ("episode" in loss.in_keys) == (inference == "persistent")
+
+
 def test_a_backward_pass_frees_what_it_moved(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hook that holds its own tensor is never freed: a training took gigabytes."""
     _, loss, batch = make()

@@ -77,6 +77,14 @@ def test_an_actor_is_made_anew_when_the_query_heeds_a_target(policy: GACPolicy) 
         env.rollout(2, actor)
 
 
+def test_an_environment_is_made_anew_when_the_agent_remembers_more(policy: GACPolicy) -> None:
+    actor = GACActor(policy.model)
+    env = TransformedEnv(GymWrapper(PointEnv(6, 4)), actor.make_env_transforms())
+    policy.model.remembers_episodes = True
+    with pytest.raises(ValueError, match=r"memory \['action', 'observation'\] has another size"):
+        env.rollout(2, actor)
+
+
 def test_rollouts_of_the_actor_are_data(policy: GACPolicy) -> None:
     actor = GACActor(policy.model)
     env = TransformedEnv(GymWrapper(PointEnv(6, 4)), actor.make_env_transforms())
