@@ -23,6 +23,7 @@ from benchmarks.methods import (
     configure,
     expand,
     find_method,
+    is_agent,
     is_told_return,
     training_of,
 )
@@ -134,6 +135,11 @@ def select(args: argparse.Namespace) -> list[Cell]:
             raise ValueError("--minutes does not go with --budget paper, which counts steps.")
         minutes = args.minutes
     stages = tuple(range(args.stages + 1)) if table is None or args.stages else table.stages
+    if len(stages) > 1 and (others := [name for name in methods if not is_agent(name)]):
+        raise ValueError(
+            f"--stages is {stages[-1]}, but {', '.join(others)} cannot be fine-tuned online; only "
+            "methods that are a mage_agent.Agent can."
+        )
     cells = [
         Cell(
             dataset=dataset,
@@ -220,7 +226,12 @@ def make_parser() -> argparse.ArgumentParser:
     add("--paper", choices=tuple(PAPERS), default=find_paper().agent, help="whose tables are meant")
     tables = "; ".join(f"{p.title}: {', '.join(map(str, p.tables))}" for p in PAPERS.values())
     add("--table", type=int, help=f"run a table of the paper ({tables})")
-    add("--stages", type=int, default=0, help="score after as many stages of online fine-tuning")
+    add(
+        "--stages",
+        type=_from_zero,
+        default=0,
+        help="score after as many stages of online fine-tuning",
+    )
     add("--seeds", type=_positive, default=5, help="number of training seeds (default: 5)")
     lengths = ", ".join(f"{name} {m:g} minutes" for name, m in MINUTES.items() if m)
     about = f"length of a training: {lengths}, paper its published steps (default: standard)"
@@ -247,6 +258,13 @@ def make_parser() -> argparse.ArgumentParser:
     add("--curve-points", type=int, default=3, help="interim evaluations (default: 3)")
     add("--save", action="store_true", help="keep the trained models")
     return parser
+
+
+def _from_zero(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is below 0")
+    return value
 
 
 def _positive(text: str) -> int:

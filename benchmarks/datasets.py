@@ -14,9 +14,10 @@ from tensordict import TensorDictBase
 
 from benchmarks.domains import FINAL_RETURN, base_id
 from mage_agent import cut_episodes, delayed_rewards, first_steps, load_dataset, split_goals
+from mage_agent.checkpoint import digest
 from mage_agent.d4rl import ALL_TASKS, make
 
-__all__ = ["check_name", "collect_missing", "fetch", "hold_out", "load_split"]
+__all__ = ["check_name", "collect_missing", "fetch", "hold_out", "load_split", "name_of_data"]
 
 
 def check_name(dataset_id: str) -> None:
@@ -83,6 +84,12 @@ def _fetch(dataset_id: str) -> str | None:
 def load_split(dataset_id: str, share: float) -> tuple[TensorDictBase, TensorDictBase]:
     """Load a dataset once per process; return what to train on, and what is held out."""
     return hold_out(_open(dataset_id), share)
+
+
+def name_of_data(training: TensorDictBase) -> str:
+    """A name of what is trained on, by its actions and rewards: data may be made anew."""
+    columns = {"action": training["action"], "reward": training["next", "reward"]}
+    return digest(columns)[:12]
 
 
 def hold_out(dataset: TensorDictBase, share: float) -> tuple[TensorDictBase, TensorDictBase]:

@@ -20,7 +20,7 @@ from benchmarks.baselines import UnsuitableError
 from benchmarks.budgets import Schedule, make_schedule
 from benchmarks.cells import Cell, Settings, folder_of
 from benchmarks.clock import TrainingClock, preserve_state, write_json
-from benchmarks.datasets import load_split
+from benchmarks.datasets import load_split, name_of_data
 from benchmarks.domains import Domain, domain_of
 from benchmarks.measure import measure, run_episodes, scores_of
 from benchmarks.methods import QUESTIONS, build_for, find_method, training_of
@@ -123,6 +123,7 @@ def run(cell: Cell, settings: Settings) -> Record:
         **about,
         "held_out": diagnosis,
         "hold_out": settings.hold_out,
+        "data": name_of_data(training),
         "threads": settings.threads,
         "device": settings.device,
         "started": started,

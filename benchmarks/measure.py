@@ -57,7 +57,7 @@ def measure(
             asked[str(target)] = float(np.mean(scores_of(achieved, dataset)))
     return {
         "score": float(np.mean(scores)),
-        "scored_by": scored_by(results, dataset),
+        "scored_by": scored_by(dataset),
         "scores": [round(score, 3) for score in scores],
         "returns": [round(result.episode_return, 4) for result in results],
         "success_rate": None if None in successes else float(np.mean([bool(s) for s in successes])),
@@ -109,7 +109,7 @@ def _is_deterministic(method: Method, domain: Domain) -> bool:
 
 def scores_of(results: Sequence[EpisodeResult], dataset: TensorDictBase) -> list[float]:
     """Return the score of each episode, in the unit that ``scored_by`` names."""
-    unit, facts = scored_by(results, dataset), dataset.get_non_tensor("metadata")
+    unit, facts = scored_by(dataset), dataset.get_non_tensor("metadata")
     if unit == "success":
         return [100.0 * bool(result.success) for result in results]
     returns = [result.episode_return for result in results]
@@ -119,16 +119,22 @@ def scores_of(results: Sequence[EpisodeResult], dataset: TensorDictBase) -> list
     return returns
 
 
-def scored_by(results: Sequence[EpisodeResult], dataset: TensorDictBase) -> str:
-    """What episodes are scored by.
+def scored_by(dataset: TensorDictBase) -> str:
+    """What episodes are scored by, whatever they come to.
 
     Returns:
         "references" (D4RL's normalised score), where the dataset's metadata have them; else
-        "success" (percent), where the environment reports it; else "return".
+        "success" (percent), where the first step in the environment reports whether there was any;
+        else "return".
     """
     if {"ref_min_score", "ref_max_score"} <= set(dataset.get_non_tensor("metadata")):
         return "references"
-    return "return" if any(result.success is None for result in results) else "success"
+    env = make_environment(dataset)
+    env.reset(seed=0)
+    env.action_space.seed(0)
+    reported = {"success", "is_success"} & set(env.step(env.action_space.sample())[-1])
+    env.close()
+    return "success" if reported else "return"
 
 
 def _time_decisions(method: Method, dataset: TensorDictBase) -> dict[str, dict[str, float]]:

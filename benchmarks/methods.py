@@ -25,6 +25,7 @@ __all__ = [
     "configure",
     "expand",
     "find_method",
+    "is_agent",
     "is_told_return",
     "training_of",
 ]
@@ -109,6 +110,11 @@ def find_method(name: str) -> Any:
     if lacking := [each for each in needed if not callable(getattr(found, each, None))]:
         raise ValueError(f"{name!r} is no method: no Agent, and without {', '.join(lacking)}.")
     return found
+
+
+def is_agent(name: str) -> bool:
+    """Whether a method is a ``mage_agent.Agent``."""
+    return _is_agent(find_method(name))
 
 
 def is_told_return(name: str) -> bool | None:

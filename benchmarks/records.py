@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,10 @@ def renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def reason(record: Record) -> str:
     """What went wrong with a cell, in a line: a traceback ends with it."""
-    return str(record.get("error") or "no message").strip().splitlines()[-1].strip()
+    error = str(record.get("error") or "no message").strip()
+    if error.startswith("Traceback"):
+        error = error.splitlines()[-1]
+    return textwrap.shorten(error, 400)
 
 
 def latest(records: Iterable[Record]) -> list[Record]:

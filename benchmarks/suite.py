@@ -10,9 +10,9 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from benchmarks import records
-from benchmarks.cells import Cell, Settings
+from benchmarks.cells import Cell, Settings, folder_of
 from benchmarks.clock import write_json
-from benchmarks.datasets import collect_missing, fetch
+from benchmarks.datasets import collect_missing, fetch, load_split, name_of_data
 from benchmarks.executors import Executor
 from benchmarks.experiment import DiskFullError, clear, failure, is_saved
 from benchmarks.methods import is_told_return, training_of
@@ -66,6 +66,14 @@ def run_suite(
         found = {records.key_of(record): record for record in records.read(path)}
         finished = _finished(found, retry_failed)
         missing = [cell for cell in cells if cell.key not in finished]
+        failed = {key for key, record in found.items() if record.get("status") == "failed"}
+        if begun := [c for c in missing if c.key in failed and ":" in c.method]:
+            folders = sorted({str(folder_of(training_of(cell), settings)) for cell in begun})
+            console.print(
+                "cells that failed go on from their last checkpoint, with what the code of that "
+                f"time has learnt; to train them anew, delete {', '.join(folders)}",
+                soft_wrap=True,
+            )
         well = _finished(found, retry_failed=True)
         needed = {training_of(cell) for cell in cells if cell.key not in well}
         for cell in cells:  # a suite may have been killed between its record and this
@@ -75,6 +83,7 @@ def run_suite(
             console.print(text, soft_wrap=True)
         try:
             missing = _available(missing, settings, console)
+            _check_data(missing, found, settings)
             with View(missing, workers, len(cells) - len(missing), console) as view:
                 named = replace(settings, methods=tuple({cell.method for cell in cells}))
                 for cell, record in executor.run(missing, named, view.started):
@@ -129,6 +138,23 @@ def _check_common(settings: Settings) -> None:
             f"{settings.output} holds a suite with {theirs}; these are {ours}. Use the same, or "
             "another --output."
         )
+
+
+def _check_data(
+    missing: Sequence[Cell], found: Mapping[records.Key, Record], settings: Settings
+) -> None:
+    """Refuse to put cells beside those that were trained on other data of the same name."""
+    known = {record["dataset"]: record["data"] for record in found.values() if "data" in record}
+    for dataset in {cell.dataset for cell in missing} & set(known):
+        try:
+            name = name_of_data(load_split.__wrapped__(dataset, settings.hold_out)[0])
+        except (ValueError, KeyError, OSError):  # which becomes the cells' own record
+            continue
+        if name != known[dataset]:
+            raise SuiteError(
+                f"{dataset} has been made anew since {settings.output} has records of it; choose "
+                "another --output."
+            )
 
 
 def _finished(found: Mapping[records.Key, Record], retry_failed: bool) -> set[records.Key]:

@@ -17,15 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import minari
 import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from tensordict import TensorDict
 
 pytest.importorskip("gymnasium_robotics")
 pytest.importorskip("rich")
 
-from benchmarks import command, datasets, executors, experiment, records
+from benchmarks import command, datasets, executors, experiment, measure, records
 from benchmarks.cells import Cell, Settings, folder_of
 from benchmarks.clock import TrainingClock, preserve_state
 from benchmarks.collect import recipes
@@ -167,6 +169,7 @@ def test_failure_is_recorded_and_stops_nothing(
     assert status == 0
     assert [record["status"] for record in records.latest(found)] == ["ok", "ok"]
     assert records.latest(found)[0]["interruptions"] == 1  # it went on from its checkpoint
+    assert "to train them anew, delete" in capsys.readouterr().out
 
 
 def test_records_cut_short_are_mended_by_going_on(suite: Any, tmp_path: Path) -> None:
@@ -305,6 +308,11 @@ def test_changed_settings_are_another_cell(suite: Any) -> None:
             ("--datasets", "a/pen/b-v0", "--methods", "mage", "--targets", "0.5,inf"),
             "--targets is '0.5,inf'; it must be finite numbers",
         ),
+        (
+            ("--datasets", "a/pen/b-v0", "--methods", f"mage,{OURS}:Still", "--stages", "1"),
+            f"{OURS}:Still cannot be fine-tuned online",
+        ),
+        (("--datasets", "a/pen/b-v0", "--stages", "-1"), "-1 is below 0"),
         (("--datasets", "pen-exprt-v1"), "Did you mean 'pen-expert-v1'?"),
         (("--datasets", "a/pen/b-v0", "--minutes", "-1"), "-1.0 is not a finite number above 0"),
         (
@@ -457,6 +465,45 @@ def test_a_dataset_of_no_known_domain_takes_the_generic_preset(
     told = capsys.readouterr().out
     assert f"{name} belongs to no known domain (ant, antmaze," in told
     assert "their defaults; 2 evaluation episodes" in told
+
+
+def test_data_made_anew_under_a_name_are_not_mixed_with_the_old_ones(
+    suite: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = record_pendulum("mine/pendulum/anew-v0")
+    _, (found,) = suite("--datasets", name)
+    _, again = suite("--datasets", name, "--seeds", "2")
+    assert {record["data"] for record in again} == {found["data"]}
+    minari.delete_dataset(name)
+    lean, make_env = lambda observation: observation[:, :1], lambda: gym.make("Pendulum-v1")
+    recording.record(lean, make_env, name, episodes=3)
+    assert suite("--datasets", name)[1] == again, "what is finished is looked up as ever"
+    with pytest.raises(SystemExit):
+        suite("--datasets", name, "--seeds", "3")
+    assert f"{name} has been made anew since" in " ".join(capsys.readouterr().err.split())
+
+
+def test_success_counts_where_every_step_reports_it() -> None:
+    class Reporting(gym.Wrapper[Any, Any, Any, Any]):
+        def __init__(self, env: gym.Env[Any, Any], always: bool) -> None:
+            super().__init__(env)
+            self.always = always
+
+        def step(self, action: Any) -> Any:
+            *step, _ = super().step(action)
+            return (*step, {"success": False} if self.always else {})
+
+    data = TensorDict({}, [0]).set_non_tensor("metadata", {})
+    for always in (True, False):
+        spec = gym.envs.registration.EnvSpec(
+            "Reporting-v0",
+            entry_point=lambda always=always: Reporting(gym.make("Pendulum-v1"), always),
+        )
+        made, measure.make_environment = measure.make_environment, lambda _, spec=spec: spec.make()
+        try:
+            assert measure.scored_by(data) == ("success" if always else "return")
+        finally:
+            measure.make_environment = made
 
 
 def test_without_references_the_score_is_the_return(suite: Any, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from benchmarks.measure import scored_by, scores_of
 from benchmarks.records import Record
 from benchmarks.sharing import stage_file
 from mage_agent import AgentPolicy, GACModel, GACPolicy, Query, evaluate, make_environment
-from mage_agent.evaluation import EpisodeResult
+from mage_agent.evaluation import EpisodeResult, normalized_score
 from mage_agent.types import PredictingPolicy
 
 __all__ = ["DRAWN", "StartsAt", "Trained"]
@@ -120,17 +120,17 @@ class Trained:
         return [round(s, 3) for s in scores_of(self.run(policy, kind, episodes), self.dataset)]
 
     def to_scores(self, returns: Sequence[float]) -> list[float]:
-        """Returns in the unit of the scores."""
-        made = [
-            EpisodeResult(episode=i, seed=i, episode_return=value, length=1, success=None)
-            for i, value in enumerate(returns)
-        ]
-        return [round(score, 3) for score in scores_of(made, self.dataset)]
+        """Returns as normalised scores; as they are where there are no references."""
+        facts = self.dataset.get_non_tensor("metadata")
+        if self.unit == "return":
+            return [round(value, 3) for value in returns]
+        low, high = facts["ref_min_score"], facts["ref_max_score"]
+        return [round(float(score), 3) for score in normalized_score(list(returns), low, high)]
 
     @property
     def unit(self) -> str:
         """What scores are counted in."""
-        return "normalised score" if scored_by([], self.dataset) == "references" else "return"
+        return "normalised score" if scored_by(self.dataset) == "references" else "return"
 
 
 class StartsAt(gym.Wrapper[Any, Any, Any, Any]):

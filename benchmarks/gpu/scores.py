@@ -90,4 +90,4 @@ def _episodes(path: Path, dataset_id: str, first: int, last: int) -> tuple[list[
         episodes=last - first,
         seed=FIRST_SEED + first,
     )
-    return scores_of(results, dataset), scored_by(results, dataset)
+    return scores_of(results, dataset), scored_by(dataset)

@@ -217,6 +217,11 @@ def protocol_section(results: Results) -> Section:
         "for such minutes and in part on such data; Decision Transformer and it alone train in "
         "bfloat16, on processors that have it.",
     ]
+    if results.by_success:
+        items.append(
+            "The score is the percentage of episodes that succeed, for want of references, on "
+            f"{', '.join(map(results.label, results.by_success))}."
+        )
     if results.by_return:
         items.append(
             "The score is the mean return, for want of references and reports of success, on "

@@ -195,8 +195,15 @@ class Results:
     @property
     def by_return(self) -> list[Task]:
         """Tasks without reference scores, where a score is a return, which no other compares to."""
-        found = {_task(record) for record in self.records if record.get("scored_by") == "return"}
-        return sorted(found)
+        return self._scored_by("return")
+
+    @property
+    def by_success(self) -> list[Task]:
+        """Tasks without reference scores, where a score is the share of episodes that succeed."""
+        return self._scored_by("success")
+
+    def _scored_by(self, unit: str) -> list[Task]:
+        return sorted({_task(each) for each in self.records if each.get("scored_by") == unit})
 
     def competing(self, task: Task) -> dict[str, Trainings]:
         """Methods, as they stand, with at least one finished training on a task.
