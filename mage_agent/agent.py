@@ -7,6 +7,7 @@ A method of one's own is a subclass of ``Agent`` with three things: networks, ``
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -185,6 +186,13 @@ class Agent(nn.Module, ABC):
                 f"{sorted(cls.config_class.PRESETS)}."
             )
         available = [key for key in observation_keys(dataset) if isinstance(dataset[key], Tensor)]
+        nested = sorted({*observation_keys(dataset)} - {*available})
+        if nested and available and not config.observation_keys:
+            warnings.warn(
+                f"the nested observation entries {nested} are not read, only {available}; flatten "
+                "them with gymnasium.wrappers.FlattenObservation, or name observation_keys.",
+                stacklevel=3,
+            )
         config = config.replace(observation_keys=config.observation_keys or available)
         missing = [key for key in config.observation_keys if key not in available]
         if missing or not available:

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-__all__ = ["check_actions", "check_observes", "check_spaces", "read_entries"]
+__all__ = ["check_actions", "check_observes", "check_spaces", "named", "read_entries"]
 
 
 def read_entries(
@@ -35,7 +35,7 @@ def read_entries(
             "the observation is a tuple; env.reset() of Gymnasium returns (observation, info), "
             "venv.reset() of Stable-Baselines3 the observation. Pass the observation alone."
         )
-    given, wanted = _named(observation, sizes), dict(sizes)
+    given, wanted = named(observation, sizes), dict(sizes)
     if any(key not in given for key in wanted):
         raise ValueError(
             f"the observation has the entries {list(given)}; the policy needs {list(wanted)}."
@@ -86,7 +86,7 @@ def check_spaces(
             "use the environment the data comes from, or load the data with its action_low and "
             "action_high."
         )
-    found = _named(observation, sizes)
+    found = named(observation, sizes)
     for key, size in sizes.items():
         if key not in found or found[key].shape != (size,):
             raise ValueError(
@@ -143,7 +143,7 @@ def check_actions(
         raise ValueError(f"the actions {actions} are not finite; too large is the {given}.")
 
 
-def _named(entries: Any, sizes: Mapping[str, int]) -> dict[str, Any]:
+def named(entries: Any, sizes: Mapping[str, int]) -> dict[str, Any]:
     """A lone observation, or a lone space, stands for the first entry that is needed.
 
     Wrappers, which do not know the agent's name for a lone one, call it "observation".

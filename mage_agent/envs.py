@@ -215,6 +215,10 @@ class ReturnToGoWrapper(gym.Wrapper[ObservationDict, ActType, Any, ActType], Rec
         self.discount = discount
         self.low, self.high = return_to_go_range
         self._return_to_go = target.reshape(1)
+        self._over, self._resets = False, False  # by itself
+        while isinstance(env, gym.Wrapper):
+            self._resets = self._resets or isinstance(env, gym.wrappers.Autoreset)
+            env = env.env
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -222,6 +226,7 @@ class ReturnToGoWrapper(gym.Wrapper[ObservationDict, ActType, Any, ActType], Rec
         """Start an episode at the target return."""
         observation, info = self.env.reset(seed=seed, options=options)
         self._return_to_go = np.full(1, self.target_return, dtype=np.float32)
+        self._over = False
         return with_return_to_go(observation, self._return_to_go), info
 
     def step(
@@ -229,13 +234,16 @@ class ReturnToGoWrapper(gym.Wrapper[ObservationDict, ActType, Any, ActType], Rec
     ) -> tuple[ObservationDict, SupportsFloat, bool, bool, dict[str, Any]]:
         """Step, and subtract the reward."""
         observation, reward, terminated, truncated, info = self.env.step(action)
-        self._return_to_go = next_return_to_go(
+        left = next_return_to_go(
             self._return_to_go,
             np.full(1, single_reward(reward), dtype=np.float32),
             discount=self.discount,
             low=self.low,
             high=self.high,
         )
+        # After an end, gymnasium.wrappers.Autoreset steps to the beginning of the next episode.
+        self._return_to_go = np.full_like(left, self.target_return) if self._over else left
+        self._over = self._resets and bool(terminated or truncated)
         entries = with_return_to_go(observation, self._return_to_go)
         return entries, reward, terminated, truncated, info
 
@@ -307,7 +315,8 @@ class ReturnToGoVecWrapper(VecEnvWrapper):
 
     def step_wait(self) -> VecEnvStepReturn:
         """Step, subtract the rewards, and start finished episodes at their targets again."""
-        observation, reward, done, infos = self.venv.step_wait()
+        observation, reward, done, given = self.venv.step_wait()
+        infos = list(given)  # SubprocVecEnv has a tuple
         normalizer = unwrap_vec_normalize(self.venv)
         own = reward if normalizer is None else normalizer.get_original_reward()
         _check_reward(own)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 from tensordict import TensorDictBase
+from torch import Tensor
 
 from mage_agent import checkpoint
 from mage_agent.data import episode_lengths, metadata, observation_keys, returns_to_go
@@ -39,7 +40,8 @@ def dataset_facts(dataset: TensorDictBase, *, discount: float) -> dict[str, str]
         "return": spread(returns.numpy()),
         f"with discount {discount:g}": spread(discounted.numpy()),
         "observation": ", ".join(
-            f"{key} ({dataset[key].shape[-1]})" for key in observation_keys(dataset)
+            f"{key} ({dataset[key].shape[-1] if isinstance(dataset[key], Tensor) else 'nested'})"
+            for key in observation_keys(dataset)
         ),
         "action": f"{dataset['action'].shape[-1]}, from {_bound(facts['action_low'])} to "
         f"{_bound(facts['action_high'])}",

@@ -23,6 +23,7 @@ from tensordict import TensorDict, TensorDictBase
 from mage_agent.agent import Agent
 from mage_agent.compatibility import check_fits
 from mage_agent.data import dataset_from_arrays, episode_lengths, metadata
+from mage_agent.entries import named
 from mage_agent.envs import ReturnToGoWrapper
 from mage_agent.evaluation import evaluate, new_env
 from mage_agent.online_run import Run
@@ -255,13 +256,9 @@ class _Asked(ReturnToGoWrapper[Any]):
 
 def _dataset(agent: Agent, episodes: Sequence[EpisodeBuffer]) -> TensorDict:
     """The columns of recorded episodes."""
-    first, *_ = agent.observation_sizes
 
     def rows(part: slice) -> dict[str, NDArray[np.float32]]:
-        seen = [
-            one.observations if isinstance(one.observations, Mapping) else {first: one.observations}
-            for one in episodes
-        ]
+        seen = [named(one.observations, agent.observation_sizes) for one in episodes]
         return {
             key: np.concatenate([np.stack(one[key][part]) for one in seen]).astype(np.float32)
             for key in agent.observation_sizes

@@ -18,6 +18,9 @@ from mage_agent.data import metadata
 
 __all__ = ["Run"]
 
+_WITHIN = "\x1f"
+"""Between the parts of nested names; observations may have a "/" in theirs."""
+
 
 class Run:
     """A run of ``learn_online``: the agent as it was at the beginning, and each stage's episodes.
@@ -102,9 +105,13 @@ class Run:
         """Write what a stage has collected, whole or not at all."""
         if (path := self.file(f"stage_{number}.episodes")) is None:
             return
-        flat = new.exclude("metadata").flatten_keys("/")
+        flat = new.exclude("metadata").flatten_keys(_WITHIN)
         tensors: dict[str, Tensor] = {key: flat[key] for key in flat.keys()}  # noqa: SIM118
-        save_tensors(tensors, path, {"returns": returns.tolist(), "metadata": dict(metadata(new))})
+        save_tensors(
+            tensors,
+            path,
+            {"returns": returns.tolist(), "metadata": dict(metadata(new)), "within": _WITHIN},
+        )
 
     def collected(self, number: int) -> tuple[TensorDict | None, NDArray[np.float64]]:
         """What a stage collected in an earlier call, or nothing."""
@@ -112,7 +119,8 @@ class Run:
         if path is None or not path.is_file():
             return None, np.zeros(0)
         tensors, header = load_tensors(path)
-        new = TensorDict(tensors, batch_size=[len(tensors["action"])]).unflatten_keys("/")
+        within = header.get("within", "/")  # that of earlier versions
+        new = TensorDict(tensors, batch_size=[len(tensors["action"])]).unflatten_keys(within)
         new.set_non_tensor("metadata", header["metadata"])
         return new, np.array(header["returns"])
 

@@ -148,7 +148,14 @@ def _recordable(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
             f"the environment's observation space is {space}; only a Box of one axis, or a "
             "Dict of such, can be learned from (gymnasium.wrappers.FlattenObservation helps)."
         )
-    if isinstance(space, gym.spaces.Dict) and "return_to_go" in space.spaces:
+    named = space.spaces if isinstance(space, gym.spaces.Dict) else {}
+    if slashed := [key for key in named if "/" in key]:
+        raise ValueError(
+            f"the observation entries {slashed} have a '/' in their names, which the files of a "
+            "Minari dataset take for folders; rename them, for instance with "
+            "gymnasium.wrappers.TransformObservation."
+        )
+    if "return_to_go" in named:
         raise ValueError(
             "the environment supplies return_to_go, which is no observation of its own; record "
             "the environment without that wrapper: the policy is told what is left even so."

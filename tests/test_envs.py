@@ -13,7 +13,7 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 from torchrl.envs import Compose, GymEnv, GymWrapper, ParallelEnv, SerialEnv, TransformedEnv
 from torchrl.envs.transforms import VecNormV2
 from torchrl.envs.utils import check_env_specs
@@ -70,6 +70,13 @@ class TestWrapper:
                 assert observation["observation"] == [steps]
                 assert observation["return_to_go"] == pytest.approx([closed_form(10, steps)])
             assert terminated
+
+    def test_an_environment_that_resets_by_itself_starts_at_the_target(self) -> None:
+        env = ReturnToGoWrapper(gym.wrappers.Autoreset(Scripted(2)), 10.0, discount=DISCOUNT)
+        env.reset()
+        told = [env.step(ACTION)[0]["return_to_go"].item() for _ in range(5)]
+        expected = [closed_form(10, steps) for steps in (1, 2, 0, 1, 2)]
+        assert told == pytest.approx(expected)
 
     def test_asking_for_what_the_episode_pays_leaves_nothing(self) -> None:
         paid = sum(DISCOUNT**i * (i + 1) for i in range(4))
@@ -185,6 +192,23 @@ class TestVecWrapper:
                     left = closed_form(target, length)
                     assert terminal["return_to_go"] == pytest.approx([left], rel=1e-5)
                     assert terminal["observation"] == [length]
+
+    def test_environments_in_processes_of_their_own(self) -> None:
+        venv = SubprocVecEnv([partial(Scripted, length) for length in (2, 3)])
+        wrapped = ReturnToGoVecWrapper(venv, 10.0, discount=DISCOUNT)
+        here = self.make()
+        wrapped.reset(), here.reset()
+        for _ in range(7):
+            (one, *_, infos), (other, *_, expected) = (
+                each.step(np.zeros((2, 1), np.float32)) for each in (wrapped, here)
+            )
+            for key in other:
+                assert (one[key] == other[key]).all()
+            for mine, theirs in zip(infos, expected, strict=True):
+                assert str(mine.get("terminal_observation")) == str(
+                    theirs.get("terminal_observation")
+                )
+        wrapped.close()
 
     def test_agrees_with_the_single_wrapper(self) -> None:
         envs = [partial(ReturnToGoWrapper, Scripted(n), 10.0, discount=DISCOUNT) for n in (2, 3)]

@@ -74,8 +74,8 @@ ALLOWED: dict[str, set[str]] = {  # module -> modules of the package it may impo
     "callbacks": {"training"},
     "online_run": {"agent", "checkpoint", "data"},
     "online": {
-        *("agent", "compatibility", "data", "envs", "evaluation", "online_run", "recording"),
-        "training",
+        *("agent", "compatibility", "data", "entries", "envs", "evaluation", "online_run"),
+        *("recording", "training"),
     },
     "policy": {
         *("agent", "callbacks", "checkpoint", "compatibility", "data", "entries", "envs"),

@@ -2,11 +2,12 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict
 
-from mage_agent.data import load_dataset, metadata
+from mage_agent.data import dataset_from_arrays, load_dataset, metadata, observation_keys
 
 
 def with_facts(dataset: TensorDict, **facts: Any) -> TensorDict:
@@ -34,6 +35,20 @@ def test_merged(joined: TensorDict) -> None:
 def test_parts_keep_their_own(joined: TensorDict) -> None:
     assert metadata(joined[:10])["dataset_id"] == "a"
     assert metadata(joined[150:])["dataset_id"] == "b"
+
+
+def test_entries_of_any_name_are_read_again() -> None:
+    rng, last = np.random.default_rng(0), np.arange(20) % 10 == 9
+    names = ("time_step", "target_return", "is_init", "pos")
+    one = dataset_from_arrays(
+        {name: rng.normal(size=(20, 1)) for name in names},
+        rng.uniform(-1, 1, (20, 1)),
+        rng.normal(size=20),
+        np.zeros(20, bool),
+        last,
+    )
+    again = load_dataset(torch.cat([one, one]))
+    assert set(observation_keys(again)) == set(names)
 
 
 def test_stacked(toy_dataset: TensorDict) -> None:

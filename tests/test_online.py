@@ -6,6 +6,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -17,7 +18,7 @@ from mage_agent.gac.model import GACModel
 from mage_agent.gac.policy import GACPolicy
 from mage_agent.online import OnlineStage, _asked, _columns, learn_online
 from mage_agent.policy import AgentPolicy
-from mage_agent.stage import Stage
+from mage_agent.stage import Stage, total_loss
 from tests.gac.point import PointEnv
 from tests.gac.tiny import tiny_config, tiny_dataset
 
@@ -315,12 +316,52 @@ def test_mage_learns_online_too() -> None:
     tokenizer = policy.model.stages(tiny_dataset())[0].loss
     assert isinstance(tokenizer, MAGETokenizerLoss)
     assert "inverse_dynamics" not in tokenizer.trains
+    tokenizer(next(policy.model.stages(tiny_dataset())[0].batches()))
+    total_loss(tokenizer(next(policy.model.stages(tiny_dataset())[0].batches()))).backward()
+    assert all(weight.grad is None for weight in policy.model.inverse_dynamics.parameters())
     fresh = MAGEPolicy.from_dataset(tiny_dataset(), config, device="cpu").model
     assert "inverse_dynamics" in dict(fresh.stages(tiny_dataset())[0].loss.networks())
     after = policy.model.inverse_dynamics.parameters()
     assert all(torch.allclose(*pair, atol=0.05) for pair in zip(before, after, strict=True))
     # Returns asked for are discounted, as the agent counts them.
     assert results[0].asked.max() < 1.1 * 1 / (1 - 0.9)
+
+
+class Named(gym.Wrapper[Any, Any, Any, Any]):
+    """A point whose observation has a name."""
+
+    def __init__(self, name: str, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self.name = name
+        self.observation_space = gym.spaces.Dict({name: env.observation_space})
+
+    def reset(self, **options: Any) -> Any:
+        observation, info = self.env.reset(**options)
+        return {self.name: observation}, info
+
+    def step(self, action: Any) -> Any:
+        observation, *others = self.env.step(action)
+        return ({self.name: observation}, *others)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("/odom", "/odom"), ("state", "observation")])
+def test_entries_of_any_name_are_collected_and_taken_up(
+    ours: str, theirs: str, tmp_path: Path
+) -> None:
+    dataset = tiny_dataset()
+    dataset.rename_key_("observation", ours)
+    dataset["next"].rename_key_("observation", ours)
+    policy = GACPolicy.from_dataset(dataset, tiny_config(observation_keys=[ours]), device="cpu")
+    policy.learn(steps=2, progress_bar=False)
+    options: dict[str, Any] = {"dataset": dataset, "folder": tmp_path, "stages": 1, "steps": 2}
+    options |= {"episodes": 4, "progress_bar": False}
+
+    def make_env() -> Named:
+        return Named(theirs, PointEnv(6, 4))
+
+    (first,) = learn_online(policy, make_env, **options)
+    (again,) = learn_online(policy, make_env, **options)
+    assert (first.data[ours] == again.data[ours]).all()
 
 
 def test_bad_numbers_are_named() -> None:

@@ -191,3 +191,16 @@ def test_rewards_in_arrays_are_recorded_as_numbers() -> None:
     episodes = list(minari.load_dataset(ID).iterate_episodes())
     assert [len(episode) for episode in episodes] == [result.length for result in results]
     assert all(episode.rewards.shape == (len(episode),) for episode in episodes)
+
+
+def test_names_that_a_file_takes_for_folders_are_refused_before_the_work() -> None:
+    class Robot(gym.ObservationWrapper[Any, Any, Any]):
+        def __init__(self) -> None:
+            super().__init__(gym.make("Pendulum-v1"))
+            self.observation_space = gym.spaces.Dict({"/odom": self.env.observation_space})
+
+        def observation(self, observation: Any) -> Any:
+            return {"/odom": observation}
+
+    with pytest.raises(ValueError, match=r"\['/odom'\] have a '/' in their names"):
+        record(lambda seen: np.zeros((len(seen), 1)), Robot, "local/robot/a-v0", episodes=1)

@@ -4,6 +4,7 @@ import itertools
 import random
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from mage_agent import (
 from mage_agent.checkpoint import load_tensors
 from mage_agent.data import WindowSampler, check_dataset
 from mage_agent.data.replay import MASK_KEY
+from mage_agent.facts import dataset_facts
 from mage_agent.hardware import interrupts
 from mage_agent.mage.quantizer import MultiScaleQuantizer
 from tests.tiny import ACTION, HORIZON, STATE, tiny_config
@@ -813,8 +815,11 @@ class TestWrongData:
         for where in (toy_dataset, toy_dataset["next"]):
             where["desired_goal"] = {"kettle": torch.ones(len(toy_dataset), 7)}
         check_dataset(toy_dataset)
-        for keys in ((), ("observation",)):
-            model = MAGEModel.from_dataset(toy_dataset, tiny_config(observation_keys=keys))
+        assert "desired_goal (nested)" in dataset_facts(toy_dataset)["observation"]
+        told = pytest.warns(UserWarning, match=r"\['desired_goal'\] are not read, only")
+        for keys, says in (((), told), (("observation",), nullcontext())):
+            with says:
+                model = MAGEModel.from_dataset(toy_dataset, tiny_config(observation_keys=keys))
             assert model.config.observation_keys == ("observation",)
         with pytest.raises(ValueError, match=r"no observation entries \['desired_goal'\]"):
             MAGEModel.from_dataset(toy_dataset, tiny_config(observation_keys=("desired_goal",)))

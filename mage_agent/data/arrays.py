@@ -24,11 +24,13 @@ from mage_agent.data.ted import (
 )
 from mage_agent.types import MEMORY
 
-NOT_OBSERVATIONS = {*RESERVED, "episode_reward", "target_return", MEMORY} | {
-    "collector",
-    "index",
+OF_DATASETS = {*RESERVED, MEMORY, "collector", "index", "masks"}
+"""What datasets, and batches of them, hold beside the observations."""
+
+NOT_OBSERVATIONS = OF_DATASETS | {
+    "episode_reward",
     "is_init",
-    "masks",
+    "target_return",
     "time_policy",
     "time_reset",
     "time_step",
@@ -207,7 +209,8 @@ def from_tensordict(
 
     following = flat.get("next", TensorDict(batch_size=flat.batch_size))
     present, later = set(flat.keys()), set(following.keys())
-    candidates = sorted(present - NOT_OBSERVATIONS)
+    # A dataset that was made here holds nothing of collectors, and any name may be an observation.
+    candidates = sorted(present - (OF_DATASETS if facts else NOT_OBSERVATIONS))
     numbers = [key for key in candidates if _is_number(flat[key])]
     names = [key for key in numbers if key in later] or numbers
     if "action" not in present or "reward" not in later or not names:

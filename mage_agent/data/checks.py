@@ -9,9 +9,16 @@ from collections.abc import Sequence
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
+from torch.nn import functional as F
 
 from mage_agent.data.continuity import jumps
-from mage_agent.data.ted import OUTCOMES, check_contiguous, metadata, observation_keys
+from mage_agent.data.ted import (
+    OUTCOMES,
+    check_contiguous,
+    episode_lengths,
+    metadata,
+    observation_keys,
+)
 
 OUTLIERS = 3
 """Values, at most, that are pointed at where a column's spread is theirs alone."""
@@ -172,14 +179,20 @@ def _check_episodes(dataset: TensorDictBase, observations: Sequence[str]) -> Non
     columns = [*_tensors(now), *_tensors(following), dataset["action"], dataset["next", "reward"]]
     for column in columns:  # episodes that begin with zeros are few, if any
         starts = starts[~column[starts].any(-1)]
-    for start in starts.tolist():
-        rows = dataset["episode"] == dataset["episode"][start]
-        if not any(column[rows].any() for column in columns):
-            raise ValueError(
-                f"episode {int(dataset['episode'][start])} of {int(rows.sum())} steps is zero "
-                f"throughout, as padding is; leave it out, for instance with a mask "
-                f"(tensordict.pad_sequence(..., return_mask=True))"
-            )
+    if not len(starts):
+        return
+    zero = ~torch.stack([column.flatten(1).any(1) for column in columns]).any(0)  # (N,)
+    lengths = episode_lengths(dataset["episode"])
+    sums = F.pad(zero.cumsum(0), (1, 0))
+    first = lengths.cumsum(0) - lengths
+    whole = sums[first + lengths] - sums[first] == lengths
+    if whole.any():
+        row, steps = int(first[whole][0]), int(lengths[whole][0])
+        raise ValueError(
+            f"episode {int(dataset['episode'][row])} of {steps} steps is zero throughout, as "
+            f"padding is; leave it out, for instance with a mask "
+            f"(tensordict.pad_sequence(..., return_mask=True))"
+        )
 
 
 def _check_bounds(dataset: TensorDictBase) -> None:

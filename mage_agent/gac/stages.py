@@ -350,7 +350,7 @@ def _longest(columns: TensorDictBase) -> int:
 
 def _warn_of_constant_returns(columns: TensorDictBase) -> None:
     returns = _returns(columns)
-    if float(returns.max() - returns.min()) <= 1e-6 * float(returns.abs().max().clamp_min(1.0)):
+    if float(returns.max() - returns.min()) <= 1e-6 * float(returns.abs().max()):
         warnings.warn(
             f"all {len(returns)} episodes have the return {float(returns[0]):g}: the critic has "
             "nothing to learn, so no query can ask for better plans than those of the prior.",

@@ -102,6 +102,10 @@ class MAGETokenizerLoss(_MAGELoss):
     @dispatch  # type: ignore[untyped-decorator]
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
         """Losses of a batch of windows; the input stays as it is."""
+        with self.others_frozen():  # inverse dynamics, where it is trained already
+            return self._losses(tensordict)
+
+    def _losses(self, tensordict: TensorDictBase) -> TensorDict:
         model, config = self.model, self.model.config
         window = self.window(tensordict)
         state, target = model.units.standardize(window.observation[:, 0], window.return_to_go[:, 0])
