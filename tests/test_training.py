@@ -815,7 +815,7 @@ class TestWrongData:
         for where in (toy_dataset, toy_dataset["next"]):
             where["desired_goal"] = {"kettle": torch.ones(len(toy_dataset), 7)}
         check_dataset(toy_dataset)
-        assert "desired_goal (nested)" in dataset_facts(toy_dataset)["observation"]
+        assert "desired_goal (nested)" in dataset_facts(toy_dataset, discount=0.9)["observation"]
         told = pytest.warns(UserWarning, match=r"\['desired_goal'\] are not read, only")
         for keys, says in (((), told), (("observation",), nullcontext())):
             with says:
