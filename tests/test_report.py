@@ -466,6 +466,15 @@ def test_published_numbers_stand_beside_ours_and_are_marked(
     assert "not D4RL&#39;s files" not in page(cells("mage", "D4RL/pen/expert-v2", 1), tmp_path)
 
 
+def test_stages_of_data_that_no_paper_has_are_shown_too(tmp_path: Path) -> None:
+    rows = cells("mage", "x/a-v0", 20.0) + cells("mage", "x/a-v0", 30.0, variant="stage 1")
+    for row in rows:
+        row.update(budget="standard", minutes=7.0)
+    html = page(rows, tmp_path)
+    assert Cells(html).row("x/a MAGE", 2) == ["20.0 ± 1.2 †", "30.0 ± 1.2 †"]
+    assert "Online fine-tuning" not in page(rows[:1], tmp_path)
+
+
 @pytest.mark.parametrize(
     ("scores", "direction"),
     [

@@ -35,6 +35,7 @@ def write(records: Sequence[dict[str, Any]], directory: Path, paper: Paper | Non
         scores.score_section(results),
         scores.aggregate_section(results),
         published.published_section(results),
+        published.online_section(results),
         details.asked_section(results),
         published.ablation_section(results),
         details.curve_section(results),

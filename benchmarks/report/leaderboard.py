@@ -82,7 +82,7 @@ def _dataset_section(results: Results, task: Task) -> Section:
         caption=(
             "Mean score, 95% confidence interval by Student's t over trainings (†: one training, "
             "over its episodes), and medians of steps, minutes of training and milliseconds per "
-            "action."
+            "action (of the calls; who follows a plan for many steps makes it in few of them)."
         ),
         header=["method", "score", "95% interval", "trainings", "steps", "minutes", "ms"],
         rows=[_row(cell) for cell in cells],

@@ -11,7 +11,7 @@ from benchmarks.report.results import Results, Task, Trainings, display_name, nu
 from benchmarks.report.scores import score_entry, usual_seeds
 from benchmarks.report.statistics import blocked_difference, rising_trend
 
-__all__ = ["ablation_section", "published_section"]
+__all__ = ["ablation_section", "online_section", "published_section"]
 
 _NOT_COMPARABLE = (
     "The paper's numbers were measured by its authors, or copied by them from the baselines' own "
@@ -70,7 +70,6 @@ def published_section(results: Results) -> Section:
                 rows=ours,
             )
         )
-    blocks += _online(results, names)
     blocks += [_all_published(results, names), Paragraph(text="What differs from the originals:")]
     by_id = {task.dataset: name for task, name in names.items()}
     blocks.append(Points(items=paper.differences(by_id)))
@@ -82,12 +81,14 @@ def _is_delayed(task: Task) -> bool:
     return task.dataset.endswith(FINAL_RETURN)
 
 
-def _online(results: Results, names: dict[Task, str]) -> list[Block]:
-    """Tabulate scores after the stages of online fine-tuning beside the paper's, if there are."""
-    paper, seeds = results.paper, usual_seeds(list(results.cells.values()))
+def online_section(results: Results) -> Section:
+    """Tabulate scores after each stage of online fine-tuning, beside the paper's if it has any."""
+    section = Section(anchor="online", title="Online fine-tuning")
+    names, paper = _names(results), results.paper
+    seeds = usual_seeds(list(results.cells.values()))
     stages = sorted({stage_of(variant) for _, _, variant in results.cells})
     if stages in ([], [0]):
-        return []
+        return section
     rows: list[list[Entry | str]] = []
     for task in results.tasks:
         for method in results.methods:
@@ -106,18 +107,20 @@ def _online(results: Results, names: dict[Task, str]) -> list[Block]:
                     printed = paper.online(*where, delayed=_is_delayed(task))
                 elif task in names:
                     printed = paper.score(method, names[task], delayed=_is_delayed(task))
-                row += [score_entry(found.get(stage), seeds), _published(printed)]
+                row.append(score_entry(found.get(stage), seeds))
+                if names:
+                    row.append(_published(printed))
             rows.append(row)
-    return [
+    of_paper = ("", ", paper") if names else ("",)
+    caption = "Scores after each stage; stage 0 is the training on the dataset alone."
+    section.blocks = [
         Table(
-            caption=(
-                "Online fine-tuning: scores after each stage, ours and, in italics, the paper's. "
-                "Stage 0 is the training on the dataset alone."
-            ),
-            header=["dataset", *(f"stage {n}{w}" for n in stages for w in ("", ", paper"))],
+            caption=caption + " In italics: the paper's." * bool(names),
+            header=["dataset", *(f"stage {n}{w}" for n in stages for w in of_paper)],
             rows=rows,
         )
     ]
+    return section
 
 
 def _all_published(results: Results, names: dict[Task, str]) -> Table:

@@ -240,7 +240,7 @@ def test_the_report_puts_stages_and_queries_beside_the_papers(tmp_path: Path) ->
     ]
     write(made, tmp_path, find_paper("gac"))
     page = (tmp_path / "report.md").read_text()
-    table = page[page.index("Online fine-tuning") :].split("\n\n")[1]
+    table = page[page.index("## Online fine-tuning") :].split("\n\n")[2]
     gac, prior = [line for line in table.splitlines() if "maze2d/umaze" in line]
     for text in ("61.5", "67.8", "88.2", "83.5"):
         assert text in gac, table
