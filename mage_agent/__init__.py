@@ -2,6 +2,7 @@
 
 from mage_agent.actor import AgentActor
 from mage_agent.agent import Agent, evaluating
+from mage_agent.averages import averaged
 from mage_agent.config import Config, bounded
 from mage_agent.data import (
     cut_episodes,
@@ -69,6 +70,7 @@ __all__ = [
     "ReturnToGoWrapper",
     "Stage",
     "TrainingError",
+    "averaged",
     "bounded",
     "cut_episodes",
     "dataset_from_arrays",

@@ -299,6 +299,7 @@ ALIVE: dict[str, dict[str, Any]] = {
     "inverse_dynamics_learning_rate": {"inverse_dynamics_learning_rate": 1e-4},
     "inverse_dynamics_weight_decay": {"inverse_dynamics_weight_decay": 0.5},
     "warmup_steps": {"warmup_steps": 5},
+    "average_decay": {"average_decay": 0.5},
     "weight_decay": {"weight_decay": 0.5},
     "gradient_clip": {"gradient_clip": 1e-6},
     "batch_size": {"batch_size": 8},

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mage_agent.agent import evaluating
+from mage_agent.averages import averaged
 from mage_agent.data import WindowSampler, replay_buffer
 from mage_agent.hardware import seeded
 from mage_agent.mage.distances import Hindsight, MAGEDistanceLoss
@@ -93,34 +94,36 @@ def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
             low_precision=True,
             acts=False,
         ),
-        windows(
-            name="generator",
-            loss=MAGELoss(model),
-            optimizer=config.optimizer,
-            steps=config.generator_steps,
-            columns=lambda: _warn_of_collapse(model, labelled()),
-            horizon=config.horizon,
-            rates=rates,
-            low_precision=True,
-            one_graph=True,
-            acts=not config.inverse_dynamics_steps,
-            begin=begin_generator,
+        averaged(
+            windows(
+                name="generator",
+                loss=MAGELoss(model),
+                optimizer=config.optimizer,
+                steps=config.generator_steps,
+                columns=lambda: _warn_of_collapse(model, labelled()),
+                horizon=config.horizon,
+                rates=rates,
+                low_precision=True,
+                one_graph=True,
+                acts=not config.inverse_dynamics_steps,
+                begin=begin_generator,
+            ),
+            config.average_decay,
         ),
     ]
     if config.inverse_dynamics_steps:
         # Deviation 14: where inverse dynamics sees the observation, one more stage trains it alone.
         peak = config.inverse_dynamics_learning_rate
-        stages.append(
-            stage(
-                name="inverse_dynamics",
-                loss=MAGEInverseDynamicsLoss(model),
-                steps=config.inverse_dynamics_steps,
-                columns=lambda: _with_plans(model, labelled()),
-                weight_decay=config.inverse_dynamics_weight_decay,
-                rates=warm_up_and_cosine(peak, 0.02 * peak, config.warmup_steps),
-                one_graph=True,
-            )
+        last = stage(
+            name="inverse_dynamics",
+            loss=MAGEInverseDynamicsLoss(model),
+            steps=config.inverse_dynamics_steps,
+            columns=lambda: _with_plans(model, labelled()),
+            weight_decay=config.inverse_dynamics_weight_decay,
+            rates=warm_up_and_cosine(peak, 0.02 * peak, config.warmup_steps),
+            one_graph=True,
         )
+        stages.append(averaged(last, config.average_decay))
     if config.return_expectile is not None:
         loss = (MAGEValueLoss if model.goal_distance is None else MAGEDistanceLoss)(model)
         peak = loss.learning_rate

@@ -1,0 +1,78 @@
+"""A moving average of the weights that a stage trains, which they are set to when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from mage_agent.stage import Stage
+
+__all__ = ["averaged"]
+
+
+def averaged(stage: Stage, decay: float) -> Stage:
+    """A stage that ends with a moving average of the weights that it trains.
+
+    The last steps of training move an agent's weights to and fro. Its loss hardly feels that; what
+    it does in an episode, where one error leads to the next, does (Block et al. 2024, *Butterfly
+    Effects of SGD Noise*). The n-th step moves the average by 1 - min(decay, n / (9 + n)), so that
+    short stages keep nothing of their first weights. It is kept in training's checkpoints, as a
+    submodule ``average`` of the loss.
+
+    Args:
+        stage: the stage.
+        decay: of the average, per step; 0 leaves the stage as it is.
+
+    Examples:
+        >>> averaged(Stage(name="all", loss=loss, steps=1000, ...), 0.997)
+    """
+    if not decay:
+        return stage
+    average = _Average(stage.loss.parameters())
+    stage.loss.average = average
+
+    def begin() -> None:
+        stage.begin()
+        average.take()
+
+    def after_step(step: int) -> None:
+        stage.after_step(step)
+        average.move(1 - min(decay, (step + 1) / (10 + step)))
+
+    def end() -> None:
+        average.give()
+        stage.end()
+
+    return replace(stage, begin=begin, after_step=after_step, end=end)
+
+
+class _Average(nn.Module):
+    """Buffers that follow parameters."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        super().__init__()
+        self.followed = tuple(parameters)  # of the agent, which keeps and moves them
+        for number, each in enumerate(self.followed):
+            self.register_buffer(str(number), each.detach().clone())
+
+    @torch.no_grad()
+    def take(self) -> None:
+        """Begin at the parameters as they are."""
+        torch._foreach_copy_(self._mine, self.followed)
+
+    @torch.no_grad()
+    def move(self, share: float) -> None:
+        """Move this share of the way to the parameters."""
+        torch._foreach_lerp_(self._mine, self.followed, share)
+
+    @torch.no_grad()
+    def give(self) -> None:
+        """Set the parameters to the average."""
+        torch._foreach_copy_(self.followed, self._mine)
+
+    @property
+    def _mine(self) -> list[Tensor]:
+        return list(self.buffers())

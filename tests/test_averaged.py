@@ -1,0 +1,93 @@
+"""A stage that ends with a moving average of the weights that it trained."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from mage_agent import MAGEModel, averaged, fit, total_loss
+from tests.tiny import tiny_config
+
+STEPS = {"tokenizer_steps": 5, "generator_steps": 6, "inverse_dynamics_steps": 7}
+
+
+def make(dataset: TensorDict, **changes: Any) -> MAGEModel:
+    return MAGEModel.from_dataset(dataset, tiny_config(**{**STEPS, **changes}))
+
+
+def trained(dataset: TensorDict, **options: Any) -> dict[str, Tensor]:
+    model = make(dataset, average_decay=0.6)
+    fit(model, dataset, device="cpu", progress_bar=False, **options)
+    return model.state_dict()
+
+
+def test_each_stage_ends_with_the_average_of_what_it_trained(toy_dataset: TensorDict) -> None:
+    decay, model = 0.6, make(toy_dataset, average_decay=0.6)
+    followed = []
+    for number, stage in enumerate(model.stages(toy_dataset)):
+        stage.begin()
+        optimizer, batches = stage.make_optimizer(), stage.batches(seed=number)
+        parameters = dict(stage.loss.named_parameters())
+        slow = {name: each.detach().double() for name, each in parameters.items()}
+        for step in range(stage.steps):
+            total_loss(stage.losses(next(batches))).backward()
+            stage.step(optimizer, step)
+            kept = min(decay, (1 + step) / (10 + step))
+            for name, each in parameters.items():
+                slow[name] = kept * slow[name] + (1 - kept) * each.detach().double()
+        last = {name: each.detach().clone() for name, each in parameters.items()}
+        stage.end()
+        averages = stage.name != "tokenizer"  # the codebook belongs to the last weights
+        for name, each in parameters.items():
+            expected = slow[name].float() if averages else last[name]
+            torch.testing.assert_close(each.detach(), expected, msg=f"{stage.name} {name}")
+        followed += [stage.name] if averages else []
+    assert followed == ["generator", "inverse_dynamics"]
+
+
+def test_an_average_changes_nothing_but_the_end(toy_dataset: TensorDict) -> None:
+    """The tokenizer, and the steps of the generator, are those of a training without one."""
+    ends: list[dict[str, Tensor]] = []
+    for decay in (0.0, 1e-9):  # in effect none, but by way of the average
+        model = make(toy_dataset, average_decay=decay)
+        fit(model, toy_dataset, device="cpu", progress_bar=False)
+        ends.append(model.state_dict())
+    for name, value in ends[0].items():
+        torch.testing.assert_close(ends[1][name], value, msg=name)
+
+
+@pytest.mark.parametrize("at", [8, 15])  # in the generator, and in inverse dynamics
+def test_resumes_with_its_average(toy_dataset: TensorDict, tmp_path: Path, at: int) -> None:
+    whole = copy.deepcopy(trained(toy_dataset))
+    path = tmp_path / "training.mage"
+
+    def stop(progress: Any) -> bool:
+        return bool(progress.done < at)
+
+    trained(toy_dataset, checkpoint_path=path, checkpoint_interval=1, callback=stop)
+    resumed = trained(toy_dataset, checkpoint_path=path, checkpoint_interval=1, resume=True)
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+
+
+def test_trains_anew_from_where_it_is(toy_dataset: TensorDict) -> None:
+    """A second training's average begins at the weights of then, not at those of the first one."""
+    model = make(toy_dataset, average_decay=0.6)
+    stage = model.stages(toy_dataset)[-1]
+    stage.begin()
+    with torch.no_grad():
+        for each in stage.loss.parameters():
+            each.fill_(3.0)
+    stage.begin()
+    stage.end()
+    assert all((each == 3.0).all() for each in stage.loss.parameters())
+
+
+def test_without_a_decay_there_is_none(toy_dataset: TensorDict) -> None:
+    stage = make(toy_dataset).stages(toy_dataset)[1]
+    assert averaged(stage, 0.0) is stage
+    assert not hasattr(stage.loss, "average")
