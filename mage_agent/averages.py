@@ -1,4 +1,4 @@
-"""A moving average of the weights that a stage trains, which they are set to when it ends."""
+"""A moving average of weights that a stage trains, which they are set to when it ends."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from mage_agent.stage import Stage
 __all__ = ["averaged"]
 
 
-def averaged(stage: Stage, decay: float) -> Stage:
-    """A stage that ends with a moving average of the weights that it trains.
+def averaged(stage: Stage, decay: float, parameters: Iterable[nn.Parameter] | None = None) -> Stage:
+    """A stage that ends with a moving average of weights that it trains.
 
-    The last steps of training move an agent's weights to and fro. Its loss hardly feels that; what
-    it does in an episode, where one error leads to the next, does (Block et al. 2024, *Butterfly
-    Effects of SGD Noise*). The n-th step moves the average by 1 - min(decay, n / (9 + n)), so that
-    short stages keep nothing of their first weights. It is kept in training's checkpoints, as a
-    submodule ``average`` of the loss.
+    The last steps of training move weights to and fro. The loss hardly feels that; episodes, where
+    one error leads to the next, do (Block et al. 2024, *Butterfly Effects of SGD Noise*). The n-th
+    step moves the average by 1 - min(decay, n / (9 + n)), so that short stages keep nothing of
+    their first weights. Training's checkpoints hold it, as a submodule ``average`` of the loss.
 
     Args:
         stage: the stage.
         decay: of the average, per step; 0 leaves the stage as it is.
+        parameters: what is averaged; None is all that the stage trains.
 
     Examples:
         >>> averaged(Stage(name="all", loss=loss, steps=1000, ...), 0.997)
     """
     if not decay:
         return stage
-    average = _Average(stage.loss.parameters())
+    average = _Average(stage.loss.parameters() if parameters is None else parameters)
     stage.loss.average = average
 
     def begin() -> None:

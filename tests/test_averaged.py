@@ -12,6 +12,7 @@ from torch import Tensor
 from mage_agent import MAGEModel, averaged, fit, total_loss
 from tests.tiny import tiny_config
 
+DECAY = 0.6
 STEPS = {"tokenizer_steps": 5, "generator_steps": 6, "inverse_dynamics_steps": 7}
 
 
@@ -20,15 +21,19 @@ def make(dataset: TensorDict, **changes: Any) -> MAGEModel:
 
 
 def trained(dataset: TensorDict, **options: Any) -> dict[str, Tensor]:
-    model = make(dataset, average_decay=0.6)
+    model = make(dataset, inverse_dynamics_average_decay=DECAY)
     fit(model, dataset, device="cpu", progress_bar=False, **options)
     return model.state_dict()
 
 
-def test_each_stage_ends_with_the_average_of_what_it_trained(toy_dataset: TensorDict) -> None:
-    decay, model = 0.6, make(toy_dataset, average_decay=0.6)
-    followed = []
-    for number, stage in enumerate(model.stages(toy_dataset)):
+@pytest.mark.parametrize("own_stage", [True, False], ids=["own stage", "generator's"])
+def test_inverse_dynamics_ends_with_the_average_of_its_weights(
+    toy_dataset: TensorDict, own_stage: bool
+) -> None:
+    steps = {} if own_stage else {"inverse_dynamics_steps": 0}
+    model = make(toy_dataset, inverse_dynamics_average_decay=DECAY, **steps)
+    stages = model.stages(toy_dataset)
+    for number, stage in enumerate(stages):
         stage.begin()
         optimizer, batches = stage.make_optimizer(), stage.batches(seed=number)
         parameters = dict(stage.loss.named_parameters())
@@ -36,37 +41,48 @@ def test_each_stage_ends_with_the_average_of_what_it_trained(toy_dataset: Tensor
         for step in range(stage.steps):
             total_loss(stage.losses(next(batches))).backward()
             stage.step(optimizer, step)
-            kept = min(decay, (1 + step) / (10 + step))
+            kept = min(DECAY, (1 + step) / (10 + step))
             for name, each in parameters.items():
                 slow[name] = kept * slow[name] + (1 - kept) * each.detach().double()
         last = {name: each.detach().clone() for name, each in parameters.items()}
         stage.end()
-        averages = stage.name != "tokenizer"  # the codebook belongs to the last weights
         for name, each in parameters.items():
+            averages = stage is stages[-1] and "inverse_dynamics" in name
             expected = slow[name].float() if averages else last[name]
             torch.testing.assert_close(each.detach(), expected, msg=f"{stage.name} {name}")
-        followed += [stage.name] if averages else []
-    assert followed == ["generator", "inverse_dynamics"]
+
+
+def test_all_that_a_stage_trains_is_averaged_unless_said_otherwise(
+    toy_dataset: TensorDict,
+) -> None:
+    stage = averaged(make(toy_dataset).stages(toy_dataset)[1], DECAY)
+    stage.begin()
+    before = [each.detach().clone() for each in stage.loss.parameters()]
+    with torch.no_grad():
+        for each in stage.loss.parameters():
+            each.add_(1.0)
+    stage.after_step(0)  # moves by 1 - 1 / 10
+    stage.end()
+    for each, old in zip(stage.loss.parameters(), before, strict=True):
+        torch.testing.assert_close(each.detach(), old + 0.9)
 
 
 def test_an_average_changes_nothing_but_the_end(toy_dataset: TensorDict) -> None:
-    """The tokenizer, and the steps of the generator, are those of a training without one."""
     ends: list[dict[str, Tensor]] = []
     for decay in (0.0, 1e-9):  # in effect none, but by way of the average
-        model = make(toy_dataset, average_decay=decay)
+        model = make(toy_dataset, inverse_dynamics_average_decay=decay)
         fit(model, toy_dataset, device="cpu", progress_bar=False)
         ends.append(model.state_dict())
     for name, value in ends[0].items():
         torch.testing.assert_close(ends[1][name], value, msg=name)
 
 
-@pytest.mark.parametrize("at", [8, 15])  # in the generator, and in inverse dynamics
-def test_resumes_with_its_average(toy_dataset: TensorDict, tmp_path: Path, at: int) -> None:
+def test_resumes_with_its_average(toy_dataset: TensorDict, tmp_path: Path) -> None:
     whole = copy.deepcopy(trained(toy_dataset))
     path = tmp_path / "training.mage"
 
     def stop(progress: Any) -> bool:
-        return bool(progress.done < at)
+        return bool(progress.done < 15)
 
     trained(toy_dataset, checkpoint_path=path, checkpoint_interval=1, callback=stop)
     resumed = trained(toy_dataset, checkpoint_path=path, checkpoint_interval=1, resume=True)
@@ -76,7 +92,7 @@ def test_resumes_with_its_average(toy_dataset: TensorDict, tmp_path: Path, at: i
 
 def test_trains_anew_from_where_it_is(toy_dataset: TensorDict) -> None:
     """A second training's average begins at the weights of then, not at those of the first one."""
-    model = make(toy_dataset, average_decay=0.6)
+    model = make(toy_dataset, inverse_dynamics_average_decay=DECAY)
     stage = model.stages(toy_dataset)[-1]
     stage.begin()
     with torch.no_grad():

@@ -44,7 +44,7 @@ CORE: dict[str, Any] = {
     "target_quantile": 1.0,
     "learning_rate": 1e-2,
     "warmup_steps": 2,
-    "average_decay": 0.0,
+    "inverse_dynamics_average_decay": 0.0,
     "batch_size": 16,
     "tokenizer_steps": 4,
     "generator_steps": 4,

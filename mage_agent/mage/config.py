@@ -110,10 +110,10 @@ class MAGEConfig(Config):
         inverse_dynamics_weight_decay: decoupled weight decay of the stage ``inverse_dynamics``.
             Trained long without it, its actions are wild where the data never are, such as at rest
             beside a wall, and the agent stays there (measured).
+        inverse_dynamics_average_decay: decay, per step, of the moving average of the weights that
+            inverse dynamics ends with; 0 ends with the last ones (the paper; measured).
         warmup_steps: steps of linear warm-up; the rate then falls to a tenth of learning_rate along
             a cosine.
-        average_decay: decay, per step, of the moving average of the weights that generator and
-            inverse dynamics end with; 0 ends with the last weights (the paper; measured).
         weight_decay: decoupled weight decay of tokenizer and generator; 0 is the paper's Adam.
         gradient_clip: largest gradient norm.
         batch_size: windows per step (Tables 10-14).
@@ -148,7 +148,7 @@ class MAGEConfig(Config):
             *("return_reweighting", "context", "gumbel_temperature", "commitment_weight"),
             *("q_value_weight", "inverse_dynamics_weight", "condition_weight", "code_temperature"),
             *("optimizer", "value_steps", "tokenizer_steps", "generator_steps"),
-            *("inverse_dynamics_steps", "data_scales", "average_decay"),
+            *("inverse_dynamics_steps", "data_scales", "inverse_dynamics_average_decay"),
         }
     )
 
@@ -200,8 +200,8 @@ class MAGEConfig(Config):
     learning_rate: float = bounded(2e-4, 1e-12, LARGEST)
     inverse_dynamics_learning_rate: float = bounded(3e-3, 1e-12, LARGEST)
     inverse_dynamics_weight_decay: float = bounded(0.0, 0.0, LARGEST)
+    inverse_dynamics_average_decay: float = bounded(0.997, 0.0, 0.99999)
     warmup_steps: int = bounded(200, 0)
-    average_decay: float = bounded(0.997, 0.0, 0.99999)
     weight_decay: float = bounded(0.0, 0.0, LARGEST)
     gradient_clip: float = bounded(1.0, 1e-12, LARGEST)
     batch_size: int = bounded(512, 1)

@@ -94,36 +94,39 @@ def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
             low_precision=True,
             acts=False,
         ),
-        averaged(
-            windows(
-                name="generator",
-                loss=MAGELoss(model),
-                optimizer=config.optimizer,
-                steps=config.generator_steps,
-                columns=lambda: _warn_of_collapse(model, labelled()),
-                horizon=config.horizon,
-                rates=rates,
-                low_precision=True,
-                one_graph=True,
-                acts=not config.inverse_dynamics_steps,
-                begin=begin_generator,
-            ),
-            config.average_decay,
+        windows(
+            name="generator",
+            loss=MAGELoss(model),
+            optimizer=config.optimizer,
+            steps=config.generator_steps,
+            columns=lambda: _warn_of_collapse(model, labelled()),
+            horizon=config.horizon,
+            rates=rates,
+            low_precision=True,
+            one_graph=True,
+            acts=not config.inverse_dynamics_steps,
+            begin=begin_generator,
         ),
     ]
     if config.inverse_dynamics_steps:
         # Deviation 14: where inverse dynamics sees the observation, one more stage trains it alone.
         peak = config.inverse_dynamics_learning_rate
-        last = stage(
-            name="inverse_dynamics",
-            loss=MAGEInverseDynamicsLoss(model),
-            steps=config.inverse_dynamics_steps,
-            columns=lambda: _with_plans(model, labelled()),
-            weight_decay=config.inverse_dynamics_weight_decay,
-            rates=warm_up_and_cosine(peak, 0.02 * peak, config.warmup_steps),
-            one_graph=True,
+        stages.append(
+            stage(
+                name="inverse_dynamics",
+                loss=MAGEInverseDynamicsLoss(model),
+                steps=config.inverse_dynamics_steps,
+                columns=lambda: _with_plans(model, labelled()),
+                weight_decay=config.inverse_dynamics_weight_decay,
+                rates=warm_up_and_cosine(peak, 0.02 * peak, config.warmup_steps),
+                one_graph=True,
+            )
         )
-        stages.append(averaged(last, config.average_decay))
+    # Deviation 36: acting takes a moving average of the inverse dynamics; its last weights differ
+    # from step to step by more in an episode than in the loss.
+    stages[-1] = averaged(
+        stages[-1], config.inverse_dynamics_average_decay, model.inverse_dynamics.parameters()
+    )
     if config.return_expectile is not None:
         loss = (MAGEValueLoss if model.goal_distance is None else MAGEDistanceLoss)(model)
         peak = loss.learning_rate
