@@ -39,16 +39,14 @@ __all__ = ["run_demo"]
 # D4RL's maze2d-umaze by its own recipe, a tenth of its steps: a controller runs from place to
 # place and never stays at the goal, so that what it did has to be put together anew.
 RECIPE = Maze2DRecipe(maze="umaze", task="maze2d", steps=100_000)
-# A smaller network than the preset's learns as much in so few minutes, and of two inverse dynamics
-# the mean is acted on: trained so shortly, single ones differ at rest at the goal.
+# A smaller network than the preset's learns as much in so few minutes.
 CHANGES: dict[str, Any] = {
     "width": 64,
     "batch_size": 64,
     "value_steps": 10_000,
     "tokenizer_steps": 1_200,
     "generator_steps": 1_500,
-    "inverse_dynamics_networks": 2,
-    "inverse_dynamics_steps": 3_000,
+    "inverse_dynamics_steps": 6_000,
 }
 METHODS = (MAGEModel.name, "iql", "ten_percent_bc", "bc")  # the slowest are begun first
 MINUTES = 1.75  # of training per method

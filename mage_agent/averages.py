@@ -16,7 +16,7 @@ __all__ = ["averaged"]
 def averaged(stage: Stage, decay: float, parameters: Iterable[nn.Parameter] | None = None) -> Stage:
     """A stage that ends with a moving average of weights that it trains.
 
-    The last steps of training move weights to and fro. The loss hardly feels that; episodes, where
+    The last steps of training still move the weights. The loss hardly feels that; episodes, where
     one error leads to the next, do (Block et al. 2024, *Butterfly Effects of SGD Noise*). The n-th
     step moves the average by 1 - min(decay, n / (9 + n)), so that short stages keep nothing of
     their first weights. Training's checkpoints hold it, as a submodule ``average`` of the loss.

@@ -276,7 +276,6 @@ ALIVE: dict[str, dict[str, Any]] = {
         "inverse_dynamics_lookahead": 2,
     },
     "inverse_dynamics_layers": {"inverse_dynamics_layers": 1},
-    "inverse_dynamics_networks": {"inverse_dynamics_networks": 2},
     "plan_scale": {"plan_scale": 0.5},
     "plan_dropout": {"plan_dropout": 0.5},
     "condition_guidance": {"condition_guidance": "decoder"},

@@ -61,8 +61,6 @@ class MAGEConfig(Config):
             takes the lookahead. Far ahead, it does not tell whether to turn now or later
             (measured).
         inverse_dynamics_layers: hidden layers of inverse dynamics (measured: a gait takes three).
-        inverse_dynamics_networks: networks whose mean is the action; single ones differ where the
-            data hold few states like those met, such as at rest at a goal (measured).
         plan_scale: factor on the plan that inverse dynamics reads; below 1 it gives a condition
             beside the plan, which has far fewer entries, more weight (measured).
         plan_dropout: rate at which entries of the plan are dropped when inverse dynamics is
@@ -175,7 +173,6 @@ class MAGEConfig(Config):
     inverse_dynamics_condition: Literal["none", "state", "state_and_return", "body"] = "none"
     inverse_dynamics_lookahead: int | None = bounded(None, 1)
     inverse_dynamics_layers: int = bounded(2, 1, 1000)
-    inverse_dynamics_networks: int = bounded(1, 1, 1000)
     plan_scale: float = bounded(1.0, 0.0, LARGEST)
     plan_dropout: float = bounded(0.0, 0.0, 0.99)
     condition_guidance: Literal["adapter", "decoder", "none"] = "adapter"
@@ -292,11 +289,6 @@ class MAGEConfig(Config):
             raise ValueError(
                 f"inverse_dynamics_lookahead is {self.inverse_dynamics_lookahead}, but "
                 f"inverse_dynamics={reading!r} reads no displacement; leave it None."
-            )
-        if self.inverse_dynamics_networks > 1 and not self.inverse_dynamics_steps:
-            raise ValueError(
-                f"inverse_dynamics_networks is {self.inverse_dynamics_networks}, but each learns "
-                "by itself in the stage inverse_dynamics alone; set inverse_dynamics_steps."
             )
         for name in ("lookahead", "inverse_dynamics_lookahead"):
             steps = getattr(self, name)

@@ -20,7 +20,6 @@ class InverseDynamics(nn.Module):
         action_dim: action size A.
         width: hidden width.
         num_layers: hidden layers.
-        num_networks: whose mean is the action.
         plan_scale: factor on the plan.
         dropout: rate at which entries of the plan are dropped in training.
     """
@@ -33,7 +32,6 @@ class InverseDynamics(nn.Module):
         width: int,
         *,
         num_layers: int = 2,
-        num_networks: int = 1,
         plan_scale: float = 1.0,
         dropout: float = 0.0,
     ) -> None:
@@ -43,11 +41,7 @@ class InverseDynamics(nn.Module):
         # It has many more entries than s_0, and a step of Adam moves the weights of all of them.
         self.plan_scale = plan_scale
         self.dropout = nn.Dropout(dropout)
-        sizes = plan_dim + condition_dim, *[width] * num_layers, action_dim
-        self.mlp = MLP(*sizes)
-        # Deviation 35: the demo acts on the mean of two networks, each trained by itself.
-        # The data hold few states like those met at the goal, and single networks differ there.
-        self.others = nn.ModuleList(MLP(*sizes) for _ in range(num_networks - 1))
+        self.mlp = MLP(plan_dim + condition_dim, *[width] * num_layers, action_dim)
 
     def reset_parameters(self) -> None:
         """Draw new random weights."""
@@ -65,12 +59,9 @@ class InverseDynamics(nn.Module):
         Returns:
             Action in normalised units, shape (B, A).
         """
-        return self.each(plan, condition).mean(1)
-
-    def each(self, plan: Tensor, condition: Tensor) -> Tensor:
-        """What each of the networks reads, shape (B, networks, A)."""
         plan = self.plan_scale * self.dropout(plan)
         # Deviation 12: in Maze2D and locomotion, inverse dynamics also sees s_0, in locomotion R_0
         # too; where goals are observed, s_0 without them.
         known = torch.cat([plan, condition[:, : self.condition_dim]], dim=-1)
-        return torch.stack([mlp(known) for mlp in (self.mlp, *self.others)], dim=1)
+        action: Tensor = self.mlp(known)
+        return action

@@ -322,7 +322,7 @@ class MAGEInverseDynamicsLoss(_MAGELoss):
     ``data_scales=None``, what the data themselves did. Plans do not change in this stage, so what
     is read of them comes with the batch (``plan``, (B, T, as ``MAGEModel.read_plan`` says) or
     (B, ...)), of which the first step counts, and a step costs as little as one of behaviour
-    cloning. Where the action is the mean of several networks, each learns by itself.
+    cloning.
 
     Args:
         model: the model whose stage 2 is done.
@@ -355,6 +355,6 @@ class MAGEInverseDynamicsLoss(_MAGELoss):
             for part in (observation, self.action(tensordict), *read)
         )
         state, target = model.units.standardize(observation, return_to_go)
-        predicted = model.inverse_dynamics.each(plan, torch.cat([state, target], dim=-1))
-        wanted = model.units.action(action)[:, None].expand_as(predicted)
-        return self.reduced({"loss_inverse_dynamics": squared_error(predicted, wanted)}, {})
+        predicted = model.inverse_dynamics(plan, torch.cat([state, target], dim=-1))
+        error = squared_error(predicted, model.units.action(action))
+        return self.reduced({"loss_inverse_dynamics": error}, {})

@@ -123,7 +123,6 @@ class MAGENetworks(Agent):
             action_dim,
             2 * config.width,
             num_layers=config.inverse_dynamics_layers,
-            num_networks=config.inverse_dynamics_networks,
             plan_scale=config.plan_scale,
             dropout=config.plan_dropout,
         )

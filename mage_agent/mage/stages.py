@@ -122,7 +122,7 @@ def make_stages(model: MAGEModel, dataset: TensorDictBase) -> list[Stage]:
                 one_graph=True,
             )
         )
-    # Deviation 36: acting takes a moving average of the inverse dynamics; its last weights differ
+    # Deviation 35: acting takes a moving average of the inverse dynamics; its last weights differ
     # from step to step by more in an episode than in the loss.
     stages[-1] = averaged(
         stages[-1], config.inverse_dynamics_average_decay, model.inverse_dynamics.parameters()
