@@ -122,11 +122,11 @@ def render(title: str, sections: Sequence[Section]) -> tuple[str, str]:
 
 
 def _markdown_cell(entry: Entry) -> str:
-    text = " ".join(entry.text.split()).replace("|", "\\|")
+    text, note = (" ".join(each.split()).replace("|", "\\|") for each in (entry.text, entry.note))
     if entry.tone == "code":
         text = "`" + text.replace("`", "'") + "`" if text else ""
     elif entry.bold:
         text = f"**{text}**"
     elif entry.tone == "published":
         text = f"*{text}*"
-    return f"{text} ({entry.note})" if entry.note else text
+    return f"{text} ({note})" if note else text

@@ -234,6 +234,7 @@ def test_the_report_puts_stages_and_queries_beside_the_papers(tmp_path: Path) ->
     common = {"dataset": "local/maze2d/umaze-v0" + FINAL_RETURN, "seed": 0, "status": "ok"}
     scored = {"episodes": 2, "asked": {}, "learning_curve": [], "budget": "standard", "minutes": 20}
     rows = [("gac", "", 61.5), ("gac", "stage 3", 88.25), ("gac-prior", "stage 3", 12.5)]
+    rows.append(("gac-plus", "stage 3", 80.0))
     made = [
         {**common, **scored, "method": m, "variant": v, "score": s, "scores": [s - 1, s + 1]}
         for m, v, s in rows
@@ -241,7 +242,8 @@ def test_the_report_puts_stages_and_queries_beside_the_papers(tmp_path: Path) ->
     write(made, tmp_path, find_paper("gac"))
     page = (tmp_path / "report.md").read_text()
     table = page[page.index("## Online fine-tuning") :].split("\n\n")[2]
-    gac, prior = [line for line in table.splitlines() if "maze2d/umaze" in line]
+    gac, plus, prior = [line for line in table.splitlines() if "maze2d/umaze" in line]
+    assert r"(GAC p(z \| y+))" in plus, "a bar within a cell would end it"
     for text in ("61.5", "67.8", "88.2", "83.5"):
         assert text in gac, table
     for text in ("35.7", "12.5", "64.0"):
