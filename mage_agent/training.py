@@ -152,18 +152,20 @@ def fit(
                     if logger is not None:
                         for key, value in progress.metrics.items():
                             logger.log_scalar(f"{progress.stage}/{key}", value, step=run.step)
-                    wish = callback(progress) if callback is not None and first else None
+                    wish = callback(progress) if callback and first else None
                     stop = parallel.agreed(wish is False, target)
                     run.stage.loss.train()  # whoever acted in the callback has switched it off
-                last = stop or run.step == run.stage.steps
+                done = run.step == run.stage.steps
                 due = due or run.step % checkpoint_interval == 0 or interrupted.is_set()
-                if last:
+                if done:
                     run.stage.end()
-                if last or (due and run.between_batches):
+                if done or stop or (due and run.between_batches):
                     run.save()
                     due = False
                     if interrupted.is_set():
                         raise KeyboardInterrupt
+                if stop and not done:  # what was saved goes on as if nothing had stopped it
+                    run.stage.end()
                 if stop:
                     return agent.eval()
             run.number, run.step = run.number + 1, 0
@@ -286,8 +288,8 @@ class _Run:
         """Weights and statistics of the agent, and further state of the loss."""
         agent = self.agent.state_dict()
         ours = {value.data_ptr() for value in agent.values()}
-        loss = self.stage.loss.state_dict()
-        kept = {key: value for key, value in loss.items() if value.data_ptr() not in ours}
+        loss = self.stage.loss.state_dict().items()
+        kept = {key: value for key, value in loss if value.data_ptr() not in ours}
         return {
             **{f"model.{key}": value for key, value in agent.items()},
             **{f"loss.{key}": value for key, value in kept.items()},
@@ -364,8 +366,7 @@ class _Run:
                 shapes = {name: value.shape for name, value in entries.items() if value.ndim}
                 if any(shape != parameters[index].shape for shape in shapes.values()):
                     raise ValueError(f"optimizer state {index} has the shapes {shapes}")
-            groups = self.optimizer.state_dict()["param_groups"]
-            self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
             kept = self.stage.loss.state_dict()
             for key, value in _of(tensors, "loss.").items():
                 if kept[key].shape != value.shape:
@@ -391,8 +392,7 @@ class _Run:
         )
 
     def _kept(self) -> str:
-        there = self.path is not None and self.path.exists()
-        return f"; the last good state is {self.path}" if there else ""
+        return f"; the last good state is {self.path}" if self.path and self.path.exists() else ""
 
 
 def _of(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """A stage that ends with a moving average of the weights that it trained."""
 
-import copy
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,8 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from mage_agent import MAGEModel, averaged, fit, total_loss
+from mage_agent import MAGEModel, averaged, fit, total_loss, training
+from mage_agent.checkpoint import load_tensors
 from tests.tiny import tiny_config
 
 DECAY = 0.6
@@ -77,15 +78,26 @@ def test_an_average_changes_nothing_but_the_end(toy_dataset: TensorDict) -> None
         torch.testing.assert_close(ends[1][name], value, msg=name)
 
 
-def test_resumes_with_its_average(toy_dataset: TensorDict, tmp_path: Path) -> None:
-    whole = copy.deepcopy(trained(toy_dataset))
-    path = tmp_path / "training.mage"
+@pytest.mark.parametrize("ended", ["by the callback", "by an error"])
+def test_resumes_with_its_average(
+    toy_dataset: TensorDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: str
+) -> None:
+    monkeypatch.setattr(training, "LOG_INTERVAL", 1)
+    whole, path = trained(toy_dataset), tmp_path / "training.mage"
 
-    def stop(progress: Any) -> bool:
-        return bool(progress.done < 15)
+    def stop(progress: training.Progress) -> bool:
+        if progress.done == 15 and ended == "by an error":
+            raise ZeroDivisionError
+        return progress.done < 15
 
-    trained(toy_dataset, checkpoint_path=path, checkpoint_interval=1, callback=stop)
-    resumed = trained(toy_dataset, checkpoint_path=path, checkpoint_interval=1, resume=True)
+    with pytest.raises(ZeroDivisionError) if ended == "by an error" else nullcontext():
+        early = trained(toy_dataset, checkpoint_path=path, checkpoint_interval=1, callback=stop)
+        state, header = load_tensors(path)
+        assert header["training"]["step"] == 4
+        name = "inverse_dynamics.mlp.0.weight"
+        assert torch.equal(early[name], state["loss.average.0"]), "who stops has the average"
+        assert not torch.equal(early[name], state[f"model.{name}"])
+    resumed = trained(toy_dataset, checkpoint_path=path, resume=True)
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
 
