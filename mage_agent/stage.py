@@ -81,7 +81,7 @@ class Stage:
 
     * stages that need what earlier ones learnt: ``columns`` is called when a stage begins, so it
       may run the networks of the stages before (MAGE's tokens and plans);
-    * target networks and moving averages of weights: ``after_step``;
+    * target networks: ``after_step``; averaged weights to act with: ``averaged``;
     * several networks with rates of their own: ``optimizer`` with several parameter groups, and
       ``rates``, one number for each;
     * several updates for a batch, or an inner loop of inference before them: ``updates_per_batch``

@@ -152,7 +152,7 @@ def fit(
                     if logger is not None:
                         for key, value in progress.metrics.items():
                             logger.log_scalar(f"{progress.stage}/{key}", value, step=run.step)
-                    wish = callback(progress) if callback and first else None
+                    wish = callback(progress) if callback is not None and first else None
                     stop = parallel.agreed(wish is False, target)
                     run.stage.loss.train()  # whoever acted in the callback has switched it off
                 done = run.step == run.stage.steps
