@@ -260,18 +260,15 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _from_zero(text: str) -> int:
+def _from_zero(text: str, least: int = 0) -> int:
     value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} is below 0")
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{value} is below {least}")
     return value
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is below 1")
-    return value
+    return _from_zero(text, least=1)
 
 
 def _above_zero(text: str) -> float:

@@ -13,11 +13,12 @@ from benchmarks.records import Record
 from mage_agent import evaluate, make_environment
 from mage_agent.evaluation import EpisodeResult, is_told_return, normalized_score
 
-__all__ = ["measure", "run_episodes", "scored_by", "scores_of"]
+__all__ = ["measure", "run_episodes", "scored_by", "scores_of", "to_scores"]
 
 _FIRST_SEED = 100_000  # of the episodes of the report, which no tuning may meet
 _SEEDS_APART = 1_000  # each training seed has its own block of them, common to all methods
 
+_REFERENCES = {"ref_min_score", "ref_max_score"}  # of a dataset's metadata
 _WARM_UP = 10
 _REPEATS = {1: 200, 64: 30}  # timed decisions by batch size
 
@@ -109,14 +110,18 @@ def _is_deterministic(method: Method, domain: Domain) -> bool:
 
 def scores_of(results: Sequence[EpisodeResult], dataset: TensorDictBase) -> list[float]:
     """Return the score of each episode, in the unit that ``scored_by`` names."""
-    unit, facts = scored_by(dataset), dataset.get_non_tensor("metadata")
-    if unit == "success":
+    if scored_by(dataset) == "success":
         return [100.0 * bool(result.success) for result in results]
-    returns = [result.episode_return for result in results]
-    if unit == "references":
-        low, high = facts["ref_min_score"], facts["ref_max_score"]
-        return [float(score) for score in normalized_score(returns, low, high)]
-    return returns
+    return to_scores([result.episode_return for result in results], dataset)
+
+
+def to_scores(returns: Sequence[float], dataset: TensorDictBase) -> list[float]:
+    """Returns as normalised scores; as they are where the dataset has no references."""
+    facts = dataset.get_non_tensor("metadata")
+    if not set(facts) >= _REFERENCES:
+        return list(returns)
+    scores = normalized_score(list(returns), facts["ref_min_score"], facts["ref_max_score"])
+    return [float(score) for score in scores]
 
 
 def scored_by(dataset: TensorDictBase) -> str:
@@ -127,7 +132,7 @@ def scored_by(dataset: TensorDictBase) -> str:
         "success" (percent), where the first step in the environment reports whether there was any;
         else "return".
     """
-    if {"ref_min_score", "ref_max_score"} <= set(dataset.get_non_tensor("metadata")):
+    if set(dataset.get_non_tensor("metadata")) >= _REFERENCES:
         return "references"
     env = make_environment(dataset)
     env.reset(seed=0)

@@ -13,11 +13,11 @@ from tensordict import TensorDictBase
 
 from benchmarks.datasets import load_split
 from benchmarks.domains import Domain, domain_of
-from benchmarks.measure import scored_by, scores_of
+from benchmarks.measure import scored_by, scores_of, to_scores
 from benchmarks.records import Record
 from benchmarks.sharing import stage_file
 from mage_agent import AgentPolicy, GACModel, GACPolicy, Query, evaluate, make_environment
-from mage_agent.evaluation import EpisodeResult, normalized_score
+from mage_agent.evaluation import EpisodeResult
 from mage_agent.types import PredictingPolicy
 
 __all__ = ["DRAWN", "StartsAt", "Trained"]
@@ -121,11 +121,7 @@ class Trained:
 
     def to_scores(self, returns: Sequence[float]) -> list[float]:
         """Returns as normalised scores; as they are where there are no references."""
-        facts = self.dataset.get_non_tensor("metadata")
-        if self.unit == "return":
-            return [round(value, 3) for value in returns]
-        low, high = facts["ref_min_score"], facts["ref_max_score"]
-        return [round(float(score), 3) for score in normalized_score(list(returns), low, high)]
+        return [round(score, 3) for score in to_scores(returns, self.dataset)]
 
     @property
     def unit(self) -> str:
