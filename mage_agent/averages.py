@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -19,7 +20,8 @@ def averaged(stage: Stage, decay: float, parameters: Iterable[nn.Parameter] | No
     The last steps of training still move the weights. The loss hardly feels that; episodes, where
     one error leads to the next, do (Block et al. 2024, *Butterfly Effects of SGD Noise*). The n-th
     step moves the average by 1 - min(decay, n / (9 + n)), so that short stages keep nothing of
-    their first weights. Training's checkpoints hold it, as a submodule ``average`` of the loss.
+    their first weights. Callbacks see the agent with the average as it is then. Training's
+    checkpoints hold it, as a submodule ``average`` of the loss.
 
     Args:
         stage: the stage.
@@ -42,11 +44,20 @@ def averaged(stage: Stage, decay: float, parameters: Iterable[nn.Parameter] | No
         stage.after_step(step)
         average.move(1 - min(decay, (step + 1) / (10 + step)))
 
+    @contextmanager
+    def acting() -> Iterator[None]:
+        average.exchange()
+        try:
+            with stage.acting():
+                yield
+        finally:
+            average.exchange()
+
     def end() -> None:
-        average.give()
+        average.exchange()
         stage.end()
 
-    return replace(stage, begin=begin, after_step=after_step, end=end)
+    return replace(stage, begin=begin, after_step=after_step, acting=acting, end=end)
 
 
 class _Average(nn.Module):
@@ -69,9 +80,11 @@ class _Average(nn.Module):
         torch._foreach_lerp_(self._mine, self.followed, share)
 
     @torch.no_grad()
-    def give(self) -> None:
-        """Set the parameters to the average."""
+    def exchange(self) -> None:
+        """Set the parameters to the average, and keep what they were; again, and it is undone."""
+        last = [each.clone() for each in self.followed]
         torch._foreach_copy_(self.followed, self._mine)
+        torch._foreach_copy_(self._mine, last)
 
     @property
     def _mine(self) -> list[Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -113,6 +114,8 @@ class Stage:
         one_graph: whether the loss does nothing but tensor arithmetic, so that compiling it pays.
         acts: whether the agent can act while this stage is trained; callbacks that evaluate wait
             for it.
+        acting: makes the context in which callbacks are called, where the agent is to be what it
+            would be if the stage ended now.
         begin: called once before the first step, not when training is taken up again.
         prepare: called once for each batch.
         after_step: called after each step with its number, from 0.
@@ -135,6 +138,7 @@ class Stage:
     low_precision: bool = False
     one_graph: bool = False
     acts: bool = True
+    acting: Callable[[], AbstractContextManager[None]] = nullcontext
     begin: Callable[[], None] = lambda: None
     prepare: Callable[[TensorDictBase], TensorDictBase] = lambda batch: batch
     after_step: Callable[[int], None] = lambda step: None

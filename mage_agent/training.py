@@ -152,7 +152,8 @@ def fit(
                     if logger is not None:
                         for key, value in progress.metrics.items():
                             logger.log_scalar(f"{progress.stage}/{key}", value, step=run.step)
-                    wish = callback(progress) if callback is not None and first else None
+                    with run.stage.acting():
+                        wish = callback(progress) if callback is not None and first else None
                     stop = parallel.agreed(wish is False, target)
                     run.stage.loss.train()  # whoever acted in the callback has switched it off
                 done = run.step == run.stage.steps
@@ -221,8 +222,7 @@ class _Run:
             stage.loss.compile(dynamic=False, mode=graphs)
         self.optimizer = stage.make_optimizer()
         self.batches = stage.make_batches(self.seed + self.number)
-        self.batch: TensorDictBase | None
-        self.batch, self.uses = None, stage.updates_per_batch
+        self.uses = stage.updates_per_batch  # so that the first step draws a batch
         if self._restored is not None:
             self._restore_loop(*self._restored)
             self._restored = None
@@ -271,7 +271,7 @@ class _Run:
 
     def _next_batch(self) -> TensorDictBase:
         """The next batch, or the same one again while the stage has updates for it."""
-        if self.batch is None or self.between_batches:
+        if self.between_batches:
             drawn = parallel.share(next(self.batches)).to(self.device)
             self.batch, self.uses = self.stage.prepare(drawn), 0
         self.uses += 1

@@ -102,6 +102,26 @@ def test_resumes_with_its_average(
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
 
 
+@pytest.mark.parametrize("last", [15, 18], ids=["stopped", "to the end"])
+def test_callbacks_see_what_training_would_end_with(
+    toy_dataset: TensorDict, monkeypatch: pytest.MonkeyPatch, last: int
+) -> None:
+    monkeypatch.setattr(training, "LOG_INTERVAL", 1)
+    model = make(toy_dataset, inverse_dynamics_average_decay=DECAY)
+    weight = next(model.inverse_dynamics.parameters())
+    seen: list[Tensor] = []
+
+    def look(progress: training.Progress) -> bool:
+        seen.append(weight.detach().clone())
+        return progress.done < last
+
+    fit(model, toy_dataset, device="cpu", progress_bar=False, callback=look)
+    assert len(seen) == last
+    assert torch.equal(seen[-1], weight)
+    if last == sum(STEPS.values()):
+        assert torch.equal(weight, trained(toy_dataset)["inverse_dynamics.mlp.0.weight"])
+
+
 def test_trains_anew_from_where_it_is(toy_dataset: TensorDict) -> None:
     """A second training's average begins at the weights of then, not at those of the first one."""
     model = make(toy_dataset, inverse_dynamics_average_decay=DECAY)
