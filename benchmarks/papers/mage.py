@@ -131,6 +131,10 @@ _PALM = (
     "Adroit: today's reward adds the term for the distance of palm and object that D4RL "
     "subtracts, worth a few points of return."
 )
+_POINT = (
+    "Point mazes: MAGE departs further from its paper than elsewhere: values and learned distances "
+    "choose among sampled plans, and the action is read off where the plan moves."
+)
 _ENVIRONMENTS = {  # what today's environments change
     "pen": (
         _PALM,
@@ -144,12 +148,13 @@ _ENVIRONMENTS = {  # what today's environments change
     "antmaze": (
         "AntMaze: the goal's radius is 0.45 (D4RL: 0.5), start and goal move by up to 1 m, and "
         "the goal is part of the observation.",
-        "AntMaze: MAGE departs further from its paper than elsewhere: its plans hold the achieved "
-        "goal, not the whole state, and its action is read off the plan's direction.",
+        "AntMaze: MAGE's plans hold the achieved goal, not the whole state, and its action is read "
+        "off the plan's direction.",
     ),
     "pointmaze": (
         "PointMaze is OGBench's: the percentage of episodes, spread over its five pairs of start "
         "and goal, that reach the goal; `benchmarks.collect` makes the data by its recipe.",
+        _POINT,
     ),
 }
 _DATA = {  # what data that were collected anew change
@@ -174,10 +179,12 @@ _DATA = {  # what data that were collected anew change
         "Maze2D: data by D4RL's recipe, from a waypoint controller that does not slow down at its "
         "waypoints and so scores above D4RL's reference controller (about 157, 173 and 229); a "
         "quarter of D4RL's steps.",
+        _POINT,
     ),
     "multi2d": (
         "Multi2D: Maze2D's run in episodes that have a goal each and see it; scored by Maze2D's "
         "reference returns.",
+        _POINT,
     ),
 }
 

@@ -281,7 +281,8 @@ def _ablation_difference(
     (changed, full), (paper, whole) = ours, papers
     if changed and full and changed is not full and changed.finished and full.finished:
         gap = blocked_difference(changed, full, trained)
-        entry = Entry(f"{gap.mean:+.1f}", note=f"{gap.low:+.1f} to {gap.high:+.1f}")
+        interval = f"{gap.low:+.1f} to {gap.high:+.1f}" if gap.tested else ""
+        entry = Entry(f"{gap.mean:+.1f}", note=interval)
     if paper and whole and paper is not whole and None not in (paper.value, whole.value):
         printed = float(paper.value or 0) - float(whole.value or 0)
     told = missing if printed is None else Entry(f"{printed:+.1f}", tone="published")
@@ -289,7 +290,7 @@ def _ablation_difference(
     if gap is not None and printed is not None:
         direction = "reproduced" if gap.mean * printed > 0 else "opposite"
         direction = "open" if gap.low <= 0 <= gap.high else direction
-        direction = direction if gap.over == "seeds" else "one seed"
+        direction = direction if gap.tested else "one seed"
     return [entry, _published(paper), told, direction]
 
 

@@ -23,8 +23,9 @@ __all__ = ["aggregate_section", "headline_section", "score_entry", "score_sectio
 
 _STANDINGS = {
     "best": "best",
-    "tied": "tied with the best",
+    "tied": "tied with",
     "behind": "behind",
+    "untested": "not tested",
     "failed": "failed",
 }
 
@@ -56,44 +57,64 @@ def sentence(results: Results, verdicts: Sequence[Verdict]) -> str:
     """Say who is best or tied with the best, at equal time and in the long run, how often."""
     parts = []
     for when, long in (("at equal time", False), ("in the long run", True)):
-        tasks = [verdict.task for verdict in verdicts if verdict.task.long is long]
-        count = Counter(method for t in tasks for method in best_and_tied(results.competing(t)))
-        first, *others = sorted(count, key=lambda m: (-count[m], results.methods.index(m))) or [""]
-        second = [results.subject]
-        if first == results.subject:  # all that follow it equally often
-            second = [m for m in others if count[m] == count[others[0]]]
-        names = " and ".join(map(display_name, second))
-        minutes = " or ".join(f"{m:g}" for m in sorted({task.minutes for task in tasks}) if m)
-        when += f" ({minutes} minutes)" if minutes else ""
-        if tasks:
+        of_time = [verdict for verdict in verdicts if verdict.task.long is long]
+        minutes = " or ".join(f"{m:g}" for m in sorted({v.task.minutes for v in of_time}) if m)
+        trained = {m for v in of_time for m, c in results.competing(v.task).items() if c.task.long}
+        who = " and ".join(display_name(m) for m in results.methods if m in trained)
+        if minutes:
+            when += f" ({minutes} minutes{f' for {who}' if long else ''})"
+        tested = [verdict.task for verdict in of_time if verdict.standing != "untested"]
+        if tested:
+            parts.append(f"{when}, {_count(results, tested)}")
+        if others := [v for v in of_time if v.standing == "untested"]:
+            highest = sum(v.difference is not None and v.difference.mean > 0 for v in others)
             parts.append(
-                f"{when}, {display_name(first)} is best or tied with the best on {count[first]} of "
-                f"{len(tasks)} {'dataset' if len(tasks) == 1 else 'datasets'}, "
-                + (f"{names} on {count[second[0]]}" if second else "nobody else on any")
-                + (" each" if len(second) > 1 else "")
+                (
+                    f"on {_datasets(len(others))} more"
+                    if tested
+                    else f"{when}, on {_datasets(len(others))}"
+                )
+                + f", where single trainings do not allow a test, {display_name(results.subject)} "
+                f"has the highest mean on {highest}"
             )
     return (text := "; ".join(parts))[:1].upper() + text[1:] + "."
 
 
+def _datasets(count: int) -> str:
+    return f"{count} {'dataset' if count == 1 else 'datasets'}"
+
+
+def _count(results: Results, tasks: Sequence[Task]) -> str:
+    """Who is best or tied with the best on how many tasks, and who comes second."""
+    count = Counter(method for t in tasks for method in best_and_tied(results.competing(t)))
+    first, *others = sorted(count, key=lambda m: (-count[m], results.methods.index(m)))
+    second = [results.subject]
+    if first == results.subject:  # all that follow it equally often
+        second = [m for m in others if count[m] == count[others[0]]]
+    names = " and ".join(map(display_name, second))
+    return (
+        f"{display_name(first)} is best or tied with the best on {count[first]} of "
+        f"{_datasets(len(tasks))} with several trainings, "
+        + (f"{names} on {count[second[0]]}" if second else "nobody else on any")
+        + (" each" if len(second) > 1 else "")
+    )
+
+
 def _power(verdicts: Sequence[Verdict]) -> str:
     usual = [v for v in verdicts if not v.task.long] or verdicts  # long ones repeat some of them
-    gaps = [verdict.difference for verdict in usual if verdict.difference]
     text = (
         "The test is Welch's t test (5%, two-sided, no correction for multiple tests, since a "
         "correction would only call more methods tied) on the mean scores of the training seeds. "
-        "Tied means not significantly below the best; it does not mean equal."
+        "Tied means not significantly below the best; it does not mean equal. A method with one "
+        "training is not tested: its ± is over episodes, and says nothing of other trainings."
     )
-    reaches = [gap.high - gap.mean for gap in gaps if gap.over == "seeds"]
+    gaps = [verdict.difference for verdict in usual if verdict.difference]
+    reaches = [gap.high - gap.mean for gap in gaps if gap.tested]
     if reaches:
         text += (
             " With few seeds the test sees large differences only: against the best other method, "
             f"one of less than {np.median(reaches):.1f} points (median over datasets) would pass "
             "for a tie."
-        )
-    if any(gap.over == "episodes" for gap in gaps):
-        text += (
-            " Where a method has one training seed, or all its seeds score alike, marked †, the "
-            "test is over episodes of these trainings and says nothing about others."
         )
     return text
 
@@ -108,15 +129,21 @@ def _verdict_row(results: Results, verdict: Verdict) -> list[Entry | str]:
         missing = Entry("–", tone="missing")
         own: Entry | str = Entry("failed", tone="failed")
         return [name, own, best_other, missing, missing, missing, Entry("failed", tone="failed")]
+    interval, p_value = "–", "–"
+    if gap.tested:
+        interval = f"{gap.low:+.1f} to {gap.high:+.1f}"
+        p_value = "< 0.001" if gap.p_value < 0.001 else f"{gap.p_value:.3f}"
+    standing = _STANDINGS[verdict.standing]
+    if verdict.standing == "tied":
+        standing += f" {', '.join(map(display_name, verdict.tied))}"
     return [
         name,
         Entry(f"{cells[results.subject].mean:.1f}", bold=verdict.standing in ("best", "tied")),
         best_other,
         f"{gap.mean:+.1f}",
-        f"{gap.low:+.1f} to {gap.high:+.1f}" if np.isfinite(gap.low) else "unknown",
-        ("< 0.001" if gap.p_value < 0.001 else f"{gap.p_value:.3f}")
-        + (" †" if gap.over == "episodes" else ""),
-        Entry(_STANDINGS[verdict.standing], bold=verdict.standing == "best"),
+        interval,
+        p_value,
+        Entry(standing, bold=verdict.standing == "best"),
     ]
 
 
@@ -153,7 +180,10 @@ def score_section(results: Results) -> Section:
     """Tabulate every method on every dataset."""
     section = Section(anchor="scores", title="Scores")
     main = [cell for (_, _, variant), cell in results.cells.items() if not variant]
-    methods = [method for method in results.methods if any(c.method == method for c in main)]
+    counts = Counter(cell.method for cell in main)
+    tried = [method for method in results.methods if counts[method]]
+    fewest = min(3, max(counts.values(), default=0) // 2)  # a table of gaps tells nobody anything
+    methods = [method for method in tried if counts[method] >= fewest]
     seeds = usual_seeds(main)
     rows: list[list[Entry | str]] = []
     later: list[list[Entry | str]] = []
@@ -170,8 +200,8 @@ def score_section(results: Results) -> Section:
         return section
     caption = (
         "Normalised score of the final weights, mean ± standard error over training seeds "
-        f"({seeds} {'seed' if seeds == 1 else 'seeds'} unless noted). Bold: the best and those "
-        "not significantly below it (Welch's t test over seeds, of one seed over episodes, 5%)."
+        f"({seeds} {'seed' if seeds == 1 else 'seeds'} unless noted). Bold: the best and, where "
+        "both have several, those not significantly below it (Welch's t test over seeds, 5%)."
     )
     texts = [entry.text for row in rows for entry in row if isinstance(entry, Entry)]
     for mark, meaning in (
@@ -182,6 +212,8 @@ def score_section(results: Results) -> Section:
     ):
         if any(mark in text for text in texts):
             caption += f" {mark}: {meaning}."
+    if rare := [display_name(method) for method in tried if method not in methods]:
+        caption += f" Run on few datasets, and shown there below: {', '.join(rare)}."
     header = ["dataset", *(display_name(method) for method in methods)]
     section.blocks = [Table(caption=caption, header=header, rows=rows)]
     if later:

@@ -43,16 +43,18 @@ class Difference:
         mean: first mean less second.
         low: lower end of the 95% confidence interval.
         high: upper end.
-        p_value: of the two-sided test that the means are equal.
-        over: what the samples are: training seeds, or episodes, of a method with one seed only or
-            where the seeds' scores coincide.
+        p_value: of the two-sided test that the means are equal; NaN where none was made.
     """
 
     mean: float
     low: float
     high: float
     p_value: float
-    over: Literal["seeds", "episodes"]
+
+    @property
+    def tested(self) -> bool:
+        """Whether there were trainings enough for a test."""
+        return not np.isnan(self.p_value)
 
     @property
     def significant(self) -> bool:
@@ -63,43 +65,36 @@ class Difference:
 def difference(first: Trainings, second: Trainings) -> Difference:
     """Compare two cells by Welch's t test over training seeds.
 
-    Of a cell with one seed only, it is over the episodes, and of both where the seeds of each score
-    alike but not those of the other: a few successes of as many episodes coincide easily. Samples
-    too few for any test give an infinite interval.
+    One training says nothing of others, so a cell that has no more is not tested. Where the seeds
+    of each score alike but not those of the other, the test is over the episodes of both: a few
+    successes of as many episodes coincide easily.
     """
-    cells = (first, second)
-    over: Literal["seeds", "episodes"] = (
-        "episodes" if min(len(cell.scores) for cell in cells) < 2 else "seeds"
-    )
-    a, b = (cell.scores if len(cell.scores) > 1 else cell.episode_scores for cell in cells)
-    if a.min() == a.max() != b.min() == b.max():
-        a, b, over = first.episode_scores, second.episode_scores, "episodes"
+    a, b = first.scores, second.scores
     gap = float(a.mean() - b.mean())
     if min(len(a), len(b)) < 2:
-        return Difference(mean=gap, low=-np.inf, high=np.inf, p_value=1.0, over=over)
+        return Difference(mean=gap, low=-np.inf, high=np.inf, p_value=np.nan)
+    if a.min() == a.max() != b.min() == b.max():
+        a, b = first.episode_scores, second.episode_scores
     parts = np.array([a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)])  # squared standard errors
     error = float(parts.sum() ** 0.5)
     if error == 0:
-        return _t_test(gap, error, 1, over)
+        return _t_test(gap, error, 1)
     # Welch and Satterthwaite; scaled first, since tiny variances squared would underflow.
     shares = parts / parts.sum()
     freedom = 1 / float((shares**2 / np.array([len(a) - 1, len(b) - 1])).sum())
-    return _t_test(gap, error, freedom, over)
+    return _t_test(gap, error, freedom)
 
 
-def _t_test(
-    gap: float, error: float, freedom: float, over: Literal["seeds", "episodes"]
-) -> Difference:
+def _t_test(gap: float, error: float, freedom: float) -> Difference:
     """Test and interval of a difference with its standard error and degrees of freedom."""
     if error == 0:  # every seed scored the same, such as 0 throughout a maze
-        return Difference(mean=gap, low=gap, high=gap, p_value=float(gap == 0), over=over)
+        return Difference(mean=gap, low=gap, high=gap, p_value=float(gap == 0))
     reach = float(stats.t.ppf(1 - SIGNIFICANCE / 2, freedom)) * error
     return Difference(
         mean=gap,
         low=gap - reach,
         high=gap + reach,
         p_value=2 * float(stats.t.sf(abs(gap) / error, freedom)),
-        over=over,
     )
 
 
@@ -132,7 +127,7 @@ def blocked_difference(
     variance = float(((scores - design @ effects) ** 2).sum() / freedom)
     variance *= variance > 1e-20  # which is rounding
     unit = float(contrast @ np.linalg.pinv(design.T @ design) @ contrast)
-    return _t_test(float(contrast @ effects), (variance * unit) ** 0.5, freedom, "seeds")
+    return _t_test(float(contrast @ effects), (variance * unit) ** 0.5, freedom)
 
 
 def rising_trend(cells: Sequence[Trainings]) -> float | None:
@@ -150,13 +145,12 @@ def rising_trend(cells: Sequence[Trainings]) -> float | None:
 
 
 def best_and_tied(cells: Mapping[str, Trainings]) -> list[str]:
-    """Name the method with the highest mean, first, and those not significantly below it."""
+    """Name the method with the highest mean, first, and those that a test finds no lower."""
     if not cells:
         return []
     best = max(cells, key=lambda method: cells[method].mean)
-    others = [method for method in cells if method != best]
-    tied = [m for m in others if not difference(cells[best], cells[m]).significant]
-    return [best, *tied]
+    gaps = {m: difference(cells[best], cell) for m, cell in cells.items() if m != best}
+    return [best, *(m for m, gap in gaps.items() if gap.tested and not gap.significant)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,14 +159,18 @@ class Verdict:
 
     Attributes:
         task: dataset and budget.
-        standing: ``best`` (significantly above every other), ``tied`` (the best or not
-            significantly below it), ``behind``, or ``failed``.
+        standing: ``best`` (significantly above every other that can be tested, and higher than all
+            of one training), ``tied`` (the best or not significantly below it), ``behind``,
+            ``untested`` (for want of trainings: its own, all rivals' or the best one's), or
+            ``failed``.
+        tied: the other methods that are the best or tied with it.
         rival: the best of the other methods.
         difference: to that rival; None where the method failed.
     """
 
     task: Task
-    standing: Literal["best", "tied", "behind", "failed"]
+    standing: Literal["best", "tied", "behind", "untested", "failed"]
+    tied: tuple[str, ...]
     rival: str
     difference: Difference | None
 
@@ -187,13 +185,22 @@ def headline(results: Results) -> list[Verdict]:
             continue
         rival = max(cells, key=lambda name: cells[name].mean)
         gaps = {name: difference(own, cell) for name, cell in cells.items()} if own else {}
-        standing: Literal["best", "tied", "behind", "failed"] = "behind" if own else "failed"
-        if own and all(gap.mean > 0 and gap.significant for gap in gaps.values()):
-            standing = "best"
-        elif own and method in best_and_tied({method: own, **cells}):
-            standing = "tied"
-        gap = gaps.get(rival)
-        verdicts.append(Verdict(task=task, standing=standing, rival=rival, difference=gap))
+        first, *_ = top = best_and_tied({method: own, **cells} if own else cells)
+        others = tuple(name for name in top if name != method)
+        standing: Literal["best", "tied", "behind", "untested", "failed"] = "behind"
+        if not own:
+            standing = "failed"
+        elif not any(gap.tested for gap in gaps.values()):
+            standing = "untested"
+        elif method in top:
+            standing = "tied" if others else "best"
+        elif not gaps[first].tested:
+            standing = "untested"
+        verdicts.append(
+            Verdict(
+                task=task, standing=standing, tied=others, rival=rival, difference=gaps.get(rival)
+            )
+        )
     return verdicts
 
 
