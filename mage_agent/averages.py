@@ -21,7 +21,7 @@ def averaged(stage: Stage, decay: float, parameters: Iterable[nn.Parameter] | No
     one error leads to the next, do (Block et al. 2024, *Butterfly Effects of SGD Noise*). The n-th
     step moves the average by 1 - min(decay, n / (9 + n)), so that short stages keep nothing of
     their first weights. Callbacks see the agent with the average as it is then. Training's
-    checkpoints hold it, as a submodule ``average`` of the loss.
+    checkpoints hold it.
 
     Args:
         stage: the stage.
@@ -34,7 +34,6 @@ def averaged(stage: Stage, decay: float, parameters: Iterable[nn.Parameter] | No
     if not decay:
         return stage
     average = _Average(stage.loss.parameters() if parameters is None else parameters)
-    stage.loss.average = average
 
     def begin() -> None:
         stage.begin()
@@ -57,7 +56,8 @@ def averaged(stage: Stage, decay: float, parameters: Iterable[nn.Parameter] | No
         average.exchange()
         stage.end()
 
-    return replace(stage, begin=begin, after_step=after_step, acting=acting, end=end)
+    kept = {**stage.kept, f"average{len(stage.kept) or ''}": average}
+    return replace(stage, kept=kept, begin=begin, after_step=after_step, acting=acting, end=end)
 
 
 class _Average(nn.Module):

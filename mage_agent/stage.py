@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -52,13 +52,17 @@ def warm_up_and_cosine(
 ) -> Callable[[int, int], Sequence[float]]:
     """Learning rates that rise linearly for ``warmup`` steps, then fall along a cosine to ``low``.
 
+    They rise for a quarter of the steps at most: a stage that ``learn(steps=)`` cuts short would
+    else end before its rate is up.
+
     Returns:
         Function of the step and the number of steps, as ``Stage.rates`` takes it.
     """
 
     def rates(step: int, steps: int) -> list[float]:
         cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
-        return [min(1.0, (step + 1) / max(1, warmup)) * (low + (peak - low) * cosine)]
+        rising = max(1, min(warmup, steps // 4))
+        return [min(1.0, (step + 1) / rising) * (low + (peak - low) * cosine)]
 
     return rates
 
@@ -88,8 +92,8 @@ class Stage:
     * several updates for a batch, or an inner loop of inference before them: ``updates_per_batch``
       and ``prepare``, whose result is the batch of all these updates;
     * state of the training that no acting needs (target networks, posteriors of trajectories):
-      buffers or parameters of the loss module; they are kept in training's checkpoints, not in the
-      agent's.
+      buffers or parameters of the loss module, or modules in ``kept``; training's checkpoints hold
+      them, the agent's do not.
 
     Attributes:
         name: of the stage, for progress and logs.
@@ -117,6 +121,7 @@ class Stage:
         acting: makes the context in which callbacks are called, where the agent is to be what it
             would be if the stage ended now.
         begin: called once before the first step, not when training is taken up again.
+        kept: modules beside the loss whose state belongs to training, by name.
         prepare: called once for each batch.
         after_step: called after each step with its number, from 0.
         end: called once after the last step.
@@ -139,6 +144,7 @@ class Stage:
     one_graph: bool = False
     acts: bool = True
     acting: Callable[[], AbstractContextManager[None]] = nullcontext
+    kept: Mapping[str, nn.Module] = field(default_factory=dict)
     begin: Callable[[], None] = lambda: None
     prepare: Callable[[TensorDictBase], TensorDictBase] = lambda batch: batch
     after_step: Callable[[int], None] = lambda step: None
@@ -205,6 +211,11 @@ class Stage:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         self.after_step(step)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The state of the loss and of what is kept beside it."""
+        parts = [("", self.loss), *((f"{name}.", each) for name, each in self.kept.items())]
+        return {f"{at}{key}": v for at, part in parts for key, v in part.state_dict().items()}
 
     @property
     def device(self) -> torch.device:

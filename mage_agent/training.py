@@ -15,7 +15,7 @@ from torchrl.record.loggers.tensorboard import TensorboardLogger
 from tqdm import tqdm
 
 from mage_agent import checkpoint, parallel
-from mage_agent.agent import Agent
+from mage_agent.agent import Agent, evaluating
 from mage_agent.checkpoint import usable, versions
 from mage_agent.compatibility import check_fits
 from mage_agent.files import make_folder
@@ -146,29 +146,28 @@ def fit(
                 delay=BAR_DELAY,
             )
             for losses in bar:
-                if run.logs(run.step):
+                if run.logs(run.step) and not stop:
                     progress = run.report(losses)
                     bar.set_postfix(loss=f"{progress.metrics['loss']:.3f}", refresh=False)
                     if logger is not None:
                         for key, value in progress.metrics.items():
                             logger.log_scalar(f"{progress.stage}/{key}", value, step=run.step)
-                    with run.stage.acting():
+                    with run.stage.acting(), evaluating(agent):
                         wish = callback(progress) if callback is not None and first else None
                     stop = parallel.agreed(wish is False, target)
-                    run.stage.loss.train()  # whoever acted in the callback has switched it off
                 done = run.step == run.stage.steps
-                due = due or run.step % checkpoint_interval == 0 or interrupted.is_set()
+                due = due or stop or run.step % checkpoint_interval == 0 or interrupted.is_set()
                 if done:
                     run.stage.end()
-                if done or stop or (due and run.between_batches):
+                if done or (due and run.between_batches):
                     run.save()
                     due = False
                     if interrupted.is_set():
                         raise KeyboardInterrupt
-                if stop and not done:  # what was saved goes on as if nothing had stopped it
-                    run.stage.end()
-                if stop:
-                    return agent.eval()
+                    if stop and not done:  # what was saved goes on as if nothing had stopped it
+                        run.stage.end()
+                    if stop:
+                        return agent.eval()
             run.number, run.step = run.number + 1, 0
     return agent.eval()
 
@@ -214,7 +213,8 @@ class _Run:
     def begin(self) -> None:
         """Set up batches and optimiser of a stage."""
         stage = self.stage
-        stage.loss.to(self.device)
+        for module in (stage.loss, *stage.kept.values()):
+            module.to(self.device)
         if self._restored is None:
             stage.begin()
         if self.compiled and stage.one_graph:
@@ -288,8 +288,8 @@ class _Run:
         """Weights and statistics of the agent, and further state of the loss."""
         agent = self.agent.state_dict()
         ours = {value.data_ptr() for value in agent.values()}
-        loss = self.stage.loss.state_dict().items()
-        kept = {key: value for key, value in loss if value.data_ptr() not in ours}
+        training = self.stage.state_dict().items()
+        kept = {key: value for key, value in training if value.data_ptr() not in ours}
         return {
             **{f"model.{key}": value for key, value in agent.items()},
             **{f"loss.{key}": value for key, value in kept.items()},
@@ -367,7 +367,7 @@ class _Run:
                 if any(shape != parameters[index].shape for shape in shapes.values()):
                     raise ValueError(f"optimizer state {index} has the shapes {shapes}")
             self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
-            kept = self.stage.loss.state_dict()
+            kept = self.stage.state_dict()
             for key, value in _of(tensors, "loss.").items():
                 if kept[key].shape != value.shape:
                     raise ValueError(f"the loss's {key} has the shape {tuple(value.shape)}")

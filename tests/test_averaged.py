@@ -138,4 +138,4 @@ def test_trains_anew_from_where_it_is(toy_dataset: TensorDict) -> None:
 def test_without_a_decay_there_is_none(toy_dataset: TensorDict) -> None:
     stage = make(toy_dataset).stages(toy_dataset)[1]
     assert averaged(stage, 0.0) is stage
-    assert not hasattr(stage.loss, "average")
+    assert not stage.kept

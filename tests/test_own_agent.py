@@ -18,7 +18,17 @@ from torchrl.envs import GymEnv, TransformedEnv
 from benchmarks.methods import build_method
 from examples import own_agent
 from examples.own_agent import LinearAgent, LinearConfig
-from mage_agent import AgentActor, AgentPolicy, Progress, evaluate, fit, load_dataset, total_loss
+from mage_agent import (
+    AgentActor,
+    AgentPolicy,
+    Progress,
+    Stage,
+    averaged,
+    evaluate,
+    fit,
+    load_dataset,
+    total_loss,
+)
 from mage_agent.checkpoint import load, save
 
 STEPS = 60
@@ -68,6 +78,33 @@ def test_resumed_training_equals_an_uninterrupted_one(
     fit(resumed, dataset, **options, resume=True)
     whole = LinearAgent.from_dataset(dataset, agent.config)
     assert equal(resumed, fit(whole, dataset, progress_bar=False))
+
+
+class Averaged(LinearAgent):
+    """Its own loss, as in the example, whose weights are averaged twice."""
+
+    name = "linear-averaged"
+
+    def stages(self, dataset: TensorDict) -> list[Stage]:
+        return [averaged(averaged(stage, 0.5), 0.9) for stage in super().stages(dataset)]
+
+
+def test_averages_do_not_enter_an_agent_that_is_its_own_loss(
+    dataset: TensorDict, tmp_path: Path
+) -> None:
+    config = LinearConfig(steps=STEPS)
+    whole = fit(Averaged.from_dataset(dataset, config), dataset, progress_bar=False)
+    assert (
+        whole.state_dict().keys() == LinearAgent.from_dataset(dataset, config).state_dict().keys()
+    )
+    save(whole, tmp_path / "policy")
+    assert equal(load(tmp_path / "policy")[0], whole)
+    options = {"progress_bar": False, "checkpoint_path": tmp_path / "state"}
+    stopped = Averaged.from_dataset(dataset, config)
+    fit(stopped, dataset, **options, callback=lambda progress: False)
+    assert not equal(stopped, whole)
+    resumed = fit(Averaged.from_dataset(dataset, config), dataset, **options, resume=True)
+    assert equal(resumed, whole)
 
 
 def test_a_loop_over_stages_equals_fit(agent: LinearAgent, dataset: TensorDict) -> None:

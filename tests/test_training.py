@@ -36,6 +36,7 @@ from mage_agent.data.replay import MASK_KEY
 from mage_agent.facts import dataset_facts
 from mage_agent.hardware import interrupts
 from mage_agent.mage.quantizer import MultiScaleQuantizer
+from mage_agent.stage import warm_up_and_cosine
 from tests.tiny import ACTION, HORIZON, STATE, tiny_config
 
 STAGES = ("tokenizer", "generator", "inverse_dynamics")
@@ -192,6 +193,30 @@ class TestLearning:
         assert max(last) == pytest.approx(5.0, abs=1e-2)  # a rate of its own
         assert last[-1] == pytest.approx(0.1, abs=1e-3)
         assert rates(warmup_steps=0)[0][0] == pytest.approx(1.0)
+
+    def test_a_short_stage_warms_up_for_a_quarter_of_its_steps(self) -> None:
+        rates = warm_up_and_cosine(1.0, 0.1, 200)
+        short = [rates(step, 60)[0] for step in range(60)]
+        assert max(short) == short[14] > 0.85
+        assert rates(0, 3)[0] == 1.0
+
+    def test_callbacks_meet_an_agent_that_acts_without_dropout(
+        self, toy_dataset: TensorDict, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(training, "LOG_INTERVAL", 1)
+        model = MAGEModel.from_dataset(toy_dataset, tiny_config(plan_dropout=0.5))
+        modes: list[bool] = []
+        losses = Stage.losses
+
+        def trained(stage: Stage, batch: TensorDict) -> TensorDict:
+            assert model.training
+            return losses(stage, batch)
+
+        monkeypatch.setattr(Stage, "losses", trained)
+        options: dict[str, Any] = {"device": "cpu", "progress_bar": False}
+        fit(model, toy_dataset, callback=lambda progress: modes.append(model.training), **options)
+        assert modes
+        assert not any(modes)
 
     def test_inverse_dynamics_decays_by_itself(self, toy_dataset: TensorDict) -> None:
         config = tiny_config(weight_decay=0.2, inverse_dynamics_weight_decay=0.1)
@@ -646,20 +671,27 @@ class SlowCopy(torch.nn.Module):
 
 class TestAnyAgent:
     @pytest.mark.parametrize("stop", [3, 4, 9])
+    @pytest.mark.parametrize("asked", [True, False], ids=["told to stop", "killed"])
     def test_state_of_the_loss_batches_and_groups_survive_an_interruption(
-        self, toy_dataset: TensorDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+        self,
+        toy_dataset: TensorDict,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        stop: int,
+        asked: bool,
     ) -> None:
         monkeypatch.setattr(training, "LOG_INTERVAL", 1)
         options: dict[str, Any] = {"device": "cpu", "progress_bar": False, "seed": 3}
 
-        def interrupt(progress: Progress) -> None:
-            if progress.step == stop:
+        def interrupt(progress: Progress) -> bool:
+            if progress.step == stop and not asked:
                 raise Interrupt
+            return progress.step != stop  # a batch has two steps, both of which are taken
 
         whole = fit(Averager.from_dataset(toy_dataset, Config(), seed=1), toy_dataset, **options)
         options |= {"checkpoint_path": tmp_path / "state", "checkpoint_interval": 1}
         agent = Averager.from_dataset(toy_dataset, Config(), seed=1)
-        with pytest.raises(Interrupt):
+        with nullcontext() if asked else pytest.raises(Interrupt):
             fit(agent, toy_dataset, callback=interrupt, **options)
         resumed = Averager.from_dataset(toy_dataset, Config(), seed=2)
         fit(resumed, toy_dataset, resume=True, **options)
@@ -938,7 +970,7 @@ def test_a_best_return_of_an_episode_cut_off_early_is_warned_of() -> None:
     )
     cut = dataset_from_arrays(*arrays, (last & False).numpy(), last.numpy())
     done = dataset_from_arrays(*arrays, last.numpy(), (last & False).numpy())
-    config = tiny_config()
+    config = tiny_config(learning_rate=1e-5)
     with pytest.warns(UserWarning, match="episode cut off after 2 steps, where most have 20"):
         fit(MAGEModel.from_dataset(cut, config), cut, steps=3, progress_bar=False)
     fit(MAGEModel.from_dataset(done, config), done, steps=3, progress_bar=False)  # it has arrived
