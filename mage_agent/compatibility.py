@@ -84,7 +84,7 @@ def _check_ranges(agent: Agent, dataset: TensorDictBase) -> None:
             stacklevel=4,
         )
     returns = agent.returns_to_go(agent.trajectories(dataset))
-    smallest, largest = units.return_to_go_range
+    smallest, largest = units.return_range.tolist()
     found = float(returns.min()), float(returns.max())
     slack = TOLERANCE * (largest - smallest)
     if found[0] < smallest - slack or found[1] > largest + slack:

@@ -110,6 +110,10 @@ INVALID: list[tuple[dict[str, Any], list[str]]] = [  # changes -> what the messa
     ({"return_conditioning": ("encoder",)}, ["'encoder'", "'autoencoder'"]),
     ({"return_conditioning": 5}, ["return_conditioning is 5", "tuple"]),
     ({"return_conditioning": [["autoencoder"]]}, ["entry of return_conditioning", "'autoencoder'"]),
+    (
+        {"return_conditioning": (), "inverse_dynamics_condition": "state_and_return"},
+        ["return_conditioning is empty", "'state_and_return'", "take 'state'"],
+    ),
     ({"return_reweighting": 1}, ["return_reweighting is 1", "True or False"]),
     ({"warmup_steps": 1.5}, ["warmup_steps is 1.5", "integer of at least 0"]),
     ({"inverse_dynamics_steps": float("inf")}, ["inverse_dynamics_steps is inf"]),
@@ -316,6 +320,7 @@ BESIDE: dict[str, dict[str, Any]] = {
         for name in ("value_entries", "bootstrap_steps", "candidates", "value_steps")
     },
     "lookahead": {"return_expectile": 0.9, "candidates": 3},
+    "warmup_steps": {"generator_steps": 12},  # it is a quarter of these at most
     **{
         name: {"inverse_dynamics": "displacement"}
         for name in ("plan_entries", "inverse_dynamics_lookahead")

@@ -31,6 +31,7 @@ from mage_agent import (
     training,
 )
 from mage_agent.checkpoint import load_tensors
+from mage_agent.compatibility import check_fits
 from mage_agent.data import WindowSampler, check_dataset
 from mage_agent.data.replay import MASK_KEY
 from mage_agent.facts import dataset_facts
@@ -955,6 +956,19 @@ class TestDescribe:
         model.describe(toy_dataset)
         assert torch.equal(torch.get_rng_state(), generator)
         assert same(state_of(model), state)
+
+
+@pytest.mark.parametrize("expectile", [None, 0.9])
+def test_returns_in_other_units_are_warned_of(
+    toy_dataset: TensorDict, expectile: float | None
+) -> None:
+    """Also where agents ask for the best, which is beyond all returns."""
+    model = MAGEModel.from_dataset(toy_dataset, tiny_config(return_expectile=expectile))
+    check_fits(model, toy_dataset)
+    other = toy_dataset.copy()
+    other["next"] = toy_dataset["next"].copy().set("reward", toy_dataset["next", "reward"] - 50)
+    with pytest.warns(UserWarning, match="returns-to-go reach from"):
+        check_fits(model, other)
 
 
 def test_a_best_return_of_an_episode_cut_off_early_is_warned_of() -> None:

@@ -181,7 +181,7 @@ class TestLoss:
         batch = MAGEValueLoss(model).columns(data)
         loss = MAGEValueLoss(model)
         assert isinstance(loss, LossModule)
-        assert loss.in_keys[:3] == ["observation", "action", "return_to_go"]
+        assert loss.in_keys == ["observation", *loss.reads]
         expected = loss(batch)
         assert [*expected.keys()] == loss.out_keys == ["loss_value"]
         assert torch.equal(

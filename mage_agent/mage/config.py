@@ -46,7 +46,7 @@ class MAGEConfig(Config):
             cosines, beside s_0 itself. Smooth networks plan through the walls of a large maze: the
             places on both sides are alike to them (measured). 0 takes s_0 alone (the paper).
         return_conditioning: where the return-to-go conditions the model (Table 7); an empty tuple
-            is the model without condition of Table 23.
+            is the model without condition of Table 23, whose inverse dynamics is told none either.
         return_reweighting: weight the reconstruction loss of a window by its return-to-go, scaled
             to [0, 1] (Table 23).
         inverse_dynamics: read the action off the latent (Eq. 6), off the first two decoded states
@@ -72,7 +72,7 @@ class MAGEConfig(Config):
             own straight-through samples as in Algorithm 5 (measured).
         code_temperature: a deterministic policy acts on the mean of the codes, weighted by their
             probabilities at this temperature: at 0 the likeliest code (the paper), at 1 the mean
-            of the token's distribution (measured).
+            of the token's distribution (measured). Of several ``candidates``, codes are drawn.
         return_expectile: expectile of the return-to-go given the state, the value of the state. It
             bounds what is asked for, so that no return is asked for that the data never reached
             from there; None has no values and bounds by the whole dataset only (measured). Where
@@ -123,8 +123,9 @@ class MAGEConfig(Config):
             worth it where inverse dynamics sees s_0).
         data_scales: how many of the coarse scales of the plans that inverse dynamics learns from
             are those of the data's own window; the finer ones are generated. None takes the data's
-            windows whole, which sampled plans look like; 0 generates all: a plan may then disagree
-            with the action that is learnt from it (measured).
+            windows whole, which sampled plans look like (displacements as they were, and not as
+            tokens tell them); 0 generates all: a plan may then disagree with the action that is
+            learnt from it (measured). Directions are always the data's.
 
     Raises:
         ValueError: a value is outside its range, or fields contradict each other.
@@ -228,6 +229,11 @@ class MAGEConfig(Config):
             raise ValueError(
                 f"data_scales is {self.data_scales}; allowed: 0 to num_scales, {self.num_scales}, "
                 "or None for the data's windows whole."
+            )
+        if not self.return_conditioning and self.inverse_dynamics_condition == "state_and_return":
+            raise ValueError(
+                "return_conditioning is empty, but inverse_dynamics_condition='state_and_return' "
+                "tells inverse dynamics the return; take 'state'."
             )
         told = [
             site for site in ("first_scale", "finer_scales") if site in self.return_conditioning

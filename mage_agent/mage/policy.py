@@ -17,7 +17,7 @@ class MAGEPolicy(AgentPolicy):
 
     Stochastic, it samples tokens at ``config.temperature``; deterministic, it acts on the mean
     codes (``config.code_temperature``), or with ``config.candidates`` above 1 on the best of plans
-    drawn with fixed noise.
+    drawn with noise that follows from the state.
 
     Examples:
         >>> policy = MAGEPolicy.from_dataset(dataset, "small")

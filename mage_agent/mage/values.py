@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import NestedKey, TensorDict, TensorDictBase
 from tensordict.nn import dispatch
 from torch import Tensor, nn
 
@@ -34,7 +34,8 @@ class BootstrappedLoss(AgentLoss):
     """A regression on what a moving average of the trained network says of later states.
 
     ``after_step`` moves the average. ``Stage.step`` calls it; in a loop of one's own, call it after
-    each step of the optimiser, and ``begin`` before the first one.
+    each step of the optimiser, ``begin`` before the first one and ``end`` after the last, and take
+    batches of ``columns``, each through ``prepare``, as ``Stage.batches`` does.
 
     Args:
         model: the model to train.
@@ -84,11 +85,14 @@ class BootstrappedLoss(AgentLoss):
     def end(self) -> None:
         """Finish the stage."""
 
+    def needed(self) -> list[NestedKey]:
+        """What ``forward`` reads: neither actions nor returns-to-go."""
+        return [*self.observation_keys, *self.reads]
+
     def columns(self, dataset: TensorDictBase) -> TensorDictBase:
         """A dataset's columns (N,) with what the loss reads besides."""
         model = self.model
-        columns = dataset.select(*model.config.observation_keys, "action", "episode")
-        columns["return_to_go"] = model.returns_to_go(dataset)
+        columns = dataset.select(*model.config.observation_keys, "episode")
         if "moves" in self.reads:
             moves = model.moves(model.displacements(dataset, model.config.lookahead))
             columns["moves"] = moves.cpu()
@@ -176,14 +180,14 @@ class MAGEValueLoss(BootstrappedLoss):
 
     def columns(self, dataset: TensorDictBase) -> TensorDictBase:
         """A dataset's columns (N,) with what the loss reads besides."""
-        config, columns = self.model.config, super().columns(dataset)
+        model, config, columns = self.model, self.model.config, super().columns(dataset)
         if config.bootstrap_steps:
             total, factor, last = n_step_returns(dataset, config.discount, config.bootstrap_steps)
         else:
-            total, last = columns["return_to_go"], torch.arange(len(dataset))
+            total, last = model.returns_to_go(dataset), torch.arange(len(dataset))
             factor = torch.zeros_like(total)
         columns["n_step_return"], columns["n_step_factor"] = total, factor
-        columns["n_step_observation"] = self.model.units.concatenate(dataset["next"])[last]
+        columns["n_step_observation"] = model.units.concatenate(dataset["next"])[last]
         return columns
 
 
