@@ -15,7 +15,7 @@ from mage_agent.evaluation import EpisodeResult, is_told_return, normalized_scor
 
 __all__ = ["measure", "run_episodes", "scored_by", "scores_of", "to_scores"]
 
-_FIRST_SEED = 100_000  # of the report's episodes; tuning takes others
+_FIRST_SEED = 100_000  # of the report; docs/benchmark.md says what tuning saw of them
 _SEEDS_APART = 1_000  # each training seed has its own block of them, common to all methods
 
 _REFERENCES = {"ref_min_score", "ref_max_score"}  # of a dataset's metadata

@@ -184,7 +184,7 @@ def score_section(results: Results) -> Section:
     tried = [method for method in results.methods if counts[method]]
     fewest = min(3, max(counts.values(), default=0) // 2)  # a table of gaps tells nobody anything
     methods = [method for method in tried if counts[method] >= fewest]
-    seeds = usual_seeds(main)
+    seeds = usual_seeds([cell for cell in main if cell.method in methods])
     rows: list[list[Entry | str]] = []
     later: list[list[Entry | str]] = []
     for task in results.tasks:
