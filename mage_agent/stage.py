@@ -120,8 +120,8 @@ class Stage:
             for it.
         acting: makes the context in which callbacks are called, where the agent is to be what it
             would be if the stage ended now.
-        begin: called once before the first step, not when training is taken up again.
         kept: modules beside the loss whose state belongs to training, by name.
+        begin: called once before the first step, not when training is taken up again.
         prepare: called once for each batch.
         after_step: called after each step with its number, from 0.
         end: called once after the last step.

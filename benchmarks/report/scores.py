@@ -68,14 +68,10 @@ def sentence(results: Results, verdicts: Sequence[Verdict]) -> str:
             parts.append(f"{when}, {_count(results, tested)}")
         if others := [v for v in of_time if v.standing == "untested"]:
             highest = sum(v.difference is not None and v.difference.mean > 0 for v in others)
+            lead, more = ("", " more") if tested else (f"{when}, ", "")
             parts.append(
-                (
-                    f"on {_datasets(len(others))} more"
-                    if tested
-                    else f"{when}, on {_datasets(len(others))}"
-                )
-                + f", where single trainings do not allow a test, {display_name(results.subject)} "
-                f"has the highest mean on {highest}"
+                f"{lead}on {_datasets(len(others))}{more}, where single trainings do not allow a "
+                f"test, {display_name(results.subject)} has the highest mean on {highest}"
             )
     return (text := "; ".join(parts))[:1].upper() + text[1:] + "."
 
