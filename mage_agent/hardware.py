@@ -8,7 +8,7 @@ import os
 import platform
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -63,9 +63,9 @@ def keep_freed_memory() -> None:
 def interrupts(*, hold: bool) -> Iterator[threading.Event]:
     """Hold back the first Ctrl-C, for a loop that has something to save; a second one interrupts.
 
-    Yields what is set from then on. Who leaves without having heeded it is interrupted there. In a
-    loop within the loop the two share one event. Nothing is held back where ``hold`` is False,
-    outside the main thread, or where somebody else than Python handles the signal.
+    Yields what is set from then on. Whoever leaves is interrupted there. Nothing is held back where
+    ``hold`` is False, outside the main thread, or where somebody else than Python handles the
+    signal.
     """
     asked = threading.Event()
     here = threading.current_thread() is threading.main_thread()
@@ -73,29 +73,19 @@ def interrupts(*, hold: bool) -> Iterator[threading.Event]:
     if not (hold and here and callable(before)):
         yield asked
         return
-    if isinstance(before, _Holding):
-        yield before.asked
-        return
-    signal.signal(signal.SIGINT, _Holding(asked, before))
+
+    def note(number: int, frame: Any) -> None:
+        if asked.is_set():
+            before(number, frame)
+        asked.set()
+
+    signal.signal(signal.SIGINT, note)
     try:
         yield asked
     finally:
         signal.signal(signal.SIGINT, before)
     if asked.is_set():
         raise KeyboardInterrupt
-
-
-class _Holding:
-    """A handler of signals that notes the first one, and passes on those that follow."""
-
-    def __init__(self, asked: threading.Event, before: Callable[[int, Any], Any]) -> None:
-        self.asked, self.before = asked, before
-
-    def __call__(self, number: int, frame: Any) -> None:
-        """Handle a signal."""
-        if self.asked.is_set():
-            self.before(number, frame)
-        self.asked.set()
 
 
 @contextmanager

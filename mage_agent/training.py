@@ -83,8 +83,7 @@ def fit(
         progress_bar: whether to show one.
         log_dir: folder for TensorBoard logs of every loss and metric.
         checkpoint_path: file to keep the state of training in, replaced whole every
-            ``checkpoint_interval`` steps, at the end of a stage, and when the training of a single
-            process is interrupted by Ctrl-C (a second one does not wait for it).
+            ``checkpoint_interval`` steps, at the end of a stage, and when training is interrupted.
         checkpoint_interval: steps between two checkpoints.
         resume: go on from ``checkpoint_path`` if it exists, to weights that equal an uninterrupted
             run's bit for bit; on a GPU only under ``torch.use_deterministic_algorithms(True)``,
@@ -98,7 +97,8 @@ def fit(
     Returns:
         The agent, in evaluation mode.
 
-    Several processes (``mage_agent.parallel``) share each batch; the first logs, saves, calls back.
+    Ctrl-C ends the training of one process as a callback does, a second one at once. Several
+    processes (``mage_agent.parallel``) share each batch; the first logs, saves, calls back.
 
     Raises:
         KeyError, TypeError: the dataset is not what ``load_dataset`` returns.
@@ -128,7 +128,7 @@ def fit(
     with (
         seeded(seed, target),
         closing(logger.experiment) if logger is not None else nullcontext(),
-        interrupts(hold=checkpoint_path is not None and parallel.processes() == 1) as interrupted,
+        interrupts(hold=parallel.processes() == 1) as interrupted,
     ):
         stages = share_out(agent.stages(dataset), steps)
         run = _Run(agent, stages, dataset, seed, target, checkpoint_path, compiled)
@@ -152,22 +152,22 @@ def fit(
                     if logger is not None:
                         for key, value in progress.metrics.items():
                             logger.log_scalar(f"{progress.stage}/{key}", value, step=run.step)
-                    with run.stage.acting(), evaluating(agent):
-                        wish = callback(progress) if callback is not None and first else None
+                    wish = None
+                    if callback is not None and first:
+                        with run.stage.acting(), evaluating(agent):
+                            wish = callback(progress)
                     stop = parallel.agreed(wish is False, target)
-                done = run.step == run.stage.steps
-                due = due or stop or run.step % checkpoint_interval == 0 or interrupted.is_set()
+                done, stop = run.step == run.stage.steps, stop or interrupted.is_set()
+                due = due or stop or run.step % checkpoint_interval == 0
                 if done:
                     run.stage.end()
                 if done or (due and run.between_batches):
                     run.save()
                     due = False
-                    if interrupted.is_set():
-                        raise KeyboardInterrupt
                     if stop and not done:  # what was saved goes on as if nothing had stopped it
                         run.stage.end()
                     if stop:
-                        return agent.eval()
+                        return agent.eval()  # to ``interrupts``, which raises if it was that
             run.number, run.step = run.number + 1, 0
     return agent.eval()
 

@@ -1,5 +1,6 @@
 """A stage that ends with a moving average of the weights that it trained."""
 
+import signal
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,28 @@ def test_resumes_with_its_average(
     resumed = trained(toy_dataset, checkpoint_path=path, resume=True)
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+
+
+def test_who_interrupts_has_the_average(
+    toy_dataset: TensorDict, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
+    monkeypatch.setattr(training, "LOG_INTERVAL", 1)
+    ends: list[dict[str, Tensor]] = []
+    for press in (False, True):
+        model = make(toy_dataset, inverse_dynamics_average_decay=DECAY)
+
+        def stop(progress: training.Progress, press: bool = press) -> bool:
+            if press and progress.done == 15:
+                signal.raise_signal(signal.SIGINT)
+            return press or progress.done < 15
+
+        with pytest.raises(KeyboardInterrupt) if press else nullcontext():
+            fit(model, toy_dataset, device="cpu", progress_bar=False, callback=stop)
+        assert not model.training
+        ends.append(model.state_dict())
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
 
 
 @pytest.mark.parametrize("last", [15, 18], ids=["stopped", "to the end"])

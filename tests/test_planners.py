@@ -17,7 +17,6 @@ pytest.importorskip("transformers")
 pytest.importorskip("diffusers")
 
 from benchmarks.baselines import BASELINES, configure, unet
-from benchmarks.baselines.averages import averaged
 from benchmarks.baselines.planner import interpolated, sources, steps_left
 from benchmarks.baselines.unet import Denoiser
 from benchmarks.methods import QUESTIONS, expand, find_method
@@ -73,7 +72,7 @@ def maze() -> TensorDict:
 
 
 def make(name: str, maze: TensorDict, domain: str, kind: str = "umaze", **changes: Any) -> Any:
-    """An untrained planner whose averaged weights differ from its first ones."""
+    """An untrained planner."""
     keys = ("observation",) if domain == "maze2d" else ()
     small = {**TINY[name], "observation_keys": keys, **changes}
     cls = BASELINES[name]
@@ -340,7 +339,7 @@ def test_hd_joins_its_segments_at_the_subgoals(maze: TensorDict) -> None:
         plan = method.plan(observation, noise)
     assert subgoals.shape == (3, 3, 4)
     assert torch.equal(plan[:, ::4, 2:], subgoals)
-    segments = method.acting["segments"]
+    segments = method.trained["segments"]
     known = torch.zeros(1, 5, 6)  # one segment, denoised alone
     known[0, 0, 2:], known[0, -1, 2:] = subgoals[1, 1], subgoals[1, 2]
     with torch.no_grad():
@@ -492,16 +491,20 @@ def test_dv_weighs_plans_by_their_value_and_failures_cost(maze: TensorDict) -> N
 
 def test_dv_averages_its_planner_for_longest(maze: TensorDict) -> None:
     method = make("dv", maze, "maze2d")
+    (stage,) = method.stages(maze)
     with torch.no_grad():
         for parameter in method.trained.parameters():
             parameter.zero_()
+        stage.begin()
         for step in range(3000):
-            method.after_step(step)
+            stage.after_step(step)
         for parameter in method.trained.parameters():
             parameter.fill_(1.0)
-        method.after_step(3000)
+        stage.after_step(3000)
+    stage.end()
     moved = {
-        name: float(next(network.parameters()).mean()) for name, network in method.acting.items()
+        name: float(next(network.parameters()).detach().mean())
+        for name, network in method.trained.items()
     }
     expected = {"planner": 1 - 3001 / 3010, "critic": 1.0, "inverse": 0.005}
     assert moved == pytest.approx(expected, rel=1e-3)
@@ -531,7 +534,7 @@ def test_guidance_is_of_raw_returns(maze: TensorDict, monkeypatch: pytest.Monkey
 def test_dv_chooses_the_best_of_its_samples(maze: TensorDict) -> None:
     method = make("dv", maze, "maze2d")
     observation = method.units.concatenate(maze)[3:5]
-    now, networks = method.units.observation(observation), method.acting
+    now, networks = method.units.observation(observation), method.trained
     bars = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)
     with torch.no_grad():
         plan = method.plan(observation, method.sources(observation, 0.0, None))
@@ -578,20 +581,6 @@ def test_a_missing_package_is_named_with_the_command(monkeypatch: pytest.MonkeyP
     )
     with pytest.raises(ImportError, match=r"'diffusers'.* pip install '\.\[benchmarks\]'"):
         found.loader.exec_module(copy)
-
-
-def test_averages_forget_the_first_weights() -> None:
-    layer = nn.Linear(1, 1, bias=False)
-    average = averaged(layer, 0.5)
-    expected = None
-    for move in range(12):
-        with torch.no_grad():
-            layer.weight.fill_(move)
-        average.update_parameters(layer)
-        decay = min(0.5, (1 + move) / (10 + move))
-        expected = move if expected is None else decay * expected + (1 - decay) * move
-    assert float(average.module.weight) == pytest.approx(expected)
-    assert not any(weight.requires_grad for weight in average.parameters())
 
 
 def test_sizes_are_published_or_small() -> None:

@@ -13,9 +13,13 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 
-from benchmarks.baselines.averages import AveragedPlanner, AveragedPlannerConfig
 from benchmarks.baselines.layout import Layout
-from benchmarks.baselines.planner import Generators, fit_limits
+from benchmarks.baselines.planner import (
+    Generators,
+    SamplingPlanner,
+    SamplingPlannerConfig,
+    fit_limits,
+)
 from benchmarks.baselines.unet import Denoiser
 from benchmarks.domains import ADROIT, POINT_MAZES
 from mage_agent import bounded
@@ -41,7 +45,7 @@ _MEDIUM, _LARGE = ({"horizon": horizon, "diffusion_steps": 256} for horizon in (
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffuserConfig(AveragedPlannerConfig):
+class DiffuserConfig(SamplingPlannerConfig):
     """The publication's settings; the defaults are those of locomotion.
 
     Attributes:
@@ -101,7 +105,7 @@ class DiffuserConfig(AveragedPlannerConfig):
     unguided: int = bounded(2, 0)
 
 
-class Diffuser(AveragedPlanner):
+class Diffuser(SamplingPlanner):
     """Diffuser: goals are inpainted where they are known, else values guide.
 
     Plans begin at the present state. The goal is that of the observation's entry ``desired_goal``,
@@ -119,7 +123,7 @@ class Diffuser(AveragedPlanner):
         self.layout = Layout(
             self.observation_sizes, settings.goal if settings.inpaint_goal else None
         )
-        self.train_averaged(self.networks())
+        self.trained = nn.ModuleDict(self.networks())
 
     def networks(self) -> dict[str, nn.Module]:
         """The denoiser, with values where no goal is known."""
@@ -173,7 +177,7 @@ class Diffuser(AveragedPlanner):
     def best(self, observation: Tensor, noise: Generators) -> Tensor:
         """What the planner makes of the present states and the goals (B, S)."""
         settings, layout, normalizer = self.config, self.layout, self.units.observation
-        planner = self.acting["planner"]
+        planner = self.trained["planner"]
         known = observation.new_zeros(len(observation), *planner.shape)
         known[:, 0, planner.actions :] = normalizer(observation)[:, layout.planned]
         # Values are learnt in units of the returns' range, and the published scale is of raw ones.

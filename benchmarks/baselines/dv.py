@@ -14,10 +14,15 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 
 from benchmarks.baselines.attention import ActionDenoiser, PlanCritic, PlanDenoiser
-from benchmarks.baselines.averages import AveragedPlanner, AveragedPlannerConfig
 from benchmarks.baselines.base import cosine
 from benchmarks.baselines.layout import Layout
-from benchmarks.baselines.planner import Generators, interpolated, steps_left
+from benchmarks.baselines.planner import (
+    Generators,
+    SamplingPlanner,
+    SamplingPlannerConfig,
+    interpolated,
+    steps_left,
+)
 from benchmarks.baselines.unet import DDIMScheduler, randn_tensor
 from benchmarks.domains import POINT_MAZES
 from mage_agent import bounded
@@ -30,7 +35,7 @@ _LOCOMOTION = {"horizon": 4, "stride": 1, "value_weight": 2.0, "termination_pena
 
 
 @dataclass(frozen=True, kw_only=True)
-class DVConfig(AveragedPlannerConfig):
+class DVConfig(SamplingPlannerConfig):
     """The publication's settings; where it has none, those of Kitchen.
 
     Attributes:
@@ -62,7 +67,6 @@ class DVConfig(AveragedPlannerConfig):
 
     discount: float = bounded(0.997, 1e-6, 1.0)
     average_decay: float = bounded(0.9999, 0.0, 1.0)
-    average_interval: int = bounded(1, 1)
     batch_size: int = bounded(128, 1)
     horizon: int = bounded(32, 2)
     stride: int = bounded(4, 1)
@@ -79,7 +83,7 @@ class DVConfig(AveragedPlannerConfig):
     value_weight: float = bounded(0.0, 0.0)
 
 
-class DV(AveragedPlanner):
+class DV(SamplingPlanner):
     """DV: plans are states, of which the present one is known; no goal is.
 
     The critic is trained on the data's plans and chooses among those sampled.
@@ -100,12 +104,18 @@ class DV(AveragedPlanner):
         self.moves: Any = DDIMScheduler(settings.action_steps, beta_schedule="squaredcos_cap_v2")
         self.moves.set_timesteps(settings.action_steps)
         shape = (self.observation_dim, settings.horizon, settings.width)
-        networks: dict[str, nn.Module] = {
-            "planner": PlanDenoiser(*shape, settings.depth),
-            "critic": PlanCritic(*shape),
-            "inverse": ActionDenoiser(2 * len(self.body), self.action_dim, settings.hidden),
-        }
-        self.train_averaged(networks, critic=0.0, inverse=0.995)
+        self.trained = nn.ModuleDict(
+            {
+                "planner": PlanDenoiser(*shape, settings.depth),
+                "critic": PlanCritic(*shape),
+                "inverse": ActionDenoiser(2 * len(self.body), self.action_dim, settings.hidden),
+            }
+        )
+
+    @property
+    def decays(self) -> dict[str, float]:
+        """The averages' decays by network; the critic has none."""
+        return {"planner": self.config.average_decay, "inverse": 0.995}
 
     def optimizer(self) -> torch.optim.Optimizer:
         """Adam with one rate for the planner and one for the rest."""
@@ -167,7 +177,7 @@ class DV(AveragedPlanner):
 
     def plan(self, observation: Tensor, noise: Generators) -> Tensor:
         """Standardised plans (B, H, S): the candidates of the highest value."""
-        networks, candidates = self.acting, self.config.candidates
+        networks, candidates = self.trained, self.config.candidates
         now = self.units.observation(observation).repeat_interleave(candidates, 0)[:, None]
         x: Tensor = randn_tensor((len(now), *self.plan_shape), noise, now.device, now.dtype)
         self.plans.set_timesteps(self.config.planner_steps)
@@ -187,7 +197,7 @@ class DV(AveragedPlanner):
         scale, shape = self.config.action_noise, (len(given), self.action_dim)
         x = scale * randn_tensor(shape, noise, given.device, given.dtype)
         for at in self.moves.timesteps:
-            predicted = self.acting["inverse"](x, at.to(x.device).expand(len(x)), given)
+            predicted = self.trained["inverse"](x, at.to(x.device).expand(len(x)), given)
             drawn = scale * randn_tensor(shape, noise, x.device, x.dtype)
             x = self.moves.step(predicted, at, x, 1.0, True, None, drawn, return_dict=False)[0]
         return self.units.environment_action(x)

@@ -114,9 +114,9 @@ class HD(Diffuser):
 
     def plan(self, observation: Tensor, noise: Generators) -> Tensor:
         """Plans (B, H + 1, X): the segments between the best subgoals, one after the other."""
-        subgoals = self.best(observation, noise)[..., self.acting["planner"].actions :]
+        subgoals = self.best(observation, noise)[..., self.trained["planner"].actions :]
         count = subgoals.shape[1] - 1
-        segments = self.acting["segments"]
+        segments = self.trained["segments"]
         known = subgoals.new_zeros(len(subgoals) * count, *segments.shape)
         known[:, 0, segments.actions :] = subgoals[:, :-1].flatten(0, 1)
         known[:, -1, segments.actions :] = subgoals[:, 1:].flatten(0, 1)

@@ -14,12 +14,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.baselines.base import Baseline, BaselineConfig
-from mage_agent import Config, bounded
+from mage_agent import Config, Stage, averaged, bounded
 
 __all__ = [
     "Generators",
     "Planner",
     "PlannerConfig",
+    "SamplingPlanner",
+    "SamplingPlannerConfig",
     "fit_limits",
     "interpolated",
     "sources",
@@ -158,6 +160,53 @@ class Planner(Baseline):
         """Mean squared error of the first actions, in environment units, on a few rows."""
         apart = max(1, len(dataset) // _DESCRIBED)
         return super().describe(dataset[::apart][:_DESCRIBED])
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingPlannerConfig(PlannerConfig):
+    """Settings of planners that sample plans with averaged weights, as diffusion models do.
+
+    Attributes:
+        average_decay: of the moving average of the weights, per step.
+        candidates: plans that the one with the highest value is chosen from.
+        termination_penalty: added, in values, to the last reward of an episode that terminates.
+    """
+
+    average_decay: float = bounded(0.9995, 0.0, 1.0)  # published: 0.995 at every tenth step
+    candidates: int = bounded(50, 1)
+    termination_penalty: float = 0.0
+
+
+class SamplingPlanner(Planner):
+    """A planner that acts with a moving average of its weights."""
+
+    config: SamplingPlannerConfig
+
+    @property
+    def decays(self) -> dict[str, float]:
+        """The averages' decays by network."""
+        return dict.fromkeys(self.trained, self.config.average_decay)
+
+    def stages(self, dataset: TensorDictBase) -> list[Stage]:
+        """The one stage."""
+        (stage,) = super().stages(dataset)
+        for name, decay in self.decays.items():
+            stage = averaged(stage, decay, self.trained[name].parameters())
+        return [stage]
+
+    def valued_returns(self, dataset: TensorDictBase) -> Tensor:
+        """The return-to-go of every step, (N, 1), that values learn: failures are penalized."""
+        penalty = self.config.termination_penalty * dataset["next", "terminated"]
+        penalized: TensorDictBase = dataset.clone(recurse=False)
+        penalized["next", "reward"] = dataset["next", "reward"] + penalty
+        returns: Tensor = self.returns_to_go(penalized)
+        return returns
+
+    def sources(
+        self, observation: Tensor, temperature: float, generator: torch.Generator | None
+    ) -> Generators:
+        """Where the noise of all candidates comes from."""
+        return sources(observation, temperature, generator, candidates=self.config.candidates)
 
 
 def sources(
