@@ -140,6 +140,20 @@ def test_each_learns_and_acts_within_bounds(name: str, dataset: TensorDict) -> N
     np.testing.assert_allclose(single, action[0], atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["dt", "adt"])
+def test_sequences_end_with_their_episodes(name: str, dataset: TensorDict) -> None:
+    method = make(name, dataset).eval()
+    stage = method.stages(dataset)[-1]
+    stage.begin()
+    batch = next(stage.batches(seed=0))
+    beyond = ~batch["collector", "mask"]
+    assert beyond.any()
+    other = batch.clone()
+    other["action"][beyond] = 5.0
+    losses = [float(method.losses(each, 0)["action"].detach()) for each in (batch, other)]
+    assert losses[0] == losses[1]
+
+
 def interrupt(progress: Progress) -> None:
     raise KeyboardInterrupt
 
