@@ -84,6 +84,7 @@ class CallbackAdapter:
             self._started = True
             total = progress.total - progress.before
             self.callback.on_training_start({"total_timesteps": total}, globals())
+        self.callback.update_locals({"stage": progress.stage, "metrics": progress.metrics})
         done = progress.done - progress.before
         self.num_envs, self.num_timesteps = done - self.num_timesteps, done
         return self.callback.on_step()

@@ -25,7 +25,7 @@ from mage_agent.agent import find_agent
 from mage_agent.config import Config
 from mage_agent.d4rl import ALL_TASKS
 from mage_agent.data import load_dataset
-from mage_agent.data.load import FILE_SUFFIXES
+from mage_agent.data.load import holds_data, is_file_name
 from mage_agent.data.minari import open_minari
 from mage_agent.environment import make_environment
 from mage_agent.evaluation import EpisodeResult, normalized_score
@@ -316,7 +316,7 @@ def info(
         action_high: upper bound likewise.
     """
     path = Path(source)
-    if path.is_file() and path.suffix.lower() not in FILE_SUFFIXES:
+    if path.is_file() and not holds_data(path):
         facts = checkpoint_facts(path)
     else:
         dataset = load_dataset(
@@ -354,7 +354,7 @@ def _origin(dataset: str, max_episode_steps: int | None) -> Environment:
         task = ALL_TASKS[dataset]
         references = task.ref_min_score, task.ref_max_score
         return functools.partial(make_environment, dataset, **limit), references
-    if Path(dataset).suffix.lower() in FILE_SUFFIXES:
+    if is_file_name(dataset):
         raise ValueError(
             f"the file {dataset} does not say which environment it comes from; name that by --env, "
             "or give the D4RL task, such as pen-expert-v1, as --dataset."

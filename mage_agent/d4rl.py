@@ -23,7 +23,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.wrappers import TransformObservation
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from tensordict import TensorDictBase
 
 from mage_agent import optional
@@ -149,6 +149,9 @@ class D4RLEnv(gym.Wrapper[Any, Any, Any, Any]):
         env: The environment of the task.
         task: The task.
 
+    Gymnasium's wrappers around it do not pass on its own attributes: ask them for
+    ``env.get_wrapper_attr("get_normalized_score")``.
+
     Attributes:
         task: The task's row in the table, with notes on differences from D4RL.
         ref_min_score: Return of a random policy.
@@ -164,7 +167,8 @@ class D4RLEnv(gym.Wrapper[Any, Any, Any, Any]):
     @property
     def _max_episode_steps(self) -> int:
         """Step limit, under the name by which D4RL's users know it."""
-        return self.task.max_episode_steps
+        limit = self.spec.max_episode_steps if self.spec else None
+        return limit or self.task.max_episode_steps
 
     def get_normalized_score(self, score: float | Array) -> float | Array:
         """Return the score as a fraction, as D4RL does: 0 is random, 1 is the expert.
@@ -244,8 +248,8 @@ def _download(url: str, path: Path) -> Path:
 
 
 def qlearning_dataset(
-    env: D4RLEnv,
-    dataset: Mapping[str, Array] | None = None,
+    env: gym.Env[Any, Any],
+    dataset: Mapping[str, ArrayLike] | None = None,
     terminate_on_end: bool = False,
     **kwargs: Any,
 ) -> Columns:
@@ -257,7 +261,7 @@ def qlearning_dataset(
     ``terminals`` is heeded.
 
     Args:
-        env: As `make` returns it.
+        env: As `make` returns it, or wrapped.
         dataset: Columns as ``env.get_dataset()`` returns them, which is asked for them if None.
             Without ``timeouts``, the environment's step limit is counted.
         terminate_on_end: Keep the last step of truncated episodes too; their next observation is
@@ -268,8 +272,7 @@ def qlearning_dataset(
         ``observations``, ``actions``, ``next_observations``, ``rewards`` in float32, ``terminals``
         bool.
     """
-    columns = env.get_dataset(**kwargs) if dataset is None else dataset
-    terminals, final = _ends(columns, env.task.max_episode_steps, terminate_on_end)
+    columns, terminals, final = _columns(env, dataset, terminate_on_end, kwargs)
     rows = np.arange(len(terminals) - 1)
     if not terminate_on_end:
         rows = rows[~final[:-1]]
@@ -278,20 +281,20 @@ def qlearning_dataset(
         "observations": observations[rows].astype(np.float32),
         "actions": columns["actions"][rows].astype(np.float32),
         "next_observations": observations[rows + 1].astype(np.float32),
-        "rewards": np.asarray(columns["rewards"]).reshape(-1)[rows].astype(np.float32),
+        "rewards": columns["rewards"].reshape(-1)[rows].astype(np.float32),
         "terminals": terminals[rows],
     }
 
 
 def sequence_dataset(
-    env: D4RLEnv, dataset: Mapping[str, Array] | None = None, **kwargs: Any
+    env: gym.Env[Any, Any], dataset: Mapping[str, ArrayLike] | None = None, **kwargs: Any
 ) -> Iterator[Columns]:
     """Yield a task's data episode by episode, as D4RL's function of this name does.
 
     Steps after the last end of an episode belong to none, and are left out.
 
     Args:
-        env: As `make` returns it.
+        env: As `make` returns it, or wrapped.
         dataset: Columns as ``env.get_dataset()`` returns them, which is asked for them if None.
             Without ``timeouts``, the environment's step limit is counted.
         **kwargs: Arguments of ``env.get_dataset``.
@@ -300,28 +303,45 @@ def sequence_dataset(
         The rows of all columns but ``metadata/...`` that belong to one episode of T steps:
         ``observations`` (T, S), ``actions`` (T, A), ``rewards`` (T,), ``terminals`` (T,), ...
     """
-    columns = env.get_dataset(**kwargs) if dataset is None else dataset
-    terminals, final = _ends(columns, env.task.max_episode_steps, True)
+    columns, terminals, final = _columns(env, dataset, True, kwargs)
     ends = np.flatnonzero(terminals | final) + 1
-    steps = _steps(columns)
     for start, end in zip([0, *ends], ends, strict=False):
-        yield {key: column[start:end] for key, column in steps.items()}
+        yield {key: column[start:end] for key, column in columns.items()}
 
 
-def _steps(columns: Mapping[str, Array]) -> Columns:
-    """The columns that hold a row for every step."""
-    return {key: column for key, column in columns.items() if not key.startswith("metadata")}
+def _columns(
+    env: gym.Env[Any, Any],
+    dataset: Mapping[str, ArrayLike] | None,
+    terminate_on_end: bool,
+    arguments: Mapping[str, Any],
+) -> tuple[Columns, Array, Array]:
+    """The columns that hold a row for every step, and of these, (N,) bool each, which terminate.
 
+    The last are the rows that run into the time limit.
 
-def _ends(columns: Mapping[str, Array], limit: int, terminate_on_end: bool) -> tuple[Array, Array]:
-    """Return where episodes terminate, and where they run into the time limit, both (N,) bool."""
-    if missing := [name for name in REQUIRED if name not in columns]:
-        raise KeyError(f"the dataset lacks the columns {missing}; it has {sorted(columns)}")
-    check_lengths(_steps(columns))
+    Raises:
+        KeyError: A column is missing.
+        TypeError: The environment is none of `make`, nor a wrapper of one.
+    """
+    inner: Any = env
+    while not isinstance(inner, D4RLEnv):
+        if not isinstance(inner, gym.Wrapper):
+            raise TypeError(f"env is {env!r}; it must be what d4rl.make returns, or wraps it.")
+        inner = inner.env
+    given = inner.get_dataset(**arguments) if dataset is None else dataset
+    if missing := [name for name in REQUIRED if name not in given]:
+        raise KeyError(f"the dataset lacks the columns {missing}; it has {sorted(given)}")
+    columns = {
+        name: np.asarray(column)
+        for name, column in given.items()
+        if not name.startswith("metadata")
+    }
+    check_lengths(columns)
     terminals = as_flags(columns["terminals"], "terminals").reshape(-1)
     if "timeouts" in columns:
-        return terminals, as_flags(columns["timeouts"], "timeouts").reshape(-1)
-    return terminals, _count_timeouts(terminals, limit, terminate_on_end)
+        return columns, terminals, as_flags(columns["timeouts"], "timeouts").reshape(-1)
+    limit = inner._max_episode_steps
+    return columns, terminals, _count_timeouts(terminals, limit, terminate_on_end)
 
 
 def _count_timeouts(terminals: Array, limit: int, terminate_on_end: bool) -> Array:

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
@@ -85,8 +85,8 @@ class AgentLoss(LossModule):  # type: ignore[misc]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Losses of a batch, as ``forward`` has them, with the agent in the loss's own mode."""
-        if self.training and not self.model.training:  # agents are made, and act, without dropout
-            self.model.train()
+        if self.training != self.model.training:  # agents act, and other losses train, in theirs
+            self.model.train(self.training)
         return super().__call__(*args, **kwargs)
 
     @property
@@ -172,6 +172,12 @@ class AgentLoss(LossModule):  # type: ignore[misc]
         """Only what this loss trains."""
         for _, parameter in self.named_parameters(recurse=recurse):
             yield parameter
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Freeze what this loss trains, or let it learn again."""
+        for _, network in self.networks():
+            network.requires_grad_(requires_grad)
+        return self
 
     @contextmanager
     def others_frozen(self) -> Iterator[None]:

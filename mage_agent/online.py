@@ -104,18 +104,23 @@ def learn_online(
         One result a stage.
 
     Raises:
-        TypeError: ``make_env`` is no function.
+        TypeError: ``make_env`` is no function, or ``changes`` no list of dictionaries.
         ValueError: a number is out of range, the environment does not fit the policy, or the folder
             holds another run.
     """
-    if stages < 1 or episodes < 1:
-        raise ValueError(f"stages is {stages} and episodes is {episodes}; each must be at least 1.")
+    numbers = {"stages": stages, "episodes": episodes, "num_envs": num_envs, "steps": steps}
+    if low := [name for name, value in numbers.items() if value is not None and value < 1]:
+        raise ValueError(f"{low[0]} is {numbers[low[0]]}; it must be at least 1.")
+    if isinstance(changes, Mapping):
+        raise TypeError(f"changes is {changes!r}; give one such dictionary for each stage, a list.")
     if not 0 < elite_fraction <= 1:
         raise ValueError(f"elite_fraction is {elite_fraction}; it must lie in (0, 1].")
     quantiles = _by_stage("quantile", quantile, stages)
     if wrong := [q for q in quantiles if q is not None and not 0 <= q <= 1]:
         raise ValueError(f"quantile is {wrong[0]} in a stage; it must lie in [0, 1].")
     increments = _by_stage("increment", increment, stages)
+    if wrong := [dy for dy in increments if dy is not None and not np.isfinite(dy)]:
+        raise ValueError(f"increment is {wrong[0]} in a stage; it must be finite.")
     agent = policy.model
     check_fits(agent, dataset)
     run = Run(folder, agent)

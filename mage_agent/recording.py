@@ -137,10 +137,15 @@ def _storable(spec: EnvSpec | None) -> EnvSpec | None:
 
 def _recordable(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
     """The environment, if a dataset of it can be learned from."""
-    if not (isinstance(env.action_space, gym.spaces.Box) and _are_vectors(env.action_space)):
+    actions = env.action_space
+    if not (
+        isinstance(actions, gym.spaces.Box)
+        and _are_vectors(actions)
+        and np.issubdtype(actions.dtype, np.floating)
+    ):
         raise TypeError(
-            f"the environment's action space is {env.action_space}; only continuous actions (a "
-            "gymnasium.spaces.Box of one axis) can be learned from."
+            f"the environment's action space is {actions}; only continuous actions (a "
+            "gymnasium.spaces.Box of one axis, of floating-point numbers) can be learned from."
         )
     space = env.observation_space
     if not _are_vectors(space):

@@ -76,6 +76,6 @@ def check_own_rewards(env: gym.Env[Any, Any]) -> None:
         if isinstance(env, gym.wrappers.NormalizeReward):
             raise ValueError(
                 "the environment is wrapped in NormalizeReward, so that its rewards are not its "
-                "own; leave that wrapper out, or put it outermost."
+                "own; leave that wrapper out (around policy.wrap's, it does no harm)."
             )
         env = env.env

@@ -7,8 +7,10 @@ import runpy
 import sys
 from pathlib import Path
 
+import h5py
 import minari
 import pytest
+from tensordict import TensorDict
 
 from mage_agent import AgentPolicy, GACPolicy, MAGEConfig, MAGEPolicy
 from mage_agent.cli import main
@@ -172,6 +174,19 @@ def test_info_knows_datasets_and_policies(
     assert "a trained policy" in output
     assert "observation (3)" in output
     assert MAGEPolicy.load(trained).config.digest in output
+
+
+def test_info_knows_files_by_what_they_hold(
+    tmp_path: Path, toy_dataset: TensorDict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "log"  # no suffix
+    with h5py.File(path, "w") as file:
+        file["observations"], file["actions"] = toy_dataset["observation"], toy_dataset["action"]
+        for ours, theirs in (("reward", "rewards"), ("terminated", "terminals")):
+            file[theirs] = toy_dataset["next", ours].flatten()
+        file["timeouts"] = toy_dataset["next", "truncated"].flatten()
+    assert main(["info", str(path)]) == 0
+    assert "149 steps in 7 episodes" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

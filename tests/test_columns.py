@@ -29,7 +29,14 @@ def same(one: Any, other: Any) -> bool:
     return bool((one.exclude("metadata") == other.exclude("metadata")).all())
 
 
+def test_steps_without_an_end_are_told() -> None:
+    with pytest.warns(UserWarning, match="mark an end: the 20 steps are one episode"):
+        changed(truncations=np.zeros(20, dtype=bool))
+
+
 def test_mistaken_columns_are_named() -> None:
+    with pytest.raises(TypeError, match=r"a list of 2 arrays; .* if they are episodes, join them"):
+        changed(observations=[np.ones((10, 3)), np.ones((10, 3))])
     with pytest.raises(TypeError, match=r"is a dictionary with the entries \['x'\]"):
         changed(observations={"a": {"x": np.ones((20, 1))}})
     with pytest.raises(ValueError, match="truncations is None; give a truth value for each step"):

@@ -136,6 +136,7 @@ class TestMake:
             truncated = env.step(np.zeros(24, dtype=np.float32))[3]
             steps += 1
         assert steps == env._max_episode_steps == 100
+        assert make("pen-expert-v1", max_episode_steps=7)._max_episode_steps == 7
 
     def test_missing_simulator(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def missing(package: str) -> None:
@@ -234,6 +235,18 @@ class TestDatasets:
         for key, column in expected.items():
             assert np.array_equal(mine[key], column), key
             assert mine[key].dtype == column.dtype
+
+    def test_wrapped_environments_and_lists_do_as_well(self, pen_columns: Arrays) -> None:
+        env = make("pen-expert-v1")
+        expected = qlearning_dataset(env, pen_columns)
+        wrapped = gym.wrappers.RecordEpisodeStatistics(env)
+        lists = {name: column.tolist() for name, column in pen_columns.items()}
+        for key, column in qlearning_dataset(wrapped, lists).items():
+            np.testing.assert_allclose(column, expected[key], rtol=1e-6)
+        assert len([*sequence_dataset(wrapped, lists)]) == len(LENGTHS)
+        assert wrapped.get_wrapper_attr("get_normalized_score")(env.ref_max_score) == 1.0
+        with pytest.raises(TypeError, match=r"it must be what d4rl\.make returns, or wraps it"):
+            qlearning_dataset(gym.make("Pendulum-v1"), lists)
 
     def test_counting_over_many_limits(self, rng: np.random.Generator) -> None:
         env = make("pen-expert-v1")

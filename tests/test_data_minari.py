@@ -18,6 +18,7 @@ from torchrl.collectors.utils import split_trajectories
 from torchrl.envs import GymEnv, RewardSum, TransformedEnv, set_gym_backend
 
 from mage_agent.data import (
+    as_dataset,
     check_dataset,
     dataset_from_arrays,
     load_dataset,
@@ -469,6 +470,41 @@ class TestChecks:
         toy_dataset["action"] = toy_dataset["action"][:, :1]
         with pytest.raises(ValueError, match="have 1 columns, the bounds in the metadata 2 and 2"):
             check_dataset(toy_dataset)
+
+    @pytest.mark.parametrize("flag", ["terminated", "truncated", "done"])
+    def test_flags_that_were_edited_apart(self, toy_dataset: TensorDict, flag: str) -> None:
+        flags = toy_dataset["next", flag]
+        flags[10] = ~flags[10]
+        with pytest.raises(ValueError, match=r"in 1 steps, next/done is not what .* episode 2, st"):
+            check_dataset(toy_dataset)
+        with pytest.raises(ValueError, match="next/done is not what"):
+            as_dataset(toy_dataset)
+
+    def test_steps_that_were_counted_otherwise(self, toy_dataset: TensorDict) -> None:
+        toy_dataset["step_count"][12:] += 1
+        with pytest.raises(ValueError, match=r"up by 1 .* at 1 steps, .* after episode 2, step 3"):
+            check_dataset(toy_dataset)
+
+    @pytest.mark.parametrize("key", ["step_count", ("next", "done"), ("next", "reward")])
+    def test_columns_of_one_axis(self, toy_dataset: TensorDict, key: Any) -> None:
+        toy_dataset[key] = toy_dataset[key].squeeze(-1)
+        with pytest.raises(ValueError, match=r"has the shape \(149,\), needed is .* \(149, 1\)"):
+            check_dataset(toy_dataset)
+
+    def test_what_others_have_completed_is_read_anew(self, toy_dataset: TensorDict) -> None:
+        """TorchRL's transforms write the keys of our layout, and more."""
+        theirs = toy_dataset.exclude("metadata").clone()
+        theirs["next", "episode_reward"] = theirs["episode_reward"] = torch.rand(149, 1)
+        theirs["is_init"] = theirs["step_count"] == 0
+        theirs["next", "is_init"] = theirs["next", "done"].clone()
+        found = as_dataset(theirs)
+        assert observation_keys(found) == ("observation",)
+        assert (found == toy_dataset).all()
+        assert metadata(found) == metadata(toy_dataset)
+        assert as_dataset(found) is found
+        theirs["action"][8, 1] = -1.5
+        with pytest.raises(ValueError, match=r"lies outside the bounds \[-1, 1\]"):
+            as_dataset(theirs)
 
     def test_rounding_is_not_outside(self, toy_dataset: TensorDict) -> None:
         toy_dataset["action"][8, 1] = 1.0 + 1e-6

@@ -114,12 +114,34 @@ def test_another_rewards_numbers_end_copies_where_they_reach_the_goal(high: floa
     assert torch.equal(copies["reward"] == high, copies["terminated"])
 
 
-def test_a_dense_reward_ends_copies_at_their_own_goal() -> None:
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_dense_reward_ends_copies_as_near_to_their_goals_as_the_data_end(dense: bool) -> None:
+    """Whether the rewards of the data, too, are dense, or say where a goal was reached."""
     data = line((8, 12, 5), ends=True)
-    told = relabel_goals(data, 20, reward=lambda *goals: -distance(*goals))[len(data) :]
+    by_distance = relabel_goals(data, 20)
+    if dense:
+        following = data["next"]
+        following["reward"] = -distance(following["achieved_goal"], data["desired_goal"])[:, None]
+    told = relabel_goals(data, 20, reward=lambda *goals: -distance(*goals))
     check_dataset(told)
-    at_goal = told["next", "achieved_goal"] == told["desired_goal"]
-    assert torch.equal(told["next", "terminated"], at_goal)
+    assert torch.equal(told["next", "terminated"], by_distance["next", "terminated"])
+    assert torch.equal(told["episode"], by_distance["episode"])
+
+
+@pytest.mark.parametrize("fell", [False, True])
+def test_a_reward_that_does_not_say_where_copies_end_is_refused(fell: bool) -> None:
+    data = line((8, 12, 5), ends=True)
+    following = data["next"]
+    following["reward"] = -distance(following["achieved_goal"], data["desired_goal"])[:, None]
+    if fell:  # one episode ends far from its goal
+        data = data[torch.arange(len(data)) != 6]
+        data["next", "terminated"][5] = data["next", "done"][5] = True
+    else:  # one goes on where the others end
+        following["terminated"][6] = False
+        following["truncated"][6] = True
+    check_dataset(data)
+    with pytest.raises(ValueError, match=rf"by reward= \d+ others, too, have -{1 + fell}"):
+        relabel_goals(data, 1, reward=lambda *goals: -distance(*goals))
 
 
 def test_failures_stay_failures_and_goals_still_end_copies() -> None:

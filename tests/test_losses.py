@@ -1,5 +1,6 @@
 """Losses: TorchRL's contract, closed forms, and which term may move what."""
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -300,6 +301,20 @@ class TestContract:
         assert loss(td)["loss_token"] == loss(td)["loss_token"]
         loss.train()
         assert loss(td)["loss_token"] != loss(td)["loss_token"]
+
+    def test_a_loss_in_evaluation_draws_nothing_beside_one_that_trains(self) -> None:
+        """Two losses of one model, one of which has put it into training mode."""
+        model = tiny_model(dropout=0.5)
+        judge, td = MAGELoss(model).eval(), tiny_windows()
+        MAGETokenizerLoss(model).train()(td)
+        alone = MAGELoss(copy.deepcopy(model)).eval()
+        assert_same(evaluate(judge, td), evaluate(alone, td))
+
+    def test_what_was_frozen_can_be_trained_again(self, make_loss: Callable[..., Loss]) -> None:
+        loss = make_loss()
+        before = [name for name, _ in loss.named_parameters()]
+        assert not [*loss.requires_grad_(False).parameters()]
+        assert [name for name, _ in loss.requires_grad_(True).named_parameters()] == before
 
     def test_bfloat16_where_autocast_says_so(self, make_loss: Callable[..., Loss]) -> None:
         loss = make_loss()

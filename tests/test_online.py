@@ -371,6 +371,13 @@ def test_bad_numbers_are_named() -> None:
         run(gac_policy(), elite_fraction=0.0)
     with pytest.raises(ValueError, match=r"quantile is 1.8 in a stage"):
         run(gac_policy(), quantile=[0.5, 1.8], stages=2)
+    with pytest.raises(ValueError, match=r"increment is inf in a stage; it must be finite"):
+        run(gac_policy(), increment=[0.5, float("inf")], stages=2)
+    for name in ("steps", "num_envs"):
+        with pytest.raises(ValueError, match=f"{name} is 0; it must be at least 1"):
+            run(gac_policy(), **{name: 0})
+    with pytest.raises(TypeError, match=r"one such dictionary for each stage, a list"):
+        run(gac_policy(), changes={"steps": 5})
 
 
 def test_changes_of_what_was_learned_are_refused_before_the_work() -> None:

@@ -505,6 +505,8 @@ class TestAsOthersDo:
 
             def _on_step(self) -> bool:
                 assert self.model.device == torch.device("cpu")
+                assert self.locals["stage"] == "generator"
+                assert self.locals["metrics"]["loss"] > 0
                 calls.append(self.num_timesteps)
                 return True
 

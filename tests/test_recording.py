@@ -163,6 +163,14 @@ def test_discrete_actions_are_refused() -> None:
         record(half, lambda: gym.make("CartPole-v1"), ID, episodes=1)
 
 
+def test_actions_in_whole_numbers_are_refused() -> None:
+    class Whole(Counter):
+        action_space = gym.spaces.Box(-3, 3, (1,), dtype=np.int64)
+
+    with pytest.raises(TypeError, match="of floating-point numbers\\) can be learned from"):
+        record(half, Whole, ID, episodes=1)
+
+
 def test_code_of_a_registered_environment_is_not_written_down() -> None:
     gym.register("Counting-v0", entry_point=lambda: Counter())  # no name that could be imported
     try:

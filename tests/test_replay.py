@@ -29,6 +29,14 @@ def loop_window(last_row: int, start: int, horizon: int) -> tuple[list[int], lis
     return rows, mask
 
 
+def test_only_steps_in_a_row_are_cut_into_windows(toy_dataset: TensorDict) -> None:
+    with pytest.raises(ValueError, match=r"shape \(N,\) with N >= 1 steps, got \(1, 149\)"):
+        replay_buffer(toy_dataset[None])
+    toy_dataset["episode"] = toy_dataset["episode"][:, None]
+    with pytest.raises(ValueError, match=r"episode has the shape \(149, 1\), .* \(149,\); load_"):
+        replay_buffer(toy_dataset)
+
+
 class TestWindows:
     @given(
         lengths=st.lists(st.integers(1, 30), min_size=1, max_size=6),

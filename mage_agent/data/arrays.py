@@ -87,6 +87,9 @@ def dataset_from_arrays(
         TypeError: The actions are discrete.
         ValueError: The arrays do not fit together, or the data is unfit, see `check_dataset`.
 
+    Warns:
+        UserWarning: Nothing marks an end, so that all steps are one episode.
+
     Examples:
         >>> import numpy as np
         >>> rng = np.random.default_rng(0)
@@ -138,6 +141,12 @@ def dataset_from_arrays(
         goal=columns.get("goals"),
     )
     check_dataset(dataset)
+    if len(last) > 1 and not last.any() and goals is None:
+        warnings.warn(
+            f"neither terminations nor truncations mark an end: the {len(last)} steps are one "
+            "episode; if they are several, set truncations on the last step of each",
+            stacklevel=2,
+        )
     return dataset
 
 
@@ -322,7 +331,8 @@ def _observations(
     if isinstance(observations, (list, tuple)) and observations and np.ndim(observations[0]) > 1:
         raise TypeError(
             f"{argument} is a {type(observations).__name__} of {len(observations)} arrays; name "
-            f"them in a dictionary, such as {{'position': ..., 'velocity': ...}}"
+            f"them in a dictionary, such as {{'position': ..., 'velocity': ...}}, or, if they are "
+            f"episodes, join them with numpy.concatenate, and mark their ends in truncations"
         )
     return {"observation": as_float([observations], argument)}
 

@@ -87,10 +87,6 @@ def check_layout(dataset: TensorDictBase) -> Sequence[str]:
             f"the dataset is a {type(dataset).__name__}, needed is the TensorDict that "
             f"load_dataset or dataset_from_arrays returns"
         )
-    if dataset.ndim != 1 or not len(dataset):
-        raise ValueError(
-            f"a dataset is a TensorDict of shape (N,) with N >= 1 steps, got {tuple(dataset.shape)}"
-        )
     observations = observation_keys(dataset) or ("observation",)
     required: list[Key] = [*observations, "action", "episode", "step_count"]
     required += [("next", key) for key in (*observations, *OUTCOMES)]
@@ -102,7 +98,35 @@ def check_layout(dataset: TensorDictBase) -> Sequence[str]:
             f"{', '.join(sorted(map(_name, present)))}. load_dataset(tensordict) completes "
             f"episode, step_count and done"
         )
+    check_row(dataset)
+    for key in [("step_count",), *(("next", key) for key in OUTCOMES)]:
+        if dataset[key].shape != (len(dataset), 1):
+            raise ValueError(
+                f"{_name(key)} has the shape {tuple(dataset[key].shape)}, needed is a column, "
+                f"{(len(dataset), 1)}; load_dataset(tensordict) makes it one"
+            )
     return observations
+
+
+def check_row(dataset: TensorDictBase) -> None:
+    """Refuse what does not hold step after step of numbered episodes.
+
+    Raises:
+        KeyError: ``episode`` is missing.
+        ValueError: There are no steps, or they or their episodes are not in a row.
+    """
+    if dataset.ndim != 1 or not len(dataset):
+        raise ValueError(
+            f"a dataset is a TensorDict of shape (N,) with N >= 1 steps, got {tuple(dataset.shape)}"
+        )
+    episode = dataset.get("episode", None)
+    if episode is None:
+        raise KeyError("the dataset has no 'episode'; load_dataset(tensordict) completes it")
+    if episode.shape != dataset.shape:
+        raise ValueError(
+            f"episode has the shape {tuple(episode.shape)}, needed is one number per step, "
+            f"{tuple(dataset.shape)}; load_dataset(tensordict) numbers the episodes"
+        )
 
 
 def _check_values(dataset: TensorDictBase, key: Key) -> None:
@@ -156,12 +180,28 @@ def _check_episodes(dataset: TensorDictBase, observations: Sequence[str]) -> Non
     """Refuse episodes that the data themselves prove not to be one."""
     last = torch.ones(len(dataset), dtype=torch.bool, device=dataset["episode"].device)
     last[:-1] = dataset["episode"][1:] != dataset["episode"][:-1]
-    inside = (dataset["next", "done"].flatten() & ~last).nonzero().flatten()
+    outcome = dataset["next"]
+    done = outcome["done"]
+    torn = (done != (outcome["terminated"] | outcome["truncated"])).flatten().nonzero().flatten()
+    if len(torn):
+        raise ValueError(
+            f"in {len(torn)} steps, next/done is not what next/terminated and next/truncated come "
+            f"to, the first one in {_where(dataset, int(torn[0]))}; if you have edited these "
+            f"flags, load_dataset(tensordict) parts the episodes by them anew"
+        )
+    inside = (done.flatten() & ~last).nonzero().flatten()
     if len(inside):
         raise ValueError(
             f"{len(inside)} steps are done and yet do not end their episode, the first one in "
             f"{_where(dataset, int(inside[0]))}; load_dataset(tensordict) begins a new episode "
             f"after each"
+        )
+    step = dataset["step_count"].flatten()
+    skipped = ((step[1:] != step[:-1] + 1) & ~last[:-1]).nonzero().flatten()
+    if len(skipped):
+        raise ValueError(
+            f"step_count does not go up by 1 within an episode at {len(skipped)} steps, the first "
+            f"one after {_where(dataset, int(skipped[0]))}; load_dataset(tensordict) counts anew"
         )
     now, following = dataset.select(*observations), dataset["next"].select(*observations)
     if found := jumps(now, following, last):

@@ -32,8 +32,9 @@ def relabel_goals(
 
     The goal of a copy is where its episode was after one of its steps, drawn at random, and its
     rewards are those for that goal. Where all steps of the dataset that reach its goals end their
-    episodes, the first step that reaches the copy's goal ends a copy, too; an episode that ended
-    for another reason still does.
+    episodes, the first step that is rewarded like one of them ends a copy, too; an episode that
+    ended for another reason still does. Where rewards are of more than two values, all steps that
+    terminate are taken to have reached their goals.
 
     Args:
         dataset: As `load_dataset` returns it, with ``achieved_goal`` and ``desired_goal``; it stays
@@ -49,8 +50,8 @@ def relabel_goals(
 
     Raises:
         KeyError, TypeError: It is no dataset.
-        ValueError: `copies` is negative, the dataset has no goals, or its rewards do not follow
-            from the distance to them.
+        ValueError: `copies` is negative, the dataset has no goals, its rewards do not follow from
+            the distance to them, or `reward` does not part the steps that reach them from others.
 
     Examples:
         >>> relabel_goals(load_dataset("D4RL/pointmaze/large-v2"), copies=4)  # doctest: +SKIP
@@ -63,9 +64,19 @@ def relabel_goals(
         raise ValueError(f"the dataset has no {missing} to relabel; it has {list(dataset.keys())}.")
     rewarded = dataset["next", "reward"]
     rule = _by_distance(dataset) if reward is None else _given(reward)
-    arrived, ended = rewarded == rewarded.max(), dataset["next", "terminated"]
-    terminal = bool(ended[arrived].all())
-    highest = rule(dataset).max()  # by the rule, whose numbers need not be those of the dataset
+    ended = dataset["next", "terminated"]
+    arrived = rewarded == rewarded.max() if len(rewarded.unique()) <= 2 else ended
+    terminal = bool(arrived.any() and ended[arrived].all())
+    own = rule(dataset)  # whose numbers need not be those of the dataset
+    least = own[arrived].min() if terminal else own.max()
+    if terminal and (alike := own[~arrived] >= least).any():
+        raise ValueError(
+            f"the steps that reach a goal end their episodes, but by reward= {int(alike.sum())} "
+            f"others, too, have {float(least):g}, the least of theirs, or more, so that nothing "
+            "says where a copy ends. Either what followed the last steps is missing "
+            "(next_observations of dataset_from_arrays), or episodes of a dense reward also end "
+            "without their goal, or the reward is that of another task."
+        )
     failed = ended & ~arrived
     generator = torch.Generator().manual_seed(operator.index(seed))
     lengths = episode_lengths(dataset["episode"])
@@ -88,7 +99,7 @@ def relabel_goals(
                 else recorded[first.repeat_interleave(lengths)]
             )
         copy["episode"] = dataset["episode"] + number * (int(dataset["episode"].max()) + 1)
-        reached = given == torch.maximum(highest, given.max())
+        reached = given >= least
         parts.append(_ended(copy, reached, failed) if terminal else copy)
     result: TensorDict = torch.cat([part.exclude("metadata") for part in parts])
     result.set_non_tensor("metadata", dict(metadata(dataset)))

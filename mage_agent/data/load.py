@@ -20,7 +20,7 @@ from mage_agent.data.hdf5 import available_memory
 from mage_agent.data.minari import open_minari, read_minari, refuse_folder
 from mage_agent.data.ogbench import read_ogbench
 from mage_agent.data.robomimic import is_robomimic, read_robomimic
-from mage_agent.data.ted import Bounds
+from mage_agent.data.ted import Bounds, metadata
 
 FILE_SUFFIXES = {".hdf5", ".h5", ".npz"}
 
@@ -100,10 +100,12 @@ def as_dataset(
 ) -> TensorDictBase:
     """What `load_dataset` makes of a source; a dataset that it has made is returned as it is.
 
+    It is known by the action bounds in its metadata.
+
     Raises:
         As `load_dataset`.
     """
-    if isinstance(source, TensorDictBase) and {"episode", "step_count"} <= set(source.keys()):
+    if isinstance(source, TensorDictBase) and "action_low" in metadata(source):
         check_dataset(source)
         return source
     return load_dataset(source)
@@ -114,13 +116,17 @@ def is_file_name(source: str) -> bool:
     return Path(source).suffix.lower() in FILE_SUFFIXES or Path(source).is_file()
 
 
+def holds_data(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is one of data by its contents, or by its name if it is damaged."""
+    named = Path(path).suffix.lower() in FILE_SUFFIXES
+    return named or zipfile.is_zipfile(path) or h5py.is_hdf5(path)
+
+
 def _kind(path: str | os.PathLike[str]) -> Literal["hdf5", "npz"]:
     """Tell the kind of a file by its contents, and by its name if it is damaged or not there."""
     if zipfile.is_zipfile(path) or Path(path).suffix.lower() == ".npz":
         return "npz"
-    if Path(path).is_file() and not (
-        h5py.is_hdf5(path) or Path(path).suffix.lower() in FILE_SUFFIXES
-    ):
+    if Path(path).is_file() and not holds_data(path):
         raise ValueError(
             f"{str(path)!r} is neither the id of a Minari dataset nor a file of a known kind "
             f"(.hdf5 of D4RL or robomimic, .npz of OGBench); read it yourself, and give the arrays "

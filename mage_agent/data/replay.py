@@ -14,6 +14,7 @@ from torchrl.data import ImmutableDatasetWriter, TensorDictReplayBuffer, TensorS
 from torchrl.data.replay_buffers.samplers import Sampler
 from torchrl.data.replay_buffers.storages import Storage
 
+from mage_agent.data.checks import check_row
 from mage_agent.data.ted import check_contiguous, episode_lengths, returns_to_go
 
 __all__ = ["MASK_KEY", "Batches", "Starts", "WindowSampler", "replay_buffer"]
@@ -186,7 +187,8 @@ def replay_buffer(
     Raises:
         KeyError: The dataset lacks ``episode`` or one of `keys`.
         TypeError: `keys` is one string.
-        ValueError: An argument is out of range, or two episodes have one number.
+        ValueError: An argument is out of range, the steps are not in a row, or two episodes have
+            one number.
 
     Examples:
         >>> buffer = replay_buffer(load_dataset("D4RL/pen/human-v2"))  # doctest: +SKIP
@@ -197,9 +199,8 @@ def replay_buffer(
         raise ValueError(f"batch_size must be at least 1 window, got {batch_size}")
     if isinstance(keys, str):
         raise TypeError(f"keys must be a sequence of keys, such as ({keys!r},), got {keys!r}")
-    episode = dataset.get("episode", None)
-    if episode is None:
-        raise KeyError("the dataset has no 'episode'; load_dataset(tensordict) completes it")
+    check_row(dataset)
+    episode = dataset["episode"]
     if discount is not None:
         if not 0.0 < discount <= 1.0:
             raise ValueError(f"discount must lie in (0, 1], got {discount}")

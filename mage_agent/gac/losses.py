@@ -151,6 +151,13 @@ class GACLoss(AgentLoss):
                 "learns from whole episodes: make horizon the length of the longest one, and "
                 "starts='episodes'."
             )
+        steps = torch.arange(shape[1], device=done.device)
+        if (joined := (done & (steps < length[:, None] - 1)).any(1)).any():
+            raise ValueError(
+                f"{int(joined.sum())} of {len(joined)} windows hold the end of an episode before "
+                "their own; GAC learns from whole episodes, each in a row of its own: mask out "
+                "what follows an episode's end."
+            )
         step = tensordict.get(keys.step_count, None)
         if step is not None and (begun := step.view(shape)[:, 0] > 0).any():
             raise ValueError(

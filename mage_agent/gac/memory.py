@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -102,6 +103,25 @@ class Memory:
             entry = self.state[name].clone()
             entry[rows] = value.view(len(rows), *entry.shape[1:]).to(entry.dtype)
             self.state[name] = entry
+
+    def chosen(self, rows: Tensor | Sequence[int] | None) -> Tensor:
+        """Numbers (n,) of the rows that are named by numbers or a mask (B,); of all if None.
+
+        Raises:
+            ValueError: there are no such rows.
+        """
+        count = len(self.state)
+        named = torch.as_tensor(range(count) if rows is None else rows, device=self.state.device)
+        if named.dtype == torch.bool and named.shape == (count,):
+            return named.nonzero().squeeze(-1)
+        numbers = named.dtype != torch.bool and torch.can_cast(named.dtype, torch.int64)
+        known = named.ndim == 1 and (numbers or not len(named))  # an empty list is of floats
+        if not known or ((named < 0) | (named >= count)).any():
+            raise ValueError(
+                f"rows is {rows!r}; it must be numbers of the {count} environments, or {count} "
+                "times True or False."
+            )
+        return named.long()
 
     def observe(self, observation: Tensor, asked: Tensor) -> None:
         """Take in new observations, (B, S), and the return that is asked for, (B, 1)."""

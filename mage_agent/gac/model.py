@@ -376,15 +376,14 @@ class GACModel(Agent):
             generator: source of randomness.
 
         Raises:
-            ValueError: there is no such mode, or "posterior" would have to explain steps that the
-                memory does not hold: set ``remembers_episodes`` before an episode begins.
+            ValueError: there is no such row or mode, or "posterior" would have to explain steps
+                that the memory does not hold: set ``remembers_episodes`` before an episode begins.
         """
         mode = self.config.replan if mode is None else mode
         if mode not in get_args(ReplanMode):
             raise ValueError(f"mode is {mode!r}; it must be one of {get_args(ReplanMode)}.")
         memory = Memory(self, state)
-        chosen = torch.as_tensor(range(len(state)) if rows is None else rows, device=self.device)
-        chosen = chosen.nonzero().squeeze(-1) if chosen.dtype == torch.bool else chosen.long()
+        chosen = memory.chosen(rows)
         seen = memory.length[chosen]
         if (seen < 1).any():
             raise ValueError("an episode has not begun; its plan is made where it begins.")

@@ -78,8 +78,8 @@ def tune(
     Raises:
         ImportError: Optuna is not installed (the extra ``tune``).
         TypeError: ``config`` is none of GAC.
-        ValueError: ``trials`` is below 1, ``space`` names what no configuration has, no trial came
-            to an end, or nothing can be held out.
+        ValueError: ``trials`` is below 1, ``space`` names the steps or what no configuration has,
+            no trial came to an end, or nothing can be held out.
     """
     search: Any = require("optuna")
     if not isinstance(config, GACConfig):
@@ -87,6 +87,8 @@ def tune(
     if trials < 1:
         raise ValueError(f"trials is {trials}; it must be at least 1.")
     fields = {**ARCHITECTURE, **OPTIMISATION} if space is None else dict(space)
+    if "steps" in fields:
+        raise ValueError("space names 'steps', the budget of a trial; it is config.steps for all.")
     config.replace(**{name: getattr(config, name, None) for name in fields})  # all known?
     training, judged = hold_out(part(dataset, config), held_out)
     if judged is None:

@@ -179,6 +179,18 @@ def test_an_empty_batch_is_refused(policy: GACPolicy) -> None:
         GACLoss(policy.model, num_trajectories=8)(batch[:0])
 
 
+@pytest.mark.parametrize("rows", [1, [0.7], [True], [2], [-1], [[0]]])
+def test_rows_that_are_none_are_named(policy: GACPolicy, rows: Any) -> None:
+    with pytest.raises(ValueError, match=r"rows is .*; it must be numbers of the 2 environments"):
+        policy.replan(followed(policy, 3), rows, mode="restart")
+
+
+def test_no_rows_are_no_new_plans(policy: GACPolicy) -> None:
+    state = followed(policy, 3)
+    for ours, theirs in zip(policy.replan(state, [], mode="restart"), state, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 @pytest.mark.parametrize("mode", ["restart", "posterior"])
 def test_no_plan_is_made_anew_before_an_episode_begins(policy: GACPolicy, mode: Any) -> None:
     with pytest.raises(ValueError, match="an episode has not begun"):
@@ -191,6 +203,13 @@ def test_windows_from_the_middle_of_episodes_are_refused(policy: GACPolicy) -> N
         GACLoss(policy.model, num_trajectories=8)(buffer.sample())
     with pytest.raises(ValueError, match="ends in the middle of an episode"):
         policy.model.stages(tiny_dataset()[:-1])
+
+
+def test_several_episodes_in_a_row_are_refused(policy: GACPolicy) -> None:
+    steps = len(tiny_dataset())
+    batch = replay_buffer(tiny_dataset(), horizon=steps, batch_size=2, discount=1.0).storage[:]
+    with pytest.raises(ValueError, match=r"1 of 1 windows hold the end of an episode before"):
+        GACLoss(policy.model, num_trajectories=8)(batch[None])
 
 
 def test_targets_that_nothing_heeds_are_refused(policy: GACPolicy) -> None:

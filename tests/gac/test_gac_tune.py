@@ -49,6 +49,8 @@ def test_bad_arguments_are_refused_before_the_first_trial() -> None:
         tune(dataset, config, trials=0)
     with pytest.raises(ValueError, match=r"unknown configuration keys \['depth'\]"):
         tune(dataset, config, space={"depth": (1, 2)})
+    with pytest.raises(ValueError, match="space names 'steps', the budget of a trial"):
+        tune(dataset, config, space={"steps": (10, 20)})
     with pytest.raises(TypeError, match="it must be a GACConfig"):
         tune(dataset, MAGEConfig())  # type: ignore[arg-type]
 
