@@ -48,6 +48,9 @@ class HIQLConfig(BaselineConfig):
         "pointmaze/giant-navigate": {"discount": 0.995},
         "multi2d": {**_OGBENCH, "random_aims": 0.3},
     }
+    SMALL: ClassVar[dict[str, dict[str, Any]]] = {
+        "": {"batch_size": 256, "hidden": (256, 256), "actor_hidden": (256, 256)}
+    }
 
     discount: float = bounded(0.99, 1e-6, 0.99999)
     batch_size: int = bounded(1024, 1)
