@@ -6,7 +6,7 @@ Chen et al., 2021, https://arxiv.org/abs/2106.01345
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -16,6 +16,7 @@ from torchrl.modules import DTActor
 from torchrl.objectives import DTLoss
 
 from benchmarks.baselines.base import Baseline, BaselineConfig
+from benchmarks.domains import ADROIT, POINT_MAZES
 from mage_agent import bounded, cut_episodes, evaluating, replay_buffer
 from mage_agent.memory import empty_memory, remember
 
@@ -24,7 +25,7 @@ __all__ = ["DT"]
 
 @dataclass(frozen=True, kw_only=True)
 class DTConfig(BaselineConfig):
-    """The publication's settings; returns are not discounted.
+    """The publication's settings, CORL's on Adroit and point mazes; returns are not discounted.
 
     Attributes:
         context: steps that an action is given.
@@ -37,6 +38,11 @@ class DTConfig(BaselineConfig):
         warmup: part of the steps in which the rate warms up, the publication's 10,000 of 100,000.
         gradient_clip: largest gradient norm.
     """
+
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = dict.fromkeys(
+        (*ADROIT, *POINT_MAZES), {"batch_size": 4096, "learning_rate": 8e-4}
+    )
+    SMALL: ClassVar[dict[str, dict[str, Any]]] = {"": {"batch_size": 64}}
 
     discount: float = bounded(1.0, 1e-6, 1.0)
     steps: int = bounded(100_000, 1)
