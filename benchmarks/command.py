@@ -210,7 +210,14 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 
 def _words(text: str) -> list[str]:
-    return [word for word in text.split(",") if word]
+    """Names between commas.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not (words := [word for word in text.split(",") if word]):
+        raise ValueError(f"{text!r} names nothing; give names, with commas between them.")
+    return words
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -132,7 +132,10 @@ def _check_common(settings: Settings) -> None:
     if not path.exists():
         write_json(path, ours)
         return
-    theirs = {"device": "cpu", **json.loads(path.read_text())}
+    try:
+        theirs = {"device": "cpu", **json.loads(path.read_text())}
+    except (ValueError, TypeError) as error:
+        raise SuiteError(f"{path} is damaged; restore it, or choose another --output.") from error
     if theirs != ours:
         raise SuiteError(
             f"{settings.output} holds a suite with {theirs}; these are {ours}. Use the same, or "

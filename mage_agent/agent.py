@@ -321,13 +321,7 @@ class Agent(nn.Module, ABC):
             ValueError: the shapes do not fit.
         """
         rows, lead = self.rows(observation), observation.shape[:-1]
-        asked = torch.as_tensor(return_to_go, device=observation.device)
-        if asked.numel() not in (1, lead.numel()):
-            raise ValueError(
-                f"return_to_go has shape {tuple(asked.shape)}; it must hold one number for each "
-                f"observation of {tuple(observation.shape)}."
-            )
-        asked = asked.reshape(-1, 1).to(rows.dtype).expand(len(rows), 1)
+        asked = self.asked(return_to_go, observation)
         action, _ = self.decide(
             rows, asked, self.initial_state(len(rows)), temperature=temperature, generator=generator
         )
@@ -345,6 +339,21 @@ class Agent(nn.Module, ABC):
                 f"{self.observation_dim}."
             )
         return observation.reshape(-1, self.observation_dim).to(self.units.action_low.dtype)
+
+    def asked(self, return_to_go: Tensor | float, observation: Tensor) -> Tensor:
+        """The return asked for at each observation (..., S) as ``decide`` takes it, (B, 1).
+
+        Raises:
+            ValueError: there are neither one nor B.
+        """
+        count = observation.shape[:-1].numel()
+        asked = torch.as_tensor(return_to_go, device=observation.device)
+        if asked.numel() not in (1, count):
+            raise ValueError(
+                f"return_to_go has shape {tuple(asked.shape)}; it must hold one number for each "
+                f"observation of {tuple(observation.shape)}."
+            )
+        return asked.reshape(-1, 1).to(self.units.action_low.dtype).expand(count, 1)
 
 
 def find_agent(name: str) -> type[Agent]:

@@ -87,7 +87,7 @@ class CallbackAdapter:
         self.callback.update_locals({"stage": progress.stage, "metrics": progress.metrics})
         done = progress.done - progress.before
         self.num_envs, self.num_timesteps = done - self.num_timesteps, done
-        return self.callback.on_step()
+        return bool(self.callback.on_step())
 
     def end(self) -> None:
         """Training is over; callbacks that have not seen it begin are not told."""

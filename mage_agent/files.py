@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-__all__ = ["make_folder"]
+__all__ = ["make_folder", "make_place"]
 
 
 def make_folder(folder: Path) -> None:
@@ -18,3 +18,14 @@ def make_folder(folder: Path) -> None:
             pass
     except OSError as error:
         raise OSError(error.errno, f"cannot write to {folder}: {error.strerror}") from error
+
+
+def make_place(path: Path) -> None:
+    """Make the folder of a file, and make sure that the file can be written there.
+
+    Raises:
+        OSError: it cannot; the message names the folder.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"cannot write to {path}: it is a folder; name a file.")
+    make_folder(path.parent)

@@ -50,10 +50,10 @@ def total_loss(losses: TensorDictBase) -> Tensor:
 def warm_up_and_cosine(
     peak: float, low: float, warmup: int
 ) -> Callable[[int, int], Sequence[float]]:
-    """Learning rates that rise linearly for ``warmup`` steps, then fall along a cosine to ``low``.
+    """Learning rates along a cosine from ``peak`` to ``low``, times a linear rise.
 
-    They rise for a quarter of the steps at most: a stage that ``learn(steps=)`` cuts short would
-    else end before its rate is up.
+    It takes ``warmup`` steps, in which the cosine falls already, or a quarter of the steps at most:
+    a stage that ``learn(steps=)`` cuts short would else end before its rate is up.
 
     Returns:
         Function of the step and the number of steps, as ``Stage.rates`` takes it.

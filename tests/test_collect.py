@@ -198,3 +198,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit):
         main([*arguments, "--steps", "0"])
     assert "steps is 0" in capsys.readouterr().err
+    for name in ("maze2d-foo-v1", "maze2d-umaze-dense-v1", "multi2d-umaze-v2"):
+        with pytest.raises(SystemExit):
+            main([name, *arguments[1:]])
+        assert f"no recipe makes '{name}'; of {name[:6]}" in capsys.readouterr().err

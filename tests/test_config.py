@@ -51,7 +51,6 @@ class OwnConfig(Config):
 
 INVALID: list[tuple[dict[str, Any], list[str]]] = [  # changes -> what the message must hold
     ({"horizon": 25}, ["horizon 25", "temporal_stride 3"]),
-    ({"horizon": 0}, ["horizon is 0", "at least 1"]),
     ({"horizon": 24.0}, ["horizon is 24.0", "integer"]),
     ({"horizon": True}, ["horizon is True", "integer"]),
     ({"num_scales": 5}, ["num_scales is 5", "at most 4"]),
@@ -108,6 +107,7 @@ INVALID: list[tuple[dict[str, Any], list[str]]] = [  # changes -> what the messa
     ({"condition_guidance": "prior"}, ["condition_guidance is 'prior'", "'adapter'"]),
     ({"context": "student"}, ["context is 'student'", "'teacher'"]),
     ({"return_conditioning": ("encoder",)}, ["'encoder'", "'autoencoder'"]),
+    ({"horizon": 1}, ["horizon is 1", "at least 2"]),
     ({"return_conditioning": 5}, ["return_conditioning is 5", "tuple"]),
     ({"return_conditioning": [["autoencoder"]]}, ["entry of return_conditioning", "'autoencoder'"]),
     (

@@ -110,6 +110,11 @@ def test_it_is_neither_trained_nor_saved(toy_dataset: TensorDict, tmp_path: Path
     assert not any(tmp_path.iterdir())
 
 
+def test_a_copy_is_not_optimized_again() -> None:
+    with pytest.raises(ValueError, match="optimized already; optimize the model itself"):
+        optimize_for_inference(optimize_for_inference(make_model(), "int8"), "float16")
+
+
 def test_wrong_weights_are_named() -> None:
     with pytest.raises(ValueError, match=r"weights is 'int4'; allowed: .*int8"):
         optimize_for_inference(make_model(), "int4")

@@ -215,6 +215,20 @@ class TestContract:
         assert set(td.keys(True, True)) == set(before.keys(True, True))
         assert (td == before).all()
 
+    def test_reading_a_plan_does_not_bend_it(self) -> None:
+        """Eq. 7 alone trains the adapters, however the plan is read."""
+        loss = MAGELoss(tiny_model(inverse_dynamics="explicit"))
+        loss(batch_for(loss))["loss_inverse_dynamics"].backward()
+        moved = {name for name, part in loss.named_parameters() if part.grad is not None}
+        assert moved
+        assert all("inverse_dynamics" in name for name in moved)
+
+    def test_no_error_of_an_inverse_dynamics_that_is_not_trained_yet(self) -> None:
+        loss = MAGELoss(tiny_model(inverse_dynamics_steps=4))
+        both = {"action_error_true", "action_error_generated"}
+        assert not both & {*loss(batch_for(loss)).keys()}
+        assert both < {*loss.eval()(batch_for(loss)).keys()}
+
     def test_every_parameter_learns_and_is_named_once(self, make_loss: Callable[..., Loss]) -> None:
         loss = make_loss(return_expectile=0.9, inverse_dynamics_condition="state_and_return")
         named = list(loss.named_parameters())
@@ -433,7 +447,8 @@ class TestWhoMovesWhom:
         losses = loss(tiny_windows())
         assert set(losses.keys()) == set(loss.out_keys)
         assert "loss_inverse_dynamics" not in losses
-        assert losses["action_error_generated"] > 0
+        assert "action_error_generated" not in losses
+        assert loss.eval()(tiny_windows())["action_error_generated"] > 0
 
     @pytest.mark.parametrize("inverse_dynamics", ["latent", "explicit"])
     def test_stage_3(self, inverse_dynamics: str) -> None:

@@ -200,6 +200,17 @@ class TestSampling:
 
 
 class TestPlan:
+    def test_takes_what_acting_takes(self) -> None:
+        model, (observation, _) = tiny_model(), ask(3)
+        expected = model.plan(observation, torch.full((3,), 0.5)).action
+        for given, asked in ((observation.double(), 0.5), (observation, torch.full((3, 1), 0.5))):
+            torch.testing.assert_close(model.plan(given, asked).action, expected)
+        torch.testing.assert_close(model.plan(observation[0], 0.5).action, expected[:1])
+        with pytest.raises(ValueError, match="must hold one number for each observation"):
+            model.plan(observation, torch.zeros(2))
+        with pytest.raises(ValueError, match=f"its last axis must be {STATE}"):
+            model.plan(observation[:, :1], 0.5)
+
     @pytest.mark.parametrize("lead", [(6,), (1,)])
     def test_shapes(self, lead: tuple[int]) -> None:
         plan = tiny_model().plan(*ask(*lead))

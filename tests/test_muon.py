@@ -1,6 +1,7 @@
 """Muon: against singular values, and against AdamW where it does nothing of its own."""
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -93,6 +94,29 @@ def test_a_step_uses_gradients_up_and_passes_over_what_has_none() -> None:
     network(torch.ones(2, 4, 3)).backward()
     muon.step()
     assert all(matrix.grad is None for matrix in muon.matrices)
+
+
+def test_a_closure_is_evaluated_first() -> None:
+    weights = []
+    for closed in (False, True):
+        torch.manual_seed(0)
+        model = torch.nn.ModuleDict({"blocks": torch.nn.ModuleList([torch.nn.Linear(4, 4)])})
+        layer = model["blocks"][0]  # type: ignore[index]
+        optimizer = Muon(model.named_parameters("net"), lr=0.1)
+
+        def loss(layer: Any = layer, optimizer: Any = optimizer) -> torch.Tensor:
+            optimizer.zero_grad()
+            value: torch.Tensor = layer(torch.ones(2, 4)).square().sum()
+            value.backward()
+            return value
+
+        if closed:
+            assert optimizer.step(loss) > 0  # type: ignore[arg-type]
+        else:
+            loss()
+            optimizer.step()
+        weights.append(layer.weight.detach().clone())
+    assert torch.equal(*weights)
 
 
 def test_a_stage_knows_its_optimisers_by_name() -> None:

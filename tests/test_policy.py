@@ -212,6 +212,15 @@ class TestTarget:
         policy.target_return = np.float32(2.5)
         assert policy.target_return == 2.5
 
+    def test_a_target_that_nothing_heeds_is_refused(self) -> None:
+        """Table 7 has a MAGE that is told no return at all."""
+        policy = MAGEPolicy(make_model(return_conditioning=()))
+        assert not policy.told_return
+        with pytest.raises(ValueError, match="nothing would come of it"):
+            policy.wrap(gym.make("Pendulum-v1"), target_return=1.0)
+        observation = box_observation()["observation"]
+        assert policy.predict(observation, deterministic=True)[0].shape == (20, 1)
+
     def test_wrap_fills_in_discount_range_and_target(self) -> None:
         model = make_model(discount=0.9)
         policy = MAGEPolicy(model, target_return=5.0)
@@ -226,9 +235,9 @@ class TestTarget:
 
     def test_bounds_that_float32_cannot_hold(self) -> None:
         steps = np.random.default_rng(0).uniform(-0.1, 0.1, size=(20, 4))
-        flags = np.zeros(20, bool)
+        flags, ends = np.zeros(20, bool), np.arange(20) == 19
         dataset = dataset_from_arrays(
-            steps[:, :3], steps[:, 3:], flags, flags, flags, action_low=-0.1, action_high=0.1
+            steps[:, :3], steps[:, 3:], flags, flags, ends, action_low=-0.1, action_high=0.1
         )
         pendulum = gym.make("Pendulum-v1")
         pendulum.action_space = spaces.Box(-0.1, 0.1, (1,), np.float64)

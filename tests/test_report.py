@@ -251,6 +251,27 @@ def test_the_headline_names_all_that_come_second() -> None:
     )
 
 
+def test_the_librarys_own_agents_are_no_rivals() -> None:
+    """However many trainings they have: who says "best" must have met others."""
+    own = [*cells("mage", "x/a-v0", 50, 51, 52), *cells("gac", "x/a-v0", 1, 2, 3)]
+    own += cells("gac-prior", "x/a-v0", 1, 2, 3)
+    for others, standing in (([], "untested"), (cells("bc", "x/a-v0", 1, 2, 3), "best")):
+        (verdict,) = headline(Results.of([*own, *others]))
+        assert verdict.standing == standing
+
+
+def test_a_long_run_is_tested_by_who_has_trained_long() -> None:
+    usual, long = ({"budget": name, "minutes": 60.0} for name in ("standard", "long"))
+    short = [
+        *cells("mage", "x/a-v0", 50, 51, 52, **usual),
+        *cells("bc", "x/a-v0", 1, 2, 3, **usual),
+    ]
+    for scores, standing in (((1.0,), "untested"), ((1.0, 2.0), "best")):
+        records = [*short, *cells("iql", "x/a-v0", *scores, **long)]
+        (verdict,) = [each for each in headline(Results.of(records)) if each.task.long]
+        assert verdict.standing == standing
+
+
 def test_constant_scores_are_tied_only_if_equal() -> None:
     records = [*cells("a", "d/e-v0", 0, 0, 0), *cells("b", "d/e-v0", 0, 0, 0)]
     results = Results.of([*records, *cells("c", "d/e-v0", 5, 5, 5)])

@@ -191,6 +191,11 @@ def test_two_suites_in_one_folder_are_refused(
     with pytest.raises(SystemExit):
         suite("--hold-out", "0.2")
     assert "Use the same, or another --output" in capsys.readouterr().err
+    for damaged in ("[1, 2]", "{bad"):
+        (tmp_path / "out" / "suite.json").write_text(damaged)
+        with pytest.raises(SystemExit):
+            suite()
+        assert "suite.json is damaged; restore it" in capsys.readouterr().err
 
 
 def test_full_disk_stops_the_suite_and_keeps_its_records(
@@ -280,6 +285,8 @@ def test_changed_settings_are_another_cell(suite: Any) -> None:
     ("arguments", "message"),
     [
         ((), "--datasets, or a --table"),
+        (("--datasets", ""), "'' names nothing; give names"),
+        (("--datasets", "a/pen/b-v0", "--methods", ","), "',' names nothing; give names"),
         (("--table", "99"), "can be run are [1, 2, 3, 4, 5"),
         (("--paper", "gpt", "--table", "1"), "invalid choice: 'gpt'"),
         (("--datasets", "a/pen/b-v0", "--methods", "magic"), "known: mage, "),

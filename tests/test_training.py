@@ -248,6 +248,7 @@ class TestLearning:
         def act(progress: Progress) -> None:
             model = acting[-1]
             model.eval()
+            torch.randn(3)  # as whoever samples actions draws
 
         acting: list[MAGEModel] = []
         make = MAGEModel.from_dataset
@@ -264,15 +265,16 @@ class TestLearning:
             disturbed = train(config=RANDOM, callback=act)
         assert same(state_of(whole), state_of(disturbed))
 
+    @pytest.mark.parametrize("kind", [bool, np.bool_])
     def test_false_ends_training_with_a_checkpoint(
-        self, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type
     ) -> None:
         monkeypatch.setattr(training, "LOG_INTERVAL", 1)
         log: list[Progress] = []
 
-        def stop(progress: Progress) -> bool:
+        def stop(progress: Progress) -> Any:
             log.append(progress)
-            return (progress.stage, progress.step) != ("generator", 2)
+            return kind((progress.stage, progress.step) != ("generator", 2))
 
         path = tmp_path / "training.mage"
         model = train(config=RANDOM, callback=stop, checkpoint_path=path)
@@ -403,6 +405,34 @@ class TestResuming:
         again = train(checkpoint_path=path, resume=True)
         assert same(state_of(again), state_of(whole))
         assert path.read_bytes() == before
+
+    def test_fine_tuning_goes_on_from_whatever_model(
+        self, train: Train, toy_dataset: TensorDict, tmp_path: Path
+    ) -> None:
+        """What a stage trains is what the checkpoint's networks say, not those it is read into."""
+        quiet = {"device": "cpu", "progress_bar": False}
+        expected = state_of(fit(train(), toy_dataset, seed=1, **quiet))
+        path = tmp_path / "training.mage"
+        fit(train(), toy_dataset, seed=1, checkpoint_path=path, callback=lambda _: False, **quiet)
+        assert load_tensors(path)[1]["training"]["stage"] == "tokenizer"
+        new = MAGEModel.from_dataset(toy_dataset, tiny_config(), seed=5)
+        resumed = fit(new, toy_dataset, seed=1, checkpoint_path=path, resume=True, **quiet)
+        assert same(state_of(resumed), expected)
+        path.unlink()
+        train(checkpoint_path=path, callback=lambda _: False)
+        other = fit(train(seed=3), toy_dataset, checkpoint_path=path, resume=True, **quiet)
+        assert same(state_of(other), state_of(train()))
+
+    def test_seeds_of_numpy_and_folders_that_are_no_files(
+        self, train: Train, toy_dataset: TensorDict, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "training.mage"
+        model = train()
+        quiet = {"device": "cpu", "progress_bar": False, "resume": True}
+        fit(model, toy_dataset, seed=np.int64(3), checkpoint_path=path, **quiet)  # type: ignore[arg-type]
+        assert load_tensors(path)[1]["training"]["seed"] == 3
+        with pytest.raises(IsADirectoryError, match="it is a folder; name a file"):
+            fit(model, toy_dataset, checkpoint_path=tmp_path, **quiet)
 
     def test_without_resume_an_old_file_is_kept(self, train: Train, tmp_path: Path) -> None:
         path = tmp_path / "training.mage"

@@ -101,6 +101,8 @@ class CQL(ActorCritic):
                 lagrange_thresh=settings.target_gap,
             )
         )
+        if settings.lagrange:
+            nn.init.ones_(self.loss.log_alpha_prime)  # CORL's; TorchRL begins at 0
 
     def actor_parameters(self) -> list[nn.Parameter]:
         """The entropy's weight learns at the actor's rate."""

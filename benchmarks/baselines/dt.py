@@ -39,9 +39,9 @@ class DTConfig(BaselineConfig):
         gradient_clip: largest gradient norm.
     """
 
-    PRESETS: ClassVar[dict[str, dict[str, Any]]] = dict.fromkeys(
-        (*ADROIT, *POINT_MAZES), {"batch_size": 4096, "learning_rate": 8e-4}
-    )
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
+        domain: {"batch_size": 4096, "learning_rate": 8e-4} for domain in (*ADROIT, *POINT_MAZES)
+    }
     SMALL: ClassVar[dict[str, dict[str, Any]]] = {"": {"batch_size": 64}}
 
     discount: float = bounded(1.0, 1e-6, 1.0)

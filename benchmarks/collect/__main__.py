@@ -10,7 +10,7 @@ from rich.console import Console
 
 from benchmarks.collect.pointmaze import PointMazeRecipe
 from benchmarks.collect.recipes import MAZE2D, RECIPES, collect
-from benchmarks.domains import POINT_MAZES, domain_of
+from benchmarks.domains import domain_of
 
 _NAMED: dict[str, Any] = {**MAZE2D, **RECIPES}
 
@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
     name = given[0] if given and not given[0].startswith("-") else "local/pointmaze/umaze-v0"
     root = get_dataset_path()
     domain = domain_of(name)
-    if name not in _NAMED and domain.known and domain.name not in POINT_MAZES:
+    if name not in _NAMED and domain.known and domain.name != "pointmaze":
         known = [known for known in RECIPES if domain_of(known) == domain]
         _refuse(f"no recipe makes {name!r}; of {domain.name}: {', '.join(known) or 'none'}.")
     recipe = _NAMED.get(name) or PointMazeRecipe(dataset_id=name)

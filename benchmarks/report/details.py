@@ -211,12 +211,15 @@ def protocol_section(results: Results) -> Section:
     items = [
         "A score is 100 (return − reference minimum) / (reference maximum − reference minimum), "
         "with the references in the dataset's metadata (D4RL's, where D4RL has the task).",
-        "Every method trains on the same data and is scored with its final weights, never with the "
-        "best of a training. All methods meet the same evaluation episodes in the same order "
+        "Every method trains on the same data (of which "
+        f"{sum('data' in record for record in results.records)} of {len(results.records)} records "
+        "hold a fingerprint) and is scored with its final weights, never with the best of a "
+        "training. All methods meet the same evaluation episodes in the same order "
         "(some more of them than others), every episode started is counted, and the error is over "
         "training seeds.",
-        "Every method uses its published hyperparameters, but that planners and FQL are smaller "
-        "in trainings of minutes, and but for what the documentation of the protocol lists. "
+        "Every method uses its published hyperparameters, but that planners, FQL and HIQL are "
+        "smaller, and DT's batches on Adroit and in mazes, in trainings of minutes, and but for "
+        "what the documentation of the protocol lists. "
         f"{display_name(results.subject)} has one configuration per domain, not per dataset, made "
         "for such minutes and in part on such data; Decision Transformer and it alone train in "
         "bfloat16, on processors that have it.",

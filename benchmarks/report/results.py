@@ -13,7 +13,16 @@ import numpy as np
 from benchmarks.papers import PAPERS, Paper, find_paper
 from benchmarks.records import Record, read
 
-__all__ = ["LONG", "Results", "Task", "Trainings", "display_name", "read_records", "stage_of"]
+__all__ = [
+    "LONG",
+    "Results",
+    "Task",
+    "Trainings",
+    "display_name",
+    "is_own",
+    "read_records",
+    "stage_of",
+]
 
 NAMES = {  # the order of the tables, and what the methods are called there
     **{paper.agent: paper.title for paper in PAPERS.values()},
@@ -37,6 +46,11 @@ NAMES = {  # the order of the tables, and what the methods are called there
     "hiql": "HIQL",
     **{name: text for paper in PAPERS.values() for name, text in paper.names.items()},
 }
+
+
+def is_own(method: str) -> bool:
+    """Whether a method is one of the library's agents, whatever it is asked."""
+    return method.partition("-")[0] in {paper.agent for paper in PAPERS.values()}
 
 
 def display_name(method: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from benchmarks.report.results import Results, Task, Trainings
+from benchmarks.report.results import Results, Task, Trainings, is_own
 
 __all__ = [
     "Difference",
@@ -161,7 +161,8 @@ class Verdict:
         task: dataset and budget.
         standing: ``best`` (significantly above every other that can be tested, and higher than all
             of one training), ``tied`` (the best or not significantly below it), ``behind``,
-            ``untested`` (for want of trainings: its own, all rivals' or the best one's), or
+            ``untested`` (for want of trainings: its own, all rivals' or the best one's; the
+            library's agents are no rivals, nor is, in the long run, who has trained no longer), or
             ``failed``.
         tied: the other methods that are the best or tied with it.
         rival: the best of the other methods.
@@ -173,6 +174,11 @@ class Verdict:
     tied: tuple[str, ...]
     rival: str
     difference: Difference | None
+
+
+def contests(method: str, cells: Mapping[str, Trainings], task: Task) -> bool:
+    """Whether a method is a rival, in a long task one that has trained for long."""
+    return not is_own(method) and cells[method].task.long is task.long
 
 
 def headline(results: Results) -> list[Verdict]:
@@ -190,7 +196,7 @@ def headline(results: Results) -> list[Verdict]:
         standing: Literal["best", "tied", "behind", "untested", "failed"] = "behind"
         if not own:
             standing = "failed"
-        elif not any(gap.tested for gap in gaps.values()):
+        elif not any(gap.tested for name, gap in gaps.items() if contests(name, cells, task)):
             standing = "untested"
         elif method in top:
             standing = "tied" if others else "best"

@@ -32,7 +32,7 @@ class MAGEConfig(Config):
             (Table 5).
         codebook_size: number of codes V (Tables 10-14).
         code_dim: code width C.
-        width: width D of every network (Tables 10-14, "embed dim").
+        width: width D of every network (Tables 10-14, "embed dim"); inverse dynamics has 2 D.
         num_blocks: blocks of the multi-scale transformer (Tables 10-14).
         num_heads: attention heads (Tables 10-14).
         num_autoencoder_blocks: blocks of the encoder and of the decoder.
@@ -102,9 +102,8 @@ class MAGEConfig(Config):
         optimizer: of tokenizer and generator: "adam" (the paper), or "muon", in which the matrices
             of the blocks follow their momentum orthogonalised: on few steps, far lower losses
             (measured). Distances always follow Muon.
-        learning_rate: peak learning rate (Tables 10-14).
-        inverse_dynamics_learning_rate: peak learning rate of the stage ``inverse_dynamics``
-            (measured).
+        learning_rate: learning rate that the cosine begins at (Tables 10-14).
+        inverse_dynamics_learning_rate: that of the stage ``inverse_dynamics`` (measured).
         inverse_dynamics_weight_decay: decoupled weight decay of the stage ``inverse_dynamics``.
             Trained long without it, its actions are wild where the data never are, such as at rest
             beside a wall, and the agent stays there (measured).
@@ -152,7 +151,7 @@ class MAGEConfig(Config):
     )
 
     # Scales and tokens.
-    horizon: int = bounded(24, 1, 10**6)
+    horizon: int = bounded(24, 2, 10**6)
     temporal_stride: int = bounded(3, 1)
     num_scales: int = bounded(8, 1, 1000)
     codebook_size: int = bounded(512, 1)

@@ -41,7 +41,8 @@ def optimize_for_inference(
         The copy, in evaluation mode, with float32 inputs and outputs.
 
     Raises:
-        ValueError: the weights are unknown, are not for this device, or cannot be compiled.
+        ValueError: the weights are unknown, are not for this device, or cannot be compiled, or the
+            model is such a copy.
 
     Example:
         >>> model = MAGEModel(MAGEConfig.preset("small"), observation_dim=3, action_dim=1)
@@ -49,6 +50,8 @@ def optimize_for_inference(
         >>> fast.act(torch.randn(5, 3), torch.zeros(5)).shape
         torch.Size([5, 1])
     """
+    if model.only_acts:
+        raise ValueError("this copy is optimized already; optimize the model itself.")
     device = next(model.parameters()).device.type
     if weights not in get_args(Weights):
         raise ValueError(f"weights is {weights!r}; allowed: {get_args(Weights)}.")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import NestedKey, TensorDict, TensorDictBase
 from tensordict.nn import dispatch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,6 +27,11 @@ class _MAGELoss(AgentLoss):
 
     model: MAGEModel
     agent = "mage"
+
+    def needed(self) -> list[NestedKey]:
+        """What ``forward`` reads, unless ``in_keys`` was set; windows hold returns, told or not."""
+        keys = self.tensor_keys
+        return [*self.observation_keys, keys.action, keys.return_to_go, *self.reads]
 
     def window(self, tensordict: TensorDictBase) -> TrajectoryWindow:
         """Read a window batch.
@@ -184,9 +189,13 @@ class MAGELoss(_MAGELoss):
             *(["loss_condition"] if config.condition_guidance != "none" else []),
             *([] if config.inverse_dynamics_steps else ["loss_inverse_dynamics"]),
             *(f"token_accuracy_{k + 1}" for k in range(config.num_scales)),
-            "action_error_true",
-            "action_error_generated",
+            *(["action_error_true", "action_error_generated"] if self.reads_actions else []),
         ]
+
+    @property
+    def reads_actions(self) -> bool:
+        """Whether there is an inverse dynamics to judge: not before a stage of its own."""
+        return not (self.model.config.inverse_dynamics_steps and self.training)
 
     @dispatch  # type: ignore[untyped-decorator]
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
@@ -231,13 +240,14 @@ class MAGELoss(_MAGELoss):
             error = F.pad(len(state) / count * miss, (0, len(state) - count))
             losses["loss_condition"] = config.condition_weight * error
         metrics: dict[str, Tensor] = {}
-        if self.metrics or not config.inverse_dynamics_steps:
+        if self.reads_actions:
             generated = [model.choose(scale.detach()) for scale in logits]
         if not config.inverse_dynamics_steps:
             inverse = self._inverse_dynamics(true_codes, generated, state, target, action)
             losses["loss_inverse_dynamics"] = config.inverse_dynamics_weight * inverse
         if self.metrics:
-            for name, codes in (("true", true_codes), ("generated", generated)):
+            kinds = {"true": true_codes, "generated": generated} if self.reads_actions else {}
+            for name, codes in kinds.items():
                 error = self._action_error(codes, state, target, action)
                 metrics[f"action_error_{name}"] = error
             hits = scores.argmax(-1) == ids
@@ -276,7 +286,7 @@ class MAGELoss(_MAGELoss):
             return target.new_zeros(len(target))
         decoded, given = (torch.cat(parts, dim=-1) for parts in zip(*pairs, strict=True))
         miss = squared_error(decoded, given)
-        if config.condition_guidance == "adapter" and config.horizon > 1:
+        if config.condition_guidance == "adapter":
             # Deviation 8: past the first step, D' is kept close to the trained decoder D.
             # Eq. 7 alone halves the error of the first step and multiplies that of the later ones
             # by 3 to 6.

@@ -278,7 +278,8 @@ class MAGEModel(MAGENetworks):
         if self.config.inverse_dynamics == "latent":
             return latent.flatten(1)
         if trajectory is None:
-            trajectory = self.decode(latent, state, return_to_go, guided=True)
+            with torch.no_grad():  # what reads a plan does not bend it (Eq. 7 alone trains D')
+                trajectory = self.decode(latent, state, return_to_go, guided=True)
         if self.config.inverse_dynamics == "displacement":
             # Deviation 30: in point mazes, inverse dynamics reads how far the plan moves.
             return self.planned_moves(trajectory, state, self.config.read_lookahead)
@@ -322,7 +323,7 @@ class MAGEModel(MAGENetworks):
     def plan(
         self,
         observation: Tensor,
-        return_to_go: Tensor,
+        return_to_go: Tensor | float,
         *,
         partial: bool = False,
         guided: bool = True,
@@ -333,7 +334,7 @@ class MAGEModel(MAGENetworks):
 
         Args:
             observation: raw observations, shape (B, S).
-            return_to_go: discounted return asked for, shape (B,) or (B, 1).
+            return_to_go: discounted return asked for, shape (B,) or (B, 1), or one number.
             partial: also decode scales 1..k for every k.
             guided: decode with D' (adapters) rather than D.
             temperature: of the token samples; 0 is deterministic.
@@ -341,8 +342,12 @@ class MAGEModel(MAGENetworks):
 
         Returns:
             The plan in environment units.
+
+        Raises:
+            ValueError: the shapes do not fit.
         """
-        state, target = self.condition(observation, return_to_go)
+        asked = self.asked(return_to_go, observation)
+        state, target = self.condition(self.rows(observation), asked)
         token_ids, sums = self.propose(state, target, temperature, generator)
         decoded = [
             self.split(self.decode(total, state, target, guided=guided), state)

@@ -35,6 +35,11 @@ class MAGENetworks(Agent):
     moved_entries: Tensor | slice
     valued_entries: Tensor | slice
 
+    @property
+    def told_return(self) -> bool:  # type: ignore[override]
+        """Whether acting heeds the return that it is asked for: where one conditions the model."""
+        return bool(self.config.return_conditioning)
+
     def __init__(
         self, config: MAGEConfig, *, observation_dim: int | Mapping[str, int], action_dim: int
     ) -> None:

@@ -32,8 +32,10 @@ _VALUE_BATCH = 512
 """Transitions per step of values and of distances."""
 _JUDGED_WINDOWS = 512
 """Windows, at most, whose tokens tell whether the codebook has collapsed."""
+_DESCRIBED_WINDOWS = 2048
+"""Windows, at most, that ``describe`` judges, drawn at random."""
 _ACTED_WINDOWS = 256
-"""Windows, at most, whose plans ``describe`` acts on."""
+"""Of these, those whose plans it acts on where plans are chosen among candidates."""
 _CHUNK = 1024
 """Steps whose tokens or plans are computed at once."""
 
@@ -227,15 +229,12 @@ def _warn_of_collapse(model: MAGEModel, columns: TensorDictBase) -> TensorDictBa
 
 
 @torch.no_grad()
-def describe(
-    model: MAGEModel, dataset: TensorDictBase, *, batch_size: int = 2048
-) -> dict[str, float]:
+def describe(model: MAGEModel, dataset: TensorDictBase) -> dict[str, float]:
     """Errors on data, best data the model has not seen, from tokens to actions.
 
     Args:
         model: a trained model.
         dataset: from ``load_dataset``.
-        batch_size: windows to judge, drawn at random.
 
     Returns:
         ``reconstruction_error`` of D on true tokens (standardised), the mean squared action error
@@ -248,7 +247,7 @@ def describe(
     buffer = replay_buffer(
         dataset.copy().set("return_to_go", label_returns(model, dataset)),
         horizon=config.horizon,
-        batch_size=min(batch_size, len(dataset)),
+        batch_size=min(_DESCRIBED_WINDOWS, len(dataset)),
         seed=0,
     )
     windows: TensorDict = buffer.sample().to(model.device)
@@ -257,7 +256,7 @@ def describe(
         losses = {**tokenizer.eval()(windows), **generator.eval()(windows)}
         errors = {key: float(value) for key, value in losses.items() if not key.startswith("loss")}
         window = tokenizer.window(windows)
-        few = max(_ACTED_WINDOWS, batch_size // config.candidates)  # every candidate takes memory
+        few = None if config.candidates == 1 else _ACTED_WINDOWS  # every candidate takes memory
         acted = model.act(window.observation[:few, 0], window.return_to_go[:few, 0])
     errors["action_error_acting"] = float((acted - window.action[:few, 0]).square().mean())
     return errors

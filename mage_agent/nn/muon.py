@@ -40,8 +40,14 @@ class Muon(torch.optim.AdamW):
         }
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(  # type: ignore[override]
+        self, closure: Callable[[], float] | None = None
+    ) -> float | None:
         """Take a step; it uses up the gradients of the matrices."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for group in self.param_groups:
             alike: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
             for each in group["params"]:
@@ -53,7 +59,8 @@ class Muon(torch.optim.AdamW):
                 for matrix, direction in zip(matrices, directions, strict=True):
                     matrix.mul_(1 - group["lr"] * group["weight_decay"])
                     matrix.sub_(direction, alpha=rate)
-        super().step(closure)  # passes over what has no gradient
+        super().step()  # passes over what has no gradient
+        return loss
 
     def _direction(self, matrix: nn.Parameter) -> Tensor:
         """Nesterov's momentum of a matrix, whose gradient is taken away."""
