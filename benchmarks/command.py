@@ -201,7 +201,7 @@ def _settings(args: argparse.Namespace) -> Settings:
 
 def _numbers(text: str) -> tuple[float, ...]:
     try:
-        numbers = tuple(float(word) for word in _words(text))
+        numbers = tuple(float(word) for word in text.split(",") if word)
         if all(map(math.isfinite, numbers)):
             return numbers
     except ValueError:

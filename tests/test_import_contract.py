@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {  # module -> modules of the package it may impo
     "data.cutting": {"data.checks", "data.d4rl_tasks", "data.ted"},
     "data.delayed": {"data.checks", "data.ted"},
     "data.goals": {"data.checks", "data.ted"},
-    "data.replay": {"data.ted"},
+    "data.replay": {"data.checks", "data.ted"},
     "data.minari": {"data.columns", "data.d4rl_tasks", "data.hdf5", "data.ted"},
     "data.d4rl": {
         "data.arrays",

@@ -196,13 +196,6 @@ def _check_episodes(dataset: TensorDictBase, observations: Sequence[str]) -> Non
             f"{_where(dataset, int(inside[0]))}; load_dataset(tensordict) begins a new episode "
             f"after each"
         )
-    step = dataset["step_count"].flatten()
-    skipped = ((step[1:] != step[:-1] + 1) & ~last[:-1]).nonzero().flatten()
-    if len(skipped):
-        raise ValueError(
-            f"step_count does not go up by 1 within an episode at {len(skipped)} steps, the first "
-            f"one after {_where(dataset, int(skipped[0]))}; load_dataset(tensordict) counts anew"
-        )
     now, following = dataset.select(*observations), dataset["next"].select(*observations)
     if found := jumps(now, following, last):
         rows = torch.cat(list(found.values())).unique()  # in order
@@ -214,6 +207,13 @@ def _check_episodes(dataset: TensorDictBase, observations: Sequence[str]) -> Non
             f"alternately (sort them by environment; time is the last dimension of a TensorDict, "
             f"the first one of Stable-Baselines3's buffers), or steps are missing (keep whole "
             f"episodes), or these entries are no observations (leave them out)"
+        )
+    step = dataset["step_count"].flatten()
+    skipped = ((step[1:] != step[:-1] + 1) & ~last[:-1]).nonzero().flatten()
+    if len(skipped):
+        raise ValueError(
+            f"step_count does not go up by 1 within an episode at {len(skipped)} steps, the first "
+            f"one after {_where(dataset, int(skipped[0]))}; load_dataset(tensordict) counts anew"
         )
     starts = last.roll(1).nonzero().flatten()
     columns = [*_tensors(now), *_tensors(following), dataset["action"], dataset["next", "reward"]]
