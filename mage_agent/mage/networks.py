@@ -35,15 +35,11 @@ class MAGENetworks(Agent):
     moved_entries: Tensor | slice
     valued_entries: Tensor | slice
 
-    @property
-    def told_return(self) -> bool:  # type: ignore[override]
-        """Whether acting heeds the return that it is asked for: where one conditions the model."""
-        return bool(self.config.return_conditioning)
-
     def __init__(
         self, config: MAGEConfig, *, observation_dim: int | Mapping[str, int], action_dim: int
     ) -> None:
         super().__init__(config, observation_dim=observation_dim, action_dim=action_dim)
+        self.told_return = bool(config.return_conditioning)  # type: ignore[misc]
         total = self.observation_dim
         achieved, desired = (self.observation_sizes.get(key, 0) for key in GOALS)
         if config.needs_goals and (achieved != desired or total == achieved + desired):
