@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mage_agent.bounds import inner_bounds
 from mage_agent.config import Config
-from mage_agent.data import as_dataset, metadata, observation_keys, returns_to_go
+from mage_agent.data import check_dataset, metadata, observation_keys, returns_to_go
 from mage_agent.hardware import seeded
 from mage_agent.nn.units import Units
 from mage_agent.stage import Stage
@@ -176,7 +176,7 @@ class Agent(nn.Module, ABC):
                 f"{cls.__name__} is what all agents have in common; take one of them, such as "
                 "MAGEPolicy or GACPolicy."
             )
-        dataset = as_dataset(dataset)
+        check_dataset(dataset)
         if isinstance(config, str):
             config = cls.config_class.preset(config)
         if not isinstance(config, cls.config_class):
