@@ -103,7 +103,7 @@ def select(args: argparse.Namespace) -> list[Cell]:
     paper = find_paper(args.paper)
     table = None if args.table is None else paper.find_table(args.table)
     if args.datasets is not None:
-        datasets = _words(args.datasets)
+        datasets = _names(args.datasets)
     elif table is not None:
         datasets = [stand_in(dataset) for dataset in table.datasets]
     else:
@@ -111,7 +111,7 @@ def select(args: argparse.Namespace) -> list[Cell]:
     for dataset in datasets:
         check_name(dataset)
     if args.methods is not None:
-        methods = expand(_words(args.methods))
+        methods = expand(_names(args.methods))
     else:
         methods = expand(table.methods if table is not None else ["all"])
     if args.targets and all(is_told_return(method) is False for method in methods):
@@ -201,7 +201,7 @@ def _settings(args: argparse.Namespace) -> Settings:
 
 def _numbers(text: str) -> tuple[float, ...]:
     try:
-        numbers = tuple(float(word) for word in text.split(",") if word)
+        numbers = tuple(float(word) for word in _words(text))
         if all(map(math.isfinite, numbers)):
             return numbers
     except ValueError:
@@ -210,14 +210,18 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 
 def _words(text: str) -> list[str]:
-    """Names between commas.
+    return [word for word in text.split(",") if word]
+
+
+def _names(text: str) -> list[str]:
+    """The words of a text, of which there must be some.
 
     Raises:
         ValueError: there is none.
     """
-    if not (words := [word for word in text.split(",") if word]):
+    if not (names := _words(text)):
         raise ValueError(f"{text!r} names nothing; give names, with commas between them.")
-    return words
+    return names
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -164,7 +164,9 @@ def timeouts(
                 "steps are one episode; pass max_episode_steps to count its episodes",
                 stacklevel=3,
             )
-            marked = np.arange(len(marked)) == len(marked) - 1  # told once
+            marked = (
+                np.arange(len(marked)) == len(marked) - 1
+            )  # dataset_from_arrays needs not warn, too
         return marked
     if max_episode_steps is None:
         raise ValueError(
